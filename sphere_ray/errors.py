@@ -1,0 +1,87 @@
+"""Every error sphere_ray raises on purpose.
+
+SphereError                      base; its text is one sentence for the person at the terminal
+|- UserError                     the user can fix it: wrong input; exit code 2
+|  |- ConfigError                configuration: unknown key, bad value, fields that contradict each other
+|  |- ProblemSourceError         a problem source that cannot be read at all
+|  |- ModelError                 a model directory or name that cannot be served or trained
+|  |- PlacementError             the cluster is smaller than what the configuration asks for
+|  `- RunDirectoryError          a run directory that belongs to another configuration, or is damaged
+|- RowError                      one problem failed; becomes `Rollout.error`, the run goes on
+|  |- DeadlineExceededError      a request or a problem ran out of time
+|  `- RequestError               an engine refused or lost one request for good
+`- SystemFailure                 the run cannot go on; exit code 1
+   |- EngineError                an engine pool is gone, or answered against its contract
+   |- GraderError                the grader failed its self-test or lost its workers
+   |- ReleaseError               engines did not give their memory back
+   `- TrainingError              a training phase failed; CollapseError is a guard that stopped it
+      `- CollapseError
+"""
+
+
+class SphereError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is one clear sentence."""
+
+    exit_code = 1
+
+
+class UserError(SphereError):
+    """Something the user can fix: says what was wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used."""
+
+
+class ProblemSourceError(UserError):
+    """A problem source cannot be read at all (single bad rows are rejected, not raised)."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, loaded or used for its role."""
+
+
+class PlacementError(UserError):
+    """The cluster lacks resources that the configuration needs."""
+
+
+class RunDirectoryError(UserError):
+    """The run directory was made with another configuration, or is damaged."""
+
+
+class RowError(SphereError):
+    """One problem failed; recorded with the row and counted."""
+
+
+class DeadlineExceededError(RowError):
+    """A request or a problem ran out of time."""
+
+
+class RequestError(RowError):
+    """An engine refused or lost one request for good."""
+
+
+class SystemFailure(SphereError):  # noqa: N818 - it is not one error but the kind that ends a run
+    """The run cannot go on."""
+
+
+class EngineError(SystemFailure):
+    """An engine pool is gone for good, or an engine broke its contract."""
+
+
+class GraderError(SystemFailure):
+    """The grader failed its self-test, or its worker processes cannot be kept alive."""
+
+
+class ReleaseError(SystemFailure):
+    """Engines did not give their memory back before training."""
+
+
+class TrainingError(SystemFailure):
+    """A training phase failed."""
+
+
+class CollapseError(TrainingError):
+    """A guard stopped training: chosen log-probabilities or lengths ran away."""
