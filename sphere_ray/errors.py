@@ -2,15 +2,15 @@
 
 SphereError                      base; its text is one sentence for the person at the terminal
 |- UserError                     the user can fix it: wrong input; exit code 2
-|  |- ConfigError                configuration: unknown key, bad value, fields that contradict each other
+|  |- ConfigError                configuration: unknown key, bad value, contradiction
 |  |- ProblemSourceError         a problem source that cannot be read at all
 |  |- ModelError                 a model directory or name that cannot be served or trained
 |  |- PlacementError             the cluster is smaller than what the configuration asks for
-|  `- RunDirectoryError          a run directory that belongs to another configuration, or is damaged
+|  `- RunDirectoryError          it belongs to another configuration, or is damaged
 |- RowError                      one problem failed; becomes `Rollout.error`, the run goes on
 |  |- DeadlineExceededError      a request or a problem ran out of time
 |  `- RequestError               an engine refused or lost one request for good
-`- SystemFailure                 the run cannot go on; exit code 1
+`- FatalError                 the run cannot go on; exit code 1
    |- EngineError                an engine pool is gone, or answered against its contract
    |- GraderError                the grader failed its self-test or lost its workers
    |- ReleaseError               engines did not give their memory back
@@ -63,23 +63,23 @@ class RequestError(RowError):
     """An engine refused or lost one request for good."""
 
 
-class SystemFailure(SphereError):  # noqa: N818 - it is not one error but the kind that ends a run
+class FatalError(SphereError):
     """The run cannot go on."""
 
 
-class EngineError(SystemFailure):
+class EngineError(FatalError):
     """An engine pool is gone for good, or an engine broke its contract."""
 
 
-class GraderError(SystemFailure):
+class GraderError(FatalError):
     """The grader failed its self-test, or its worker processes cannot be kept alive."""
 
 
-class ReleaseError(SystemFailure):
+class ReleaseError(FatalError):
     """Engines did not give their memory back before training."""
 
 
-class TrainingError(SystemFailure):
+class TrainingError(FatalError):
     """A training phase failed."""
 
 

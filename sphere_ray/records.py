@@ -173,8 +173,8 @@ class PreferencePair:
 class Rollout:
     """One row of rollouts/: everything that happened to one problem in one iteration.
 
-    `route` lists `stage:outcome` in order; `dropped` lists the reason of every pair a gate refused;
-    `tokens` counts every decoded token, scorer completions included; `error` names why a row failed.
+    `route` lists `stage:outcome` in order; `dropped` the reason of every pair a gate refused;
+    `tokens` counts every decoded token, scorer completions included; `error` is why a row failed.
     """
 
     problem: Problem

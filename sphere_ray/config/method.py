@@ -1,0 +1,98 @@
+"""Parameters of the method: prompts, search, stages and pair rules."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sphere_ray.config.base import Settings
+
+
+class Example(Settings):
+    """One worked example shown to the model before the question."""
+
+    question: str
+    response: str
+
+
+class PromptSettings(Settings):
+    """How a problem becomes chat messages; `{question}` and `{attempt}` are filled in."""
+
+    system: str | None = None
+    question: str = "{question}"
+    correction: str = (
+        "{question}\n\nHere is an earlier attempt that is wrong:\n{attempt}\n\n"
+        "Find the mistake, then solve the problem again from the start, step by step."
+    )
+    examples: tuple[Example, ...] = ()
+
+
+class SearchSettings(Settings):
+    """Step search (SPHERE stage 1): E candidates a step, the best and the worst are kept.
+
+    `num_candidates` 5 and `temperature` 0.8 are the paper's; the limits are ours.
+    `num_samples` is used by the `sampled` strategy alone. Lengths count tokens.
+    """
+
+    strategy: Literal["pruned_steps", "sampled"] = "pruned_steps"
+    num_candidates: int = Field(5, ge=2)
+    num_samples: int = Field(8, ge=2)
+    temperature: float = Field(0.8, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    boundary: str = Field("\n\n", min_length=1)
+    max_depth: int = Field(16, ge=1)
+    max_step_tokens: int = Field(512, ge=1)
+    max_chain_tokens: int = Field(2048, ge=1)
+    tie_tolerance: float = Field(0.02, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _a_step_fits(self) -> "SearchSettings":
+        if self.max_step_tokens > self.max_chain_tokens:
+            raise ValueError(
+                f"max_step_tokens ({self.max_step_tokens}) is larger than max_chain_tokens "
+                f"({self.max_chain_tokens}); lower the first or raise the second"
+            )
+        return self
+
+
+class StageSettings(Settings):
+    """Which stages run, and how the smaller sibling searches.
+
+    `small_budget` multiplies the number of candidates (2E in the paper);
+    `small_temperature` replaces the search temperature in stage 3 when set;
+    `correction_check_share` of the both-right problems are shown to the policy as if wrong,
+    to measure correct-to-wrong flips.
+    """
+
+    self_correction: bool = True
+    diversity: bool = True
+    small_budget: int = Field(2, ge=1)
+    small_temperature: float | None = Field(None, gt=0)
+    correction_check_share: float = Field(0.1, ge=0, le=1)
+
+
+class PairSettings(Settings):
+    """Gates on preference pairs; what fails one is dropped and counted, never cut.
+
+    `min_edit_distance` counts characters; `max_tokens` bounds each side;
+    `max_length_ratio` bounds the longer over the shorter side in tokens (0: no bound);
+    `max_off_policy_share` caps stage-3 pairs among all pairs of an iteration;
+    `level` chooses whole chains, single steps with a shared prefix, or both;
+    `step_margin` is the smallest reward difference of a step-level pair.
+    """
+
+    level: Literal["chain", "step", "both"] = "chain"
+    max_per_problem: int = Field(1, ge=1)
+    max_tokens: int = Field(2048, ge=1)
+    min_edit_distance: int = Field(10, ge=0)
+    max_length_ratio: float = Field(0.0, ge=0)
+    max_off_policy_share: float = Field(0.3, ge=0, le=1)
+    step_margin: float = Field(0.5, gt=0, le=1)
+
+
+class MethodSettings(Settings):
+    """Everything `method/` reads."""
+
+    prompts: PromptSettings = PromptSettings()
+    search: SearchSettings = SearchSettings()
+    stages: StageSettings = StageSettings()
+    pairs: PairSettings = PairSettings()

@@ -1,0 +1,36 @@
+"""Parameters of the problem sources."""
+
+from pydantic import Field, model_validator
+
+from sphere_ray.config.base import Settings
+
+
+class SplitSettings(Settings):
+    """Where one split of problems comes from.
+
+    `source` is a URI: `file:PATH_OR_URL`, `hf:OWNER/NAME@REVISION?split=..&config=..`,
+    `generated:arithmetic?..`, `generated:reasoning-gym/NAME?..`.
+    `limit` keeps the first so many valid problems (0 keeps all).
+    """
+
+    source: str
+    limit: int = Field(0, ge=0)
+
+
+class ProblemSettings(Settings):
+    """The three splits; a problem of one split never appears in another."""
+
+    train: SplitSettings
+    validation: SplitSettings
+    test: SplitSettings
+    max_rejected_share: float = Field(0.2, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _splits_differ(self) -> "ProblemSettings":
+        sources = [self.train.source, self.validation.source, self.test.source]
+        if len(set(sources)) < len(sources):
+            raise ValueError(
+                "train, validation and test must name different sources; "
+                "give each its own file, or its own split= in the URI"
+            )
+        return self

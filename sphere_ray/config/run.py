@@ -1,0 +1,102 @@
+"""The whole configuration of a run, and which of it identifies the result."""
+
+from pydantic import Field, model_validator
+
+from sphere_ray.config.base import Settings
+from sphere_ray.config.engines import EngineSettings
+from sphere_ray.config.grading import GradingSettings
+from sphere_ray.config.method import MethodSettings
+from sphere_ray.config.problems import ProblemSettings
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+
+
+class EvaluationSettings(Settings):
+    """Greedy pass@1 and, with `num_samples` above 0, mean@k; lengths count tokens."""
+
+    num_samples: int = Field(0, ge=0)
+    temperature: float = Field(0.8, gt=0)
+    max_tokens: int = Field(2048, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+
+
+class PromotionSettings(Settings):
+    """A new policy is promoted if validation is no worse than before by more than `tolerance`.
+
+    `max_truncated_share` refuses a policy whose answers run away; after `patience` refusals in a
+    row the run ends; each refusal halves the learning rate.
+    """
+
+    tolerance: float = Field(0.0, ge=0, le=1)
+    max_truncated_share: float = Field(0.5, gt=0, le=1)
+    patience: int = Field(2, ge=1)
+
+
+class RolloutSettings(Settings):
+    """How problems stream. Placement, not identity.
+
+    A batch is the unit of commit; `batches_in_flight` of them are worked on at once per stage.
+    `problem_timeout_s` fails a row; more failed rows than `max_failed_share` fail the run.
+    """
+
+    batch_size: int = Field(4, ge=1)
+    batches_in_flight: int = Field(8, ge=1)
+    stage_actors: int = Field(1, ge=1)
+    problem_timeout_s: float = Field(3600.0, gt=0)
+    max_failed_share: float = Field(0.05, ge=0, le=1)
+
+
+class RayPlacement(Settings):
+    """How the run meets Ray. Placement, not identity.
+
+    `address: local` starts Ray here; `auto` joins the cluster that runs the job.
+    """
+
+    address: str = "auto"
+    num_cpus: int | None = Field(None, ge=1)
+    object_store_gib: float | None = Field(None, gt=0)
+    dashboard: bool = True
+    release_timeout_s: float = Field(120.0, gt=0)
+
+
+class RunSettings(Settings):
+    """One run: everything the command needs, resolved."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    run_dir: str
+    seed: int = Field(0, ge=0)
+    iterations: int = Field(1, ge=1)
+    problems: ProblemSettings
+    method: MethodSettings = MethodSettings()
+    engines: EngineSettings
+    grading: GradingSettings = GradingSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    training: TrainingSettings = TrainingSettings()
+    trainer: TrainerPlacement = TrainerPlacement()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    ray: RayPlacement = RayPlacement()
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "RunSettings":
+        limit = self.engines.policy.max_model_len
+        if self.method.search.max_chain_tokens >= limit:
+            raise ValueError(
+                f"method.search.max_chain_tokens ({self.method.search.max_chain_tokens}) leaves no "
+                f"room for the prompt in engines.policy.max_model_len ({limit}); lower the first"
+            )
+        if self.evaluation.max_tokens >= limit:
+            raise ValueError(
+                f"evaluation.max_tokens ({self.evaluation.max_tokens}) leaves no room for the "
+                f"prompt in engines.policy.max_model_len ({limit}); lower the first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "RunSettings":
+        per_step = self.training.micro_batch_size * self.trainer.workers
+        if self.training.batch_size % per_step:
+            raise ValueError(
+                f"training.batch_size ({self.training.batch_size}) is not a multiple of "
+                f"training.micro_batch_size x trainer.workers ({per_step}); change one of them"
+            )
+        return self

@@ -1,0 +1,80 @@
+"""Parameters of DPO training."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sphere_ray.config.base import Settings
+
+
+class LossSettings(Settings):
+    """The preference loss. Defaults (beta 0.1) are ours: the paper's are not known.
+
+    `label_smoothing` belongs to `robust`; `nll_weight` adds the chosen side's NLL per token
+    (arXiv 2404.19733); `positive_weight` is lambda of DPO-positive (arXiv 2402.13228).
+    """
+
+    kind: Literal["sigmoid", "sigmoid_norm", "ipo", "robust"] = "sigmoid"
+    beta: float = Field(0.1, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    nll_weight: float = Field(0.0, ge=0)
+    positive_weight: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_use(self) -> "LossSettings":
+        if self.kind == "robust" and self.label_smoothing == 0:
+            raise ValueError("kind: robust needs label_smoothing above 0 (0.1 is usual)")
+        if self.kind != "robust" and self.label_smoothing:
+            raise ValueError("label_smoothing is used by kind: robust only; remove it")
+        return self
+
+
+class GuardSettings(Settings):
+    """Stop training when it collapses.
+
+    `max_chosen_drop` is nats per token the chosen side may fall below the reference (mean over
+    the last `window` steps); `window` also sets how often the guard looks.
+    """
+
+    max_chosen_drop: float = Field(1.0, gt=0)
+    window: int = Field(8, ge=1)
+
+
+class TrainingSettings(Settings):
+    """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
+
+    `batch_size` is global and equals micro_batch_size x accumulation x workers.
+    `reference: iteration` is the iteration's starting policy, `initial` the run's base model.
+    `max_length` counts prompt plus completion tokens; longer pairs are dropped and counted.
+    """
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=1)
+    micro_batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(5e-7, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(2048, ge=2)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    gradient_checkpointing: bool = False
+    reference: Literal["iteration", "initial"] = "iteration"
+    loss: LossSettings = LossSettings()
+    guard: GuardSettings = GuardSettings()
+    checkpoint_every: int = Field(50, ge=1)
+    min_pairs: int = Field(1, ge=1)
+
+
+class TrainerPlacement(Settings):
+    """Where training runs. Placement, not identity.
+
+    `zero_stage` 0-3; `offload` moves the optimizer state to host memory (GPU runs).
+    """
+
+    workers: int = Field(1, ge=1)
+    use_gpu: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload: bool = False
+    cpus_per_worker: float = Field(1.0, gt=0)
+    max_failures: int = Field(3, ge=0)
