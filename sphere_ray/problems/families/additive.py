@@ -1,0 +1,227 @@
+"""Families about joining, taking away and comparing."""
+
+from sphere_ray.problems.families.family import Family, Level
+
+_GATHER = Family(
+    name="gather",
+    words={"item": "collectible"},
+    levels={
+        1: Level(
+            operands={"a": (8, 60), "b": (4, 39)},
+            steps=("total = a + b",),
+            story=(
+                (
+                    "{who} collected {a} {item} on Saturday and {b} {item} on Sunday.",
+                    "{who} has {a} {item}. {who.cap} gets {b} more from {who2}.",
+                    "There are {a} {item} in a drawer. {who} puts {b} more in.",
+                    "{who} found {a} {item}, and {who2} found {b}.",
+                ),
+                (
+                    "How many {item} are there in total?",
+                    "How many {item} is that altogether?",
+                    "How many {item} are there now in all?",
+                ),
+            ),
+        ),
+        2: Level(
+            operands={"a": (5, 40), "b": (4, 30), "c": (3, 25)},
+            steps=("both = a + b", "total = both + c"),
+            story=(
+                (
+                    "{who} has {a} {item}, {who2} has {b} and {who3} has {c}.",
+                    "{who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.",
+                    "There are {a} {item} on a shelf, {b} on the table and {c} in a drawer.",
+                ),
+                (
+                    "How many {item} are there in total?",
+                    "How many {item} is that altogether?",
+                    "What is the total number of {item}?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"a": (8, 40), "b": (4, 30), "c": (3, 25), "d": (3, 30)},
+            steps=("first = a + b", "most = first + c", "left = most - d"),
+            story=(
+                (
+                    "{who} had {a} {item}. {who.cap} got {b} from {who2} and {c} from {who3}.",
+                    "{who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.",
+                ),
+                (
+                    "Then {who.she} gave {d} {item} away.",
+                    "After that {who.she} lost {d} of them.",
+                ),
+                (
+                    "How many {item} does {who} have left?",
+                    "How many {item} does {who} have now?",
+                ),
+            ),
+        ),
+    },
+)
+
+_GIVE = Family(
+    name="give",
+    words={"item": "food"},
+    levels={
+        1: Level(
+            operands={"a": (12, 90), "b": (3, 60)},
+            steps=("left = a - b",),
+            story=(
+                (
+                    "{who} had {a} {item}. {who.cap} gave {b} of them to {who2}.",
+                    "There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.",
+                    "{who} baked or bought {a} {item} and sold {b} of them.",
+                    "A basket holds {a} {item}. {who} takes {b} out.",
+                ),
+                ("How many {item} are left?", "How many {item} remain?"),
+            ),
+        ),
+        2: Level(
+            operands={"a": (20, 90), "b": (3, 35), "c": (3, 35)},
+            steps=("rest = a - b", "left = rest - c"),
+            story=(
+                (
+                    "{who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.",
+                    "There were {a} {item} on the table. {who} ate {b} and {who2} ate {c}.",
+                    "A shop had {a} {item}. It sold {b} in the morning and {c} in the evening.",
+                ),
+                ("How many {item} are left?", "How many {item} remain?"),
+            ),
+        ),
+        3: Level(
+            operands={"a": (20, 80), "b": (3, 30), "c": (3, 30), "d": (3, 25)},
+            steps=("rest = a - b", "less = rest - c", "left = less + d"),
+            story=(
+                (
+                    "{who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.",
+                    "{who} had {a} {item}. {who.cap} ate {b} and sold {c}.",
+                ),
+                ("Then {who.she} bought {d} more.", "Later {who.she} received {d} new ones."),
+                ("How many {item} does {who} have now?", "How many {item} does {who} end up with?"),
+            ),
+        ),
+    },
+)
+
+_COMPARE = Family(
+    name="compare",
+    words={"item": "collectible"},
+    levels={
+        1: Level(
+            operands={"a": (10, 60), "b": (3, 30)},
+            steps=("other = a - b",),
+            story=(
+                (
+                    "{who} has {a} {item}. {who2} has {b} fewer {item} than {who}.",
+                    "{who} has {a} {item}, which is {b} more than {who2} has.",
+                ),
+                ("How many {item} does {who2} have?",),
+            ),
+        ),
+        2: Level(
+            operands={"a": (5, 45), "b": (3, 25)},
+            steps=("other = a + b", "total = a + other"),
+            story=(
+                (
+                    "{who} has {a} {item}. {who2} has {b} more {item} than {who}.",
+                    "{who} owns {a} {item}, and {who2} owns {b} more than {who} does.",
+                    "{who} found {a} {item}. {who2} found {b} more than that.",
+                ),
+                (
+                    "How many {item} do they have together?",
+                    "How many {item} do {who} and {who2} have in total?",
+                    "How many {item} is that altogether?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"a": (6, 35), "b": (3, 20), "c": (2, 15)},
+            steps=("second = a + b", "third = second - c", "total = a + third"),
+            story=(
+                (
+                    "{who} has {a} {item}. {who2} has {b} more than {who}. "
+                    "{who3} has {c} fewer than {who2}.",
+                    "{who} found {a} {item}. {who2} found {b} more than {who}, "
+                    "and {who3} found {c} fewer than {who2}.",
+                ),
+                (
+                    "How many {item} do {who} and {who3} have together?",
+                    "How many {item} do {who} and {who3} have in total?",
+                ),
+            ),
+        ),
+    },
+)
+
+_BEFORE = Family(
+    name="before",
+    words={"item": "supply"},
+    levels={
+        1: Level(
+            operands={"b": (4, 50), "c": (4, 45)},
+            steps=("start = b + c",),
+            story=(
+                (
+                    "{who} had some {item}. {who.cap} gave {b} of them to {who2} and has {c} left.",
+                    "After {who} lost {b} {item}, {who.she} had {c} left.",
+                    "{who} used {b} {item} at school. Now {who.she} has {c} {item} left.",
+                ),
+                (
+                    "How many {item} did {who} have at the start?",
+                    "How many {item} did {who} have at first?",
+                    "How many {item} did {who} have before?",
+                ),
+            ),
+        ),
+        2: Level(
+            operands={"b": (4, 35), "c": (4, 35), "d": (3, 25)},
+            steps=("given = b + c", "start = given + d"),
+            story=(
+                (
+                    "{who} had some {item}. {who.cap} gave {b} to {who2} and {c} to {who3}, "
+                    "and now has {d} left.",
+                    "After {who} lost {b} {item} and gave {c} away, {who.she} had {d} left.",
+                ),
+                (
+                    "How many {item} did {who} have at the start?",
+                    "How many {item} did {who} have at first?",
+                ),
+            ),
+        ),
+    },
+)
+
+_ASIDE = Family(
+    name="aside",
+    words={"item": "food", "thing": "collectible"},
+    levels={
+        1: Level(
+            operands={"a": (8, 60), "b": (4, 39), "c": (3, 60)},
+            steps=("total = a + b",),
+            story=(
+                (
+                    "{who} has {a} {item} and {c} {thing}. {who2} has {b} {item}.",
+                    "{who} bought {a} {item} on Monday and {b} {item} on Tuesday. "
+                    "{who.cap} also bought {c} {thing}.",
+                    "There are {c} {thing} and {a} {item} in a bag. {who} puts in {b} more {item}.",
+                ),
+                ("How many {item} are there in total?", "How many {item} is that altogether?"),
+            ),
+        ),
+        2: Level(
+            operands={"a": (12, 70), "b": (4, 40), "c": (3, 60), "d": (3, 30)},
+            steps=("left = a - b", "now = left + d"),
+            story=(
+                (
+                    "{who} has {a} {item} and {c} {thing}. {who.cap} eats {b} {item}.",
+                    "{who} had {c} {thing} and {a} {item}. {who.cap} gave {b} {item} to {who2}.",
+                ),
+                ("Then {who.she} buys {d} more {item}.", "{who2} brings {d} more {item}."),
+                ("How many {item} does {who} have now?", "How many {item} does {who} end up with?"),
+            ),
+        ),
+    },
+)
+
+ADDITIVE = (_GATHER, _GIVE, _COMPARE, _BEFORE, _ASIDE)

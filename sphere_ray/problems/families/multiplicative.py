@@ -1,0 +1,305 @@
+"""Families about equal groups, sharing, prices and rates."""
+
+from sphere_ray.problems.families.family import Family, Level
+
+_PACK = Family(
+    name="pack",
+    words={"item": "food", "box": "box"},
+    levels={
+        1: Level(
+            operands={"a": (2, 12), "b": (2, 12)},
+            steps=("total = a * b",),
+            story=(
+                (
+                    "{who} has {a} {box.many} with {b} {item} in each {box}.",
+                    "There are {a} {box.many}. Each {box} holds {b} {item}.",
+                    "{who} packs {b} {item} into each {box} and fills {a} {box.many}.",
+                ),
+                (
+                    "How many {item} are there in total?",
+                    "How many {item} is that altogether?",
+                    "How many {item} are there in all the {box.many}?",
+                ),
+            ),
+        ),
+        2: Level(
+            operands={"a": (2, 10), "b": (2, 10), "c": (2, 20)},
+            steps=("packed = a * b", "total = packed + c"),
+            story=(
+                (
+                    "{who} has {a} {box.many} with {b} {item} in each {box}",
+                    "{who} fills {a} {box.many} with {b} {item} each",
+                ),
+                ("and {c} more {item} on the table.", "and has {c} loose {item} besides."),
+                (
+                    "How many {item} does {who} have in total?",
+                    "How many {item} is that altogether?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"a": (2, 8), "b": (2, 8), "c": (2, 8), "d": (2, 8)},
+            steps=("first = a * b", "second = c * d", "total = first + second"),
+            story=(
+                (
+                    "{who} has {a} {box.many} with {b} {item} each, "
+                    "and {c} {box2.many} with {d} {item} each.",
+                    "There are {a} {box.many} of {b} {item} and {c} {box2.many} of {d} {item}.",
+                ),
+                ("How many {item} are there in total?", "How many {item} is that altogether?"),
+            ),
+        ),
+    },
+)
+
+_SHARE = Family(
+    name="share",
+    words={"item": "supply"},
+    levels={
+        1: Level(
+            operands={"a": (6, 96), "n": (2, 12)},
+            steps=("each = a / n",),
+            story=(
+                (
+                    "{who} shares {a} {item} equally among {n} friends.",
+                    "{a} {item} are divided equally among {n} children.",
+                    "A teacher hands out {a} {item} equally to {n} students.",
+                ),
+                ("How many {item} does each of them get?", "How many {item} does each one get?"),
+            ),
+        ),
+        2: Level(
+            operands={"a": (4, 60), "b": (4, 40), "n": (2, 10)},
+            steps=("total = a + b", "each = total / n"),
+            story=(
+                (
+                    "{who} has {a} {item} and {who2} has {b}. "
+                    "They share all of them equally among {n} friends.",
+                    "{who} buys {a} {item} and then {b} more. "
+                    "{who.cap} divides all of them equally among {n} friends.",
+                ),
+                (
+                    "How many {item} does each friend get?",
+                    "How many {item} does every friend receive?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"a": (10, 60), "b": (4, 35), "c": (3, 20), "n": (2, 10)},
+            steps=("total = a + b", "rest = total - c", "each = rest / n"),
+            story=(
+                (
+                    "{who} has {a} {item} and gets {b} more. {who.cap} keeps {c} for {who.her} own "
+                    "use and shares the rest equally among {n} friends.",
+                    "A class has {a} old and {b} new {item}. {c} of them are broken. "
+                    "The others are divided equally among {n} groups.",
+                ),
+                ("How many {item} does each one get?",),
+            ),
+        ),
+    },
+)
+
+_SHOP = Family(
+    name="shop",
+    words={"ware": "ware"},
+    levels={
+        1: Level(
+            operands={"n": (2, 12), "p": (2, 12)},
+            steps=("cost = n * p",),
+            story=(
+                (
+                    "{who} buys {n} {ware.many}. Each {ware} costs ${p}.",
+                    "A {ware} costs ${p}. {who} wants to buy {n} {ware.many}.",
+                    "{who} buys {n} {ware.many} at ${p} each.",
+                ),
+                (
+                    "How many dollars does {who} pay?",
+                    "How much does that cost in dollars?",
+                    "How many dollars does {who.she} need?",
+                ),
+            ),
+        ),
+        2: Level(
+            operands={"n": (2, 9), "p": (2, 9), "m": (20, 100)},
+            steps=("cost = n * p", "change = m - cost"),
+            story=(
+                (
+                    "{who} has ${m}. {who.cap} buys {n} {ware.many} for ${p} each.",
+                    "{who} buys {n} {ware.many} at ${p} each and had ${m} before.",
+                    "A {ware} costs ${p}. {who} has ${m} and buys {n} {ware.many}.",
+                ),
+                (
+                    "How many dollars does {who} have left?",
+                    "How much money does {who.she} have left?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"n": (2, 8), "p": (2, 9), "k": (2, 8), "q": (2, 9)},
+            steps=("first = n * p", "second = k * q", "total = first + second"),
+            story=(
+                (
+                    "{who} buys {n} {ware.many} for ${p} each and {k} {ware2.many} for ${q} each.",
+                    "A {ware} costs ${p} and a {ware2} costs ${q}. "
+                    "{who} buys {n} {ware.many} and {k} {ware2.many}.",
+                ),
+                ("How many dollars does {who} pay?", "What is the total cost in dollars?"),
+            ),
+        ),
+        4: Level(
+            operands={"n": (2, 6), "p": (2, 9), "k": (2, 6), "q": (2, 9), "m": (40, 100)},
+            steps=(
+                "first = n * p",
+                "second = k * q",
+                "total = first + second",
+                "change = m - total",
+            ),
+            story=(
+                (
+                    "{who} has ${m} and buys {n} {ware.many} for ${p} each "
+                    "and {k} {ware2.many} for ${q} each.",
+                ),
+                ("How many dollars does {who} have left?", "How many dollars are left?"),
+            ),
+        ),
+    },
+)
+
+_TIMES = Family(
+    name="times",
+    words={"item": "collectible"},
+    levels={
+        1: Level(
+            operands={"a": (3, 25), "k": (2, 6)},
+            steps=("other = a * k",),
+            story=(
+                (
+                    "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
+                    "{who} found {a} {item}, and {who2} found {k} times as many.",
+                ),
+                ("How many {item} does {who2} have?", "How many {item} is that for {who2}?"),
+            ),
+        ),
+        2: Level(
+            operands={"a": (2, 20), "k": (2, 5)},
+            steps=("other = a * k", "total = a + other"),
+            story=(
+                (
+                    "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
+                    "{who} found {a} {item}, and {who2} found {k} times as many.",
+                ),
+                (
+                    "How many {item} do they have together?",
+                    "How many {item} do {who} and {who2} have in total?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"a": (2, 20), "k": (2, 5), "c": (2, 20)},
+            steps=("other = a * k", "total = a + other", "left = total - c"),
+            story=(
+                ("{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",),
+                (
+                    "Together they give {c} {item} to {who3}.",
+                    "They lose {c} of their {item}.",
+                ),
+                ("How many {item} do they have left together?",),
+            ),
+        ),
+    },
+)
+
+_EARN = Family(
+    name="earn",
+    words={"job": "job"},
+    levels={
+        1: Level(
+            operands={"h": (2, 12), "w": (2, 12)},
+            steps=("pay = h * w",),
+            story=(
+                (
+                    "{who} earns ${w} an hour for {job}. {who.cap} works {h} hours.",
+                    "{who} gets ${w} for every hour of {job} and works for {h} hours.",
+                ),
+                ("How many dollars does {who} earn?", "How much money does {who.she} make?"),
+            ),
+        ),
+        2: Level(
+            operands={"h": (2, 9), "w": (3, 9), "s": (5, 50)},
+            steps=("pay = h * w", "total = pay + s"),
+            story=(
+                (
+                    "{who} has saved ${s}. {who.cap} then works {h} hours {job} for ${w} an hour.",
+                    "{who} earns ${w} an hour for {job}. {who.cap} works {h} hours, "
+                    "and {who.she} already had ${s}.",
+                ),
+                (
+                    "How many dollars does {who} have now?",
+                    "How much money does {who} have altogether?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"h": (2, 9), "w": (3, 9), "s": (5, 40), "c": (5, 40)},
+            steps=("pay = h * w", "total = pay + s", "left = total - c"),
+            story=(
+                (
+                    "{who} has saved ${s}. {who.cap} then works {h} hours {job} for ${w} an hour "
+                    "and spends ${c} on a present.",
+                ),
+                ("How many dollars does {who} have left?", "How much money is left?"),
+            ),
+        ),
+    },
+)
+
+_READ = Family(
+    name="read",
+    unseen=True,
+    words={"text": "text"},
+    levels={
+        1: Level(
+            operands={"d": (2, 10), "p": (3, 12)},
+            steps=("pages = d * p",),
+            story=(
+                (
+                    "{who} reads {p} pages of a {text} every day for {d} days.",
+                    "Every evening {who} reads {p} pages of a {text}. {who.cap} does so {d} times.",
+                ),
+                ("How many pages does {who} read?", "How many pages is that in total?"),
+            ),
+        ),
+        2: Level(
+            operands={"t": (30, 100), "d": (2, 9), "p": (3, 12)},
+            steps=("pages = d * p", "left = t - pages"),
+            story=(
+                (
+                    "A {text} has {t} pages. {who} reads {p} pages a day for {d} days.",
+                    "{who} reads a {text} of {t} pages. {who.cap} reads {p} pages on each of {d} "
+                    "days.",
+                ),
+                (
+                    "How many pages are left to read?",
+                    "How many pages does {who} still have to read?",
+                ),
+            ),
+        ),
+        3: Level(
+            operands={"t": (30, 100), "a": (5, 30), "b": (5, 30), "c": (3, 20)},
+            steps=("first = a + b", "pages = first + c", "left = t - pages"),
+            story=(
+                (
+                    "A {text} has {t} pages. {who} reads {a} pages on Monday, {b} on Tuesday "
+                    "and {c} on Wednesday.",
+                ),
+                (
+                    "How many pages are left to read?",
+                    "How many pages does {who} still have to read?",
+                ),
+            ),
+        ),
+    },
+)
+
+MULTIPLICATIVE = (_PACK, _SHARE, _SHOP, _TIMES, _EARN, _READ)

@@ -1,0 +1,228 @@
+"""Seeded problems behind `generated:` URIs: word problems by family, or reasoning-gym data sets.
+
+The split of a problem is decided by a hash of its content, never by seed or count, so no two
+splits can share a problem however they are drawn.
+"""
+
+import hashlib
+import importlib
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from urllib.parse import parse_qsl
+
+from sphere_ray.errors import ProblemSourceError
+from sphere_ray.problems.families import FAMILIES
+from sphere_ray.problems.families.family import WordProblem
+
+SCHEME = "generated:"
+ARITHMETIC = "arithmetic"
+GYM = "reasoning-gym/"
+
+_TENTHS: Mapping[str, range] = {
+    "train": range(6),
+    "validation": range(6, 8),
+    "test": range(8, 10),
+}
+"""Which tenths of the hash space belong to a split."""
+
+_MAX_MISSES = 2000
+"""Draws in a row without a new problem after which a source counts as exhausted."""
+
+_GYM_SEED_STRIDE = 1_000_000
+"""reasoning-gym makes item i of a data set from seed + i: distinct seeds must lie far apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedSpec:
+    """A parsed `generated:` URI; `families` and `levels` are empty for reasoning-gym."""
+
+    source: str
+    split: str
+    seed: int
+    count: int
+    families: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+
+
+def parse_generated(uri: str) -> GeneratedSpec:
+    """Parse `generated:arithmetic?split=train&seed=0&count=300&levels=1,2&families=a,b`.
+
+    `split` and `count` are required; `seed` is 0 unless given; `levels` is 1,2 and `families` all
+    that the split may use. `generated:reasoning-gym/NAME` takes split, seed and count.
+
+    Raises:
+        ProblemSourceError: an unknown generator, family or parameter, or a bad value.
+    """
+    source, _, query = uri.removeprefix(SCHEME).partition("?")
+    is_arithmetic = source == ARITHMETIC
+    if not is_arithmetic and not (source.startswith(GYM) and source != GYM):
+        raise ProblemSourceError(
+            f"{uri}: there is no generator {source!r}; use {ARITHMETIC} or {GYM}NAME"
+        )
+    values = _parameters(uri, query, is_arithmetic)
+    split = values.get("split")
+    if split not in _TENTHS:
+        raise ProblemSourceError(
+            f"{uri}: split is {split!r}; write split=train, split=validation or split=test"
+        )
+    levels = tuple(_number(uri, "levels", n, 1) for n in values.get("levels", "1,2").split(","))
+    families = _families(uri, split, levels, values.get("families"))
+    return GeneratedSpec(
+        source=source,
+        split=split,
+        seed=_number(uri, "seed", values.get("seed", "0"), 0),
+        count=_number(uri, "count", values.get("count", ""), 1),
+        families=families if is_arithmetic else (),
+        levels=levels if is_arithmetic else (),
+    )
+
+
+def _parameters(uri: str, query: str, is_arithmetic: bool) -> dict[str, str]:
+    known = ("split", "seed", "count", *(("levels", "families") if is_arithmetic else ()))
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise ProblemSourceError(
+                f"{uri}: unknown parameter {name!r}; this generator takes {', '.join(known)}"
+            )
+        if name in values:
+            raise ProblemSourceError(f"{uri}: {name} is given twice; give it once")
+        values[name] = value
+    return values
+
+
+def _number(uri: str, name: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ProblemSourceError(
+            f"{uri}: {name} is {text!r}; give a whole number of at least {least}"
+        )
+    return int(text)
+
+
+def _families(uri: str, split: str, levels: tuple[int, ...], text: str | None) -> tuple[str, ...]:
+    allowed = [f.name for f in FAMILIES.values() if split == "test" or not f.unseen]
+    names = tuple(dict.fromkeys(text.split(","))) if text is not None else tuple(allowed)
+    for name in names:
+        if name not in FAMILIES:
+            raise ProblemSourceError(
+                f"{uri}: there is no family {name!r}; families are {', '.join(FAMILIES)}"
+            )
+        if name not in allowed:
+            raise ProblemSourceError(
+                f"{uri}: family {name!r} is kept for split=test; remove it from families"
+            )
+        if text is not None and not set(levels) & set(FAMILIES[name].levels):
+            raise ProblemSourceError(
+                f"{uri}: family {name!r} has none of the levels asked for; "
+                f"it has {', '.join(map(str, FAMILIES[name].levels))}"
+            )
+    return names
+
+
+def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
+    """Yield `spec.count` rows with question, answer (text), family and level (None for a gym).
+
+    Raises:
+        ProblemSourceError: the source has fewer distinct problems, or reasoning-gym is missing.
+    """
+    if spec.source != ARITHMETIC:
+        yield from _gym_rows(spec)
+        return
+    for problem in draw_problems(spec):
+        yield {
+            "question": problem.question,
+            "answer": str(problem.answer),
+            "family": problem.family,
+            "level": problem.level,
+        }
+
+
+def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
+    """Yield `spec.count` word problems, taking turns over families and levels.
+
+    Within a family and level no operands repeat. A smaller count gives a prefix of a larger one.
+
+    Raises:
+        ProblemSourceError: the levels do not exist, or have too few distinct operands.
+    """
+    cells = [
+        _draw_cell(spec, name, level)
+        for level in spec.levels
+        for name in spec.families
+        if level in FAMILIES[name].levels
+    ]
+    if not cells:
+        raise ProblemSourceError(f"no family has a level in {spec.levels}; levels start at 1")
+    yield from itertools.islice(
+        (problem for turn in zip(*cells, strict=True) for problem in turn), spec.count
+    )
+
+
+def split_of_operands(operands: tuple[int, ...]) -> str:
+    """Return the one split these numbers belong to, in any order and in every family."""
+    return _split_of(",".join(map(str, sorted(operands))))
+
+
+def _split_of(text: str) -> str:
+    tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10
+    return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
+
+
+def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProblem]:
+    """Yield the problems of one family and level without end, or raise when none are left."""
+    rng = random.Random(f"{spec.seed}/{spec.split}/{name}/{level}")
+    family, seen, misses = FAMILIES[name], set[tuple[int, ...]](), 0
+    while misses < _MAX_MISSES:
+        operands = family.levels[level].draw_operands(rng)
+        if operands in seen or split_of_operands(operands) != spec.split:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(operands)
+        yield family.pose(level, operands, rng)
+    raise ProblemSourceError(
+        f"family {name} has only {len(seen)} distinct problems of level {level} for "
+        f"split={spec.split}; lower count (now {spec.count}) or add families and levels"
+    )
+
+
+def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
+    """Yield rows of a reasoning-gym data set whose question hashes into the split."""
+    gym = _reasoning_gym()
+    name = spec.source.removeprefix(GYM)
+    if name not in gym.factory.DATASETS:
+        raise ProblemSourceError(
+            f"reasoning-gym has no data set {name!r}; its README lists the names, "
+            "for example chain_sum, basic_arithmetic, gsm_symbolic"
+        )
+    items = gym.create_dataset(name, seed=spec.seed * _GYM_SEED_STRIDE, size=_GYM_SEED_STRIDE)
+    seen, misses = set[str](), 0
+    for item in items:
+        question = item["question"]
+        if question in seen or _split_of(question) != spec.split:
+            misses += 1
+            if misses >= _MAX_MISSES:
+                break
+            continue
+        misses = 0
+        seen.add(question)
+        yield {"question": question, "answer": str(item["answer"]), "family": name, "level": None}
+        if len(seen) == spec.count:
+            return
+    raise ProblemSourceError(
+        f"reasoning-gym/{name} has only {len(seen)} distinct problems for split={spec.split}; "
+        f"lower count (now {spec.count})"
+    )
+
+
+def _reasoning_gym() -> ModuleType:
+    try:
+        return importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise ProblemSourceError(
+            "generated:reasoning-gym needs the package reasoning-gym; "
+            "install it with: pip install 'sphere-ray[reasoning-gym]'"
+        ) from error
