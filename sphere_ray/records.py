@@ -187,6 +187,26 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRow:
+    """One row of evaluation/: how a model answered one problem.
+
+    `response`, `answer`, `verdict`, `num_tokens` and `finish_reason` belong to the greedy answer;
+    `sample_verdicts` and `sample_answers` have one entry per sample (none when not sampled).
+    """
+
+    problem_id: str
+    family: str | None
+    level: int | None
+    response: str
+    answer: str | None
+    verdict: Verdict
+    num_tokens: int
+    finish_reason: FinishReason
+    sample_verdicts: tuple[Verdict, ...] = ()
+    sample_answers: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
     """A model directory and where it came from."""
 

@@ -1,0 +1,245 @@
+"""Progress of the phases of a run: bars on a terminal, plain lines in a job log.
+
+Knows nothing of what it counts: a phase has a total, a unit and named numbers.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+Number = int | float
+
+
+class PhaseState(StrEnum):
+    """Where a phase is in its life; `stopped` means an exception or a signal ended it."""
+
+    STARTED = "started"
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A phase at one moment.
+
+    `done` and `total` are in `unit`; `first` of them were done by an earlier session and take no
+    part in rates. `counts` are running totals (int) or current values such as a loss (float);
+    `seconds` counts from the start of this session's phase.
+    """
+
+    name: str
+    unit: str
+    total: int
+    iteration: int | None = None
+    first: int = 0
+    done: int = 0
+    counts: Mapping[str, Number] = field(default_factory=dict)
+    seconds: float = 0.0
+    state: PhaseState = PhaseState.STARTED
+
+    @property
+    def title(self) -> str:
+        """The phase with its iteration, as people read it."""
+        return self.name if self.iteration is None else f"iteration {self.iteration} {self.name}"
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoded tokens a second, None where the phase counts no tokens or no time passed."""
+        if "tokens" not in self.counts or self.seconds <= 0:
+            return None
+        return self.counts["tokens"] / self.seconds
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left at this session's pace, None while nothing is done."""
+        progressed = self.done - self.first
+        if progressed <= 0 or self.seconds <= 0:
+            return None
+        return max(self.total - self.done, 0) * self.seconds / progressed
+
+
+Listener = Callable[[Snapshot], None]
+
+
+def clock_time(seconds: float) -> str:
+    """Format seconds as M:SS, or H:MM:SS from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def describe_counts(snapshot: Snapshot) -> str:
+    """Format the named numbers: totals as `96 chains`, values as `loss 0.6931`."""
+    parts = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{value:,} {name}"
+        for name, value in snapshot.counts.items()
+    ]
+    rate = snapshot.tokens_per_second
+    if rate is not None:
+        parts.append(f"{rate:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def describe(snapshot: Snapshot) -> str:
+    """Format a snapshot as one plain line."""
+    parts = [f"{snapshot.title}: {snapshot.done:,}/{snapshot.total:,} {snapshot.unit}"]
+    counts = describe_counts(snapshot)
+    if counts:
+        parts.append(counts)
+    if snapshot.state in (PhaseState.FINISHED, PhaseState.STOPPED):
+        parts.append(f"{snapshot.state} after {clock_time(snapshot.seconds)}")
+    elif snapshot.eta is not None:
+        parts.append(f"ETA {clock_time(snapshot.eta)}")
+    return ", ".join(parts)
+
+
+class _Display(Protocol):
+    def show(self, snapshot: Snapshot) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Lines:
+    """One line at the start and end of a phase, and at most one per interval between them."""
+
+    def __init__(self, console: Console, interval_s: float) -> None:
+        self._console = console
+        self._interval_s = interval_s
+        self._shown_at = 0.0
+
+    def show(self, snapshot: Snapshot) -> None:
+        due = snapshot.seconds - self._shown_at >= self._interval_s
+        if snapshot.state is PhaseState.RUNNING and not due:
+            return
+        self._shown_at = snapshot.seconds
+        self._console.print(describe(snapshot), highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Lines need no closing."""
+
+
+class _Bar:
+    """A live bar; it stays on the screen with the last numbers."""
+
+    def __init__(self, console: Console, first: Snapshot) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task: TaskID = self._progress.add_task(first.title, total=first.total, text="")
+        self._progress.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        text = describe(snapshot).removeprefix(f"{snapshot.title}: ")
+        self._progress.update(self._task, completed=snapshot.done, text=text)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class PhaseTracker:
+    """The numbers of one phase; may be updated from any thread."""
+
+    def __init__(
+        self, first: Snapshot, clock: Callable[[], float], listeners: Sequence[Listener]
+    ) -> None:
+        """Start the clock and tell the listeners."""
+        self._clock = clock
+        self._began = clock()
+        self._listeners = listeners
+        self._lock = threading.Lock()
+        self._snapshot = first
+        self._tell()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest numbers."""
+        return self._snapshot
+
+    def update(self, done: int | None = None, **counts: Number) -> None:
+        """Replace `done` and the given numbers: totals so far, not increments."""
+        with self._lock:
+            if self._snapshot.state in (PhaseState.FINISHED, PhaseState.STOPPED):
+                return  # A poller's last word came after the end of the phase.
+            self._change(
+                done=self._snapshot.done if done is None else done,
+                counts={**self._snapshot.counts, **counts},
+                state=PhaseState.RUNNING,
+            )
+
+    def end(self, state: PhaseState) -> None:
+        """Make the numbers final."""
+        with self._lock:
+            self._change(state=state)
+
+    def _change(self, **changes: object) -> None:
+        elapsed = self._clock() - self._began
+        self._snapshot = replace(self._snapshot, seconds=elapsed, **changes)
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener(self._snapshot)
+
+
+class ProgressBoard:
+    """Shows the running phase on `console`, and hands every change to `listeners`.
+
+    A terminal gets a bar; anything else a line at most every `interval_s` seconds. Listeners
+    (metrics, events) are called in the thread that updates and must be quick.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        listeners: Sequence[Listener] = (),
+        interval_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show on `console`, by default standard output."""
+        self.console = console or Console()
+        self._listeners = tuple(listeners)
+        self._interval_s = interval_s
+        self._clock = clock
+
+    def say(self, text: str) -> None:
+        """Print one line above the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def phase(
+        self, name: str, total: int, unit: str, *, iteration: int | None = None, first: int = 0
+    ) -> AbstractContextManager[PhaseTracker]:
+        """Show a phase while the context is open; `first` of `total` were done earlier."""
+        start = Snapshot(
+            name=name, unit=unit, total=total, iteration=iteration, first=first, done=first
+        )
+        return self._open(start)
+
+    @contextmanager
+    def _open(self, start: Snapshot) -> Iterator[PhaseTracker]:
+        display = self._display(start)
+        tracker = PhaseTracker(start, self._clock, (display.show, *self._listeners))
+        ending = PhaseState.STOPPED
+        try:
+            yield tracker
+            ending = PhaseState.FINISHED
+        finally:
+            tracker.end(ending)
+            display.close()
+
+    def _display(self, start: Snapshot) -> _Display:
+        if self.console.is_terminal:
+            return _Bar(self.console, start)
+        return _Lines(self.console, self._interval_s)
