@@ -1,0 +1,40 @@
+# Every target does its own set-up (.ci/setup): once, and again when pins or pyproject.toml change.
+SHELL := bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test check fix test-slow bench setup pins
+
+demo:  ## one iteration of SPHERE on a real 135M model, CPU only
+	@.ci/setup
+	sphere run jobs/configs/laptop.yaml
+
+test:  ## all tests that fit in minutes, real engines on tiny models included
+	@.ci/setup dev
+	pytest
+
+check:  ## lint, format, types, import contracts, spelling
+	@.ci/setup dev
+	ruff check
+	ruff format --check
+	mypy
+	lint-imports
+	codespell
+
+fix:
+	@.ci/setup dev
+	ruff check --fix
+	ruff format
+
+test-slow:  ## needs the embedded weights, or more than two minutes
+	@.ci/setup dev
+	pytest -m slow
+
+bench:
+	@.ci/setup dev
+	pytest -m benchmark -s
+
+setup:
+	@.ci/setup dev
+
+pins:  ## resolve constraints/ anew, after a change of dependencies in pyproject.toml
+	@.ci/setup pins
