@@ -17,6 +17,7 @@ import pyarrow as pa
 from sphere_ray.records import (
     Candidate,
     Chain,
+    EvaluationRow,
     Message,
     ModelRef,
     PhaseReport,
@@ -110,6 +111,21 @@ _ROLLOUT = pa.schema(
     ]
 )
 
+_EVALUATION_ROW = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("family", pa.string()),
+        ("level", pa.int64()),
+        ("response", pa.string()),
+        ("answer", pa.string()),
+        ("verdict", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("sample_verdicts", pa.list_(pa.string())),
+        ("sample_answers", pa.list_(pa.string())),
+    ]
+)
+
 _MODEL_REF = pa.schema(
     [
         ("path", pa.string()),
@@ -139,6 +155,7 @@ SCHEMAS: Mapping[type, pa.Schema] = MappingProxyType(
         Step: _STEP,
         Chain: _CHAIN,
         Rollout: _ROLLOUT,
+        EvaluationRow: _EVALUATION_ROW,
         PreferencePair: _PREFERENCE_PAIR,
         ModelRef: _MODEL_REF,
         PhaseReport: _PHASE_REPORT,
@@ -216,7 +233,7 @@ def _decoder(hint: Any) -> Decoder:
         return _tuple_decoder(_decoder(get_args(hint)[0]))
     if get_origin(hint) is not None:
         return _decode_map
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return _record_decoder(hint)
     if issubclass(hint, StrEnum):
         return _enum_decoder(hint)
