@@ -172,20 +172,21 @@ class PhaseTracker:
         with self._lock:
             if self._snapshot.state in (PhaseState.FINISHED, PhaseState.STOPPED):
                 return  # A poller's last word came after the end of the phase.
-            self._change(
-                done=self._snapshot.done if done is None else done,
-                counts={**self._snapshot.counts, **counts},
-                state=PhaseState.RUNNING,
-            )
+            self._change(PhaseState.RUNNING, done, counts)
 
     def end(self, state: PhaseState) -> None:
         """Make the numbers final."""
         with self._lock:
-            self._change(state=state)
+            self._change(state, None, {})
 
-    def _change(self, **changes: object) -> None:
-        elapsed = self._clock() - self._began
-        self._snapshot = replace(self._snapshot, seconds=elapsed, **changes)
+    def _change(self, state: PhaseState, done: int | None, counts: Mapping[str, Number]) -> None:
+        self._snapshot = replace(
+            self._snapshot,
+            state=state,
+            done=self._snapshot.done if done is None else done,
+            counts={**self._snapshot.counts, **counts},
+            seconds=self._clock() - self._began,
+        )
         self._tell()
 
     def _tell(self) -> None:

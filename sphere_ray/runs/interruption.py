@@ -1,7 +1,7 @@
 """Signals that end a run early become one exception, so that every context closes in order.
 
-Ray replaces handlers: `ray.init` that of SIGTERM, Ray Train's `fit` that of SIGINT. So whoever calls
-them calls `catch_signals` again afterwards.
+Ray replaces handlers: `ray.init` that of SIGTERM, Ray Train's `fit` that of SIGINT. So whoever
+calls them calls `catch_signals` again afterwards.
 """
 
 import signal

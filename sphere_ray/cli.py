@@ -1,0 +1,170 @@
+"""`sphere`: run, evaluate and export; turns errors into one sentence and an exit code.
+
+Owns no behaviour of its own. What the commands need is imported when they run, so that `--help`
+and mistyped options answer at once.
+"""
+
+import importlib
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from sphere_ray import __version__
+from sphere_ray.errors import SphereError
+from sphere_ray.runs.interruption import Interrupted, catch_signals
+
+app = typer.Typer(
+    name="sphere",
+    help="Make a small language model better at mathematics: search, reward, pair, tune, repeat.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+_out = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+class ExportFormat(StrEnum):
+    """Formats that preference pairs are exported to."""
+
+    TRL = "trl"
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code: 0, 1 (system), 2 (user), 128 + signal."""
+    catch_signals()
+    app(args=None if arguments is None else list(arguments), prog_name="sphere")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    context.obj = debug
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; examples are in jobs/configs.")
+    ],
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the settings and the resources they need; stop.")
+    ] = False,
+) -> None:
+    """Run the whole loop; the same command continues a run that was stopped."""
+    hint = "run the same command again to continue from the last committed work"
+    with _outcomes(debug=context.obj, hint=hint):
+        settings = _module("config").load_config(config, overrides or [])
+        if dry_run:
+            _show_plan(settings)
+            return
+        summary = _module("runs.evolve").run(settings)
+        _module("reporting.table").print_summary(summary, Console())
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model directory or name.")],
+    problems: Annotated[str, typer.Option(help="URI of the problems, e.g. file:test.jsonl.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings; default those of the run the model lies in, else CPU ones."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Use the first N problems (0: all).")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="Also sample K answers a problem.")] = 0,
+) -> None:
+    """Measure a model: greedy pass@1 and, with --samples, mean@k."""
+    with _outcomes(debug=context.obj, hint="nothing was kept"):
+        if config is None:
+            settings = _module("runs.defaults").evaluation_settings(model)
+        else:
+            settings = _module("config").load_config(config)
+        figures = _module("runs.evaluate_model").evaluate_model(
+            settings, model, problems, limit, samples
+        )
+        _module("reporting.table").print_evaluation(figures, Console())
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    target: Annotated[ExportFormat, typer.Option("--format", help="Format to write.")],
+    output: Annotated[
+        str | None, typer.Option(help="Directory to write to; default RUN/export/FORMAT.")
+    ] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Export this iteration only; default all.")
+    ] = None,
+) -> None:
+    """Write the preference pairs of a run for other trainers."""
+    with _outcomes(debug=context.obj, hint="run the same command again"):
+        exporters = {ExportFormat.TRL: _module("runs.export").export_trl}
+        written = exporters[target](run_dir, output=output, iteration=iteration)
+        _out.print(f"{written.num_pairs} pairs in {written.jsonl} and {written.parquet}")
+
+
+def _show_plan(settings: Any) -> None:
+    resolved = _module("config").dump(settings)
+    _out.print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+    _out.print(f"# needs {_module('config.placement').needed_resources(settings)}")
+
+
+def _module(name: str) -> Any:
+    """The seam of lazy loading."""
+    return importlib.import_module(f"sphere_ray.{name}")
+
+
+@contextmanager
+def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
+    """Turn what ends a command early into a sentence and an exit code."""
+    try:
+        yield
+    except SphereError as error:
+        if debug:
+            traceback.print_exc()
+        _err.print(f"error: {error}")
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        code = error.exit_code if isinstance(error, Interrupted) else 130
+        _err.print(f"stopped; {hint}")
+        raise typer.Exit(code) from error
+    except SystemExit as error:
+        # Ray's own signal handlers leave this way, some with code 0.
+        _err.print(f"stopped; {hint}")
+        raise typer.Exit(130) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""events.jsonl: what happened in a run and when, one JSON object a line."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sphere_ray.reporting.progress import Number, PhaseState, Snapshot
+
+Field = str | Number | bool | None
+
+
+class EventLog:
+    """Writes events through `append`, which adds one line durably.
+
+    A line holds `time` (UTC, ISO 8601), `event`, and where they apply `phase`, `iteration` and
+    further fields.
+    """
+
+    def __init__(
+        self, append: Callable[[str], None], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Nothing is written before the first event."""
+        self._append = append
+        self._clock = clock
+
+    def record(
+        self, event: str, *, phase: str | None = None, iteration: int | None = None, **fields: Field
+    ) -> None:
+        """Write one event."""
+        moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        place = {"phase": phase, "iteration": iteration}
+        line = {"time": moment, "event": event}
+        known = {key: value for key, value in place.items() if value is not None}
+        self._append(json.dumps({**line, **known, **fields}, ensure_ascii=False))
+
+    def on_progress(self, snapshot: Snapshot) -> None:
+        """Listen to a ProgressBoard: record where phases start and end, with their numbers."""
+        if snapshot.state is PhaseState.RUNNING:
+            return
+        self.record(
+            f"phase_{snapshot.state}",
+            phase=snapshot.name,
+            iteration=snapshot.iteration,
+            done=snapshot.done,
+            total=snapshot.total,
+            unit=snapshot.unit,
+            seconds=round(snapshot.seconds, 3),
+            **snapshot.counts,
+        )

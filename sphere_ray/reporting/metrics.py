@@ -1,0 +1,202 @@
+"""Counting across processes, and the numbers of the progress board as Ray metrics.
+
+The only module of the room that imports ray. Stage actors count through a `CounterSink`; the driver
+reads the sums from a `CounterHub` and feeds the board, whose snapshots `RunMetrics` exports.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter as RayCounter
+from ray.util.metrics import Gauge
+
+from sphere_ray.reporting.progress import PhaseState, PhaseTracker, Snapshot
+
+SHIP_INTERVAL_S = 0.5
+POLL_INTERVAL_S = 1.0
+
+Ship = Callable[[dict[str, int]], None]
+
+
+class _Totals:
+    """Runs as an actor: sums the increments of all sinks."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+
+    def add(self, counts: dict[str, int]) -> None:
+        self._totals.update(counts)
+
+    def totals(self) -> dict[str, int]:
+        return dict(self._totals)
+
+
+class CounterSink:
+    """A `Progress` for stage actors: sums locally, ships at most every half second.
+
+    Travels to other processes by pickling; what it has not shipped stays behind.
+    """
+
+    def __init__(
+        self,
+        ship: Ship,
+        *,
+        start_timer: Callable[[float, Callable[[], None]], None] | None = None,
+    ) -> None:
+        """Ship increments through `ship`; `start_timer(seconds, call)` defaults to a thread."""
+        self._ship = ship
+        self._start_timer = start_timer or _start_timer
+        self._lock = threading.Lock()
+        self._pending: Counter[str] = Counter()
+
+    def __reduce__(self) -> tuple[type["CounterSink"], tuple[Ship]]:
+        """Leave the lock and the pending counts in this process."""
+        return CounterSink, (self._ship,)
+
+    def add(self, **counts: int) -> None:
+        """Add to named counters."""
+        with self._lock:
+            first = not self._pending
+            self._pending.update(counts)
+        if first:
+            self._start_timer(SHIP_INTERVAL_S, self.flush)
+
+    def flush(self) -> None:
+        """Ship what is pending now."""
+        with self._lock:
+            counts, self._pending = dict(self._pending), Counter()
+        if counts:
+            self._ship(counts)
+
+
+def _start_timer(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
+
+
+class _ToActor:
+    """Sends increments to the hub's actor without waiting for it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __call__(self, counts: dict[str, int]) -> None:
+        # A timer may fire while its process leaves Ray; calling then would start a new cluster.
+        if ray.is_initialized():
+            self._actor.add.remote(counts)
+
+
+class CounterHub:
+    """The sums of one phase, held by an actor that takes no CPU; lives in the driver."""
+
+    def __init__(self) -> None:
+        """Start the actor."""
+        self._actor: Any = ray.remote(_Totals).options(num_cpus=0, max_restarts=-1).remote()
+
+    def sink(self) -> CounterSink:
+        """A sink to hand to stage actors."""
+        return CounterSink(_ToActor(self._actor))
+
+    def totals(self) -> dict[str, int]:
+        """The sums so far."""
+        totals: dict[str, int] = ray.get(self._actor.totals.remote())
+        return totals
+
+    def close(self) -> None:
+        """Stop the actor; later increments are lost."""
+        ray.kill(self._actor)
+
+
+@contextmanager
+def follow(
+    tracker: PhaseTracker, *, done: str, interval_s: float = POLL_INTERVAL_S
+) -> Iterator[CounterHub]:
+    """Open a hub and keep `tracker` up to date from it while the context is open.
+
+    The counter named `done` becomes the phase's `done` (on top of what an earlier session did).
+    """
+    hub = CounterHub()
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(interval_s):
+            update_from(tracker, hub.totals(), done=done)
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield hub
+        stop.set()
+        thread.join()
+        update_from(tracker, hub.totals(), done=done)
+    finally:
+        stop.set()
+        thread.join()
+        hub.close()
+
+
+def update_from(tracker: PhaseTracker, totals: dict[str, int], *, done: str) -> None:
+    """Show hub totals on a tracker."""
+    counts = dict(totals)
+    finished = counts.pop(done, 0)
+    tracker.update(done=tracker.snapshot.first + finished, **counts)
+
+
+class RunMetrics:
+    """Exports board snapshots from the driver, as `ray_sphere_*` in Prometheus.
+
+    Totals (`sphere_problems_total`, `sphere_chains_total`, `sphere_tokens_total`,
+    `sphere_pairs_total`, `sphere_errors_total`) are counters, the rest gauges; every one is
+    tagged run, iteration and phase.
+    """
+
+    _TAGS = ("run", "iteration", "phase")
+    _COUNTED = ("problems", "chains", "tokens", "pairs", "errors")
+    _VALUES = ("loss", "accuracy")
+
+    def __init__(self, run: str) -> None:
+        """Register the metrics with Ray."""
+        self._run = run
+        self._counters = {
+            name: RayCounter(f"sphere_{name}_total", f"Number of {name} so far.", self._TAGS)
+            for name in self._COUNTED
+        }
+        self._gauges = {
+            name: Gauge(f"sphere_{name}", description, self._TAGS)
+            for name, description in {
+                "phase": "1 while the phase runs, else 0.",
+                "done": "Units of the phase that are done.",
+                "total": "Units of the phase.",
+                "tokens_per_second": "Decoded tokens a second, mean over the phase.",
+                "loss": "Training loss of the last step.",
+                "accuracy": "Share of pairs whose chosen side has the higher implicit reward.",
+            }.items()
+        }
+        self._counted: Counter[tuple[str, str, str]] = Counter()
+
+    def on_progress(self, snapshot: Snapshot) -> None:
+        """Listen to a ProgressBoard."""
+        iteration = "" if snapshot.iteration is None else str(snapshot.iteration)
+        tags = {"run": self._run, "iteration": iteration, "phase": snapshot.name}
+        running = snapshot.state in (PhaseState.STARTED, PhaseState.RUNNING)
+        gauges = {"phase": float(running), "done": snapshot.done, "total": snapshot.total}
+        if snapshot.tokens_per_second is not None:
+            gauges["tokens_per_second"] = snapshot.tokens_per_second
+        gauges |= {name: snapshot.counts[name] for name in self._VALUES if name in snapshot.counts}
+        for name, value in gauges.items():
+            self._gauges[name].set(value, tags)
+        totals = {snapshot.unit: snapshot.done - snapshot.first, **snapshot.counts}
+        for name, counter in self._counters.items():
+            self._count(counter, name, int(totals.get(name, 0)), tags)
+
+    def _count(self, counter: RayCounter, name: str, total: int, tags: dict[str, str]) -> None:
+        """Ray counters take increments; snapshots hold totals."""
+        key = (name, tags["iteration"], tags["phase"])
+        if total > self._counted[key]:
+            counter.inc(total - self._counted[key], tags)
+            self._counted[key] = total
