@@ -1,0 +1,76 @@
+"""Rollout values (Math-Shepherd, arXiv 2312.08935): how often K completions reach the gold answer.
+
+Pure asyncio over a generator and a grader; it runs with the stages and needs no pool of its own.
+"""
+
+from dataclasses import dataclass
+
+from sphere_ray.config.engines import RolloutValueSettings
+from sphere_ray.config.method import SearchSettings
+from sphere_ray.engines.together import together
+from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
+from sphere_ray.method.seeds import derive_seed
+from sphere_ray.method.steps import is_final
+from sphere_ray.records import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutValueScorer:
+    """The port `Scorer`. The reward of a step is the share of completions graded correct.
+
+    A candidate that ends the chain is graded itself, for no tokens; one that uses up the chain's
+    tokens without an answer is worth 0. Any verdict but correct (a timeout of the grader
+    included) counts as not reaching the gold; errors propagate.
+    """
+
+    generator: Generator
+    grader: Grader
+    settings: RolloutValueSettings
+    limits: SearchSettings
+
+    async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
+        """See `Scorer.score`; all candidates and completions at once."""
+        return await together(
+            self._score(request, index) for index in range(len(request.candidates))
+        )
+
+    async def _score(self, request: ScoreRequest, index: int) -> Score:
+        candidate = request.candidates[index]
+        so_far = (*request.prefix, candidate)
+        text = "".join(step.text for step in so_far)
+        token_ids = tuple(token for step in so_far for token in step.token_ids)
+        room = self.limits.max_chain_tokens - len(token_ids)
+        if is_final(candidate):
+            return Score(reward=await self._reaches(text, request))
+        if room < 1:
+            return Score(reward=0.0)
+        completions = await self.generator.generate(
+            self._completions_of(request, index, token_ids, room)
+        )
+        values = await together(
+            self._reaches(text + completion.text, request) for completion in completions
+        )
+        return Score(
+            reward=sum(values) / len(values),
+            values=values,
+            tokens=sum(len(completion.token_ids) for completion in completions),
+        )
+
+    def _completions_of(
+        self, request: ScoreRequest, index: int, token_ids: tuple[int, ...], room: int
+    ) -> GenerateRequest:
+        return GenerateRequest(
+            problem_id=request.problem.problem_id,
+            messages=request.messages,
+            prefix_ids=token_ids,
+            n=self.settings.num_completions,
+            temperature=self.settings.temperature,
+            top_p=self.settings.top_p,
+            max_tokens=room,
+            seed=derive_seed(request.seed, "completions", index),
+            priority=request.priority,
+        )
+
+    async def _reaches(self, response: str, request: ScoreRequest) -> float:
+        grade = await self.grader.grade(response, request.problem.answer)
+        return float(grade.verdict is Verdict.CORRECT)
