@@ -1,0 +1,29 @@
+"""Is this answer right? `grade` is the whole path; `GraderPool` is the same for event loops."""
+
+import os
+from functools import cache
+
+from sphere_ray.grading.extract import extract_answer, extract_gold
+from sphere_ray.grading.normalise import normalise
+from sphere_ray.grading.pool import GraderPool
+from sphere_ray.records import Verdict
+
+__all__ = ["GraderPool", "extract_answer", "extract_gold", "grade", "normalise"]
+
+
+def grade(response: str, gold: str) -> Verdict:
+    """Grade the final answer stated in `response` against `gold`.
+
+    Answers that need algebra are compared in worker processes, started at the first such call
+    and gone with this process. Blocks; event loops use `GraderPool`.
+
+    Raises:
+        GraderError: a worker cannot be started.
+    """
+    return _pool_of(os.getpid()).grade_blocking(response, gold).verdict
+
+
+@cache
+def _pool_of(_pid: int) -> GraderPool:
+    """One pool per process: a forked child must not share its parent's pipes."""
+    return GraderPool()

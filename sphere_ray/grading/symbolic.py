@@ -1,0 +1,126 @@
+r"""The slow path: math-verify on two normalised answers. Imported by worker processes only.
+
+math-verify's own SIGALRM timeouts stay off: they cannot interrupt one long C operation, and the
+process around this module is killed instead. Its known wrong verdicts are guarded here: units
+swallowed as algebra, `\pm`, ordered against unordered, and a chopped difference of tiny numbers.
+"""
+
+import re
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Expr, Float, Rational, Tuple
+from sympy.core.evalf import PrecisionExhausted
+from sympy.sets.sets import FiniteSet
+
+from sphere_ray.grading.units import compatible, split_unit
+from sphere_ray.records import Verdict
+
+_LATEX = (
+    LatexExtractionConfig(
+        boxed_match_priority=0,
+        normalization_config=NormalizationConfig(
+            basic_latex=True,
+            units=False,
+            malformed_operators=True,
+            nits=True,
+            boxed="all",
+            equations=False,
+        ),
+    ),
+)
+_EXPLICIT_UNIT = re.compile(
+    r"(?:\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{[^{}]*\}(?:\^\{?-?\d\}?)?)+$"
+)
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
+_TUPLE = re.compile(r"\([^()\[\]]*,[^()\[\]]*\)")
+_DIGITS = 300
+_FLOAT_TOLERANCE = 1e-6
+
+
+def compare_symbolically(answer: str, gold: str) -> Verdict:
+    """Return correct, wrong, or ungradable when one of the two cannot be parsed."""
+    answer, answer_unit = _split_explicit_unit(answer)
+    gold, gold_unit = _split_explicit_unit(gold)
+    if not compatible(answer_unit, gold_unit):
+        return Verdict.WRONG
+    answer, gold = _expand_plus_minus(answer), _expand_plus_minus(gold)
+    answer, gold = _bracket_like(answer, gold), _bracket_like(gold, answer)
+    targets, answers = _parse(gold), _parse(answer)
+    if not targets or not answers:
+        return Verdict.UNGRADABLE
+    equal = any(
+        verify(target, found, timeout_seconds=None) and not _differ(target, found)
+        for target in targets
+        for found in answers
+    )
+    return Verdict.CORRECT if equal else Verdict.WRONG
+
+
+def _parse(text: str) -> list[Any]:
+    boxed = f"\\boxed{{{text}}}"
+    found = parse(boxed, _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
+    return list(found)
+
+
+def _split_explicit_unit(text: str) -> tuple[str, str]:
+    r"""Cut a final `\text{...}` or `\mathrm{...}`; bare letters may be algebra and stay."""
+    match = _EXPLICIT_UNIT.search(text)
+    if match is None or match.start() == 0:
+        return text, ""
+    split = split_unit("1" + match.group())
+    return (text, "") if split is None else (text[: match.start()], split[1])
+
+
+def _expand_plus_minus(text: str) -> str:
+    r"""`a \pm b` as `a + b, a - b`, where that is unambiguous."""
+    if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
+        return text
+    return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
+
+
+def _bracket_like(text: str, other: str) -> str:
+    """Give a bare list the brackets of the tuple it is compared with, so that order counts."""
+    bare = "," in text and not any(bracket in text for bracket in "([{")
+    return f"({text})" if bare and _TUPLE.fullmatch(other) else text
+
+
+def _differ(left: Any, right: Any) -> bool:
+    """Whether two values that math-verify calls equal are certainly not."""
+    for container in (FiniteSet, Tuple):
+        if isinstance(left, container) and isinstance(right, container):
+            return any(all(_differ(item, other) for other in right.args) for item in left.args)
+    if not isinstance(left, Expr) or not isinstance(right, Expr):
+        return False
+    if left.free_symbols != right.free_symbols:
+        return False
+    # A fixed rational point for each variable turns algebra into a number.
+    point = {
+        symbol: Rational(101 + 37 * rank, 97)
+        for rank, symbol in enumerate(sorted(left.free_symbols, key=str))
+    }
+    left, right = left.doit().subs(point), right.doit().subs(point)
+    if not left.is_number or not right.is_number:
+        return False
+    if left.has(Float) or right.has(Float):
+        return _far_apart(left, right)
+    return _certainly_nonzero(left - right)
+
+
+def _far_apart(left: Expr, right: Expr) -> bool:
+    first, second = abs(left.evalf(20)), abs(right.evalf(20))
+    gap = abs((left - right).evalf(20))
+    if not (gap.is_Float and first.is_Float and second.is_Float):
+        return False
+    return bool(gap > _FLOAT_TOLERANCE * max(first, second))
+
+
+def _certainly_nonzero(difference: Expr) -> bool:
+    if difference.is_Rational:
+        return not difference.is_zero
+    try:
+        value = difference.evalf(5, maxn=_DIGITS, strict=True)
+    except PrecisionExhausted:
+        return False
+    return bool(value.is_number and value != 0)
