@@ -111,7 +111,7 @@ def paired_test(
 
 def _sign_test(total: int, positive: int) -> float:
     tail = sum(math.comb(total, i) for i in range(min(positive, total - positive) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, float(2 * tail / 2**total))
 
 
 def _extreme(signs: NDArray[np.float64], differences: NDArray[np.float64]) -> int:

@@ -4,10 +4,8 @@ At each step the policy proposes E candidates, each is scored, and only the best
 on (SPHERE stage 1, arXiv 2503.04813). Whole-chain sampling, the baseline, is here too.
 """
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.errors import EngineError
@@ -22,6 +20,7 @@ from sphere_ray.method.ports import (
 )
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final, is_plausible
+from sphere_ray.method.together import together
 from sphere_ray.records import (
     Branch,
     Candidate,
@@ -34,8 +33,6 @@ from sphere_ray.records import (
     StopReason,
     Verdict,
 )
-
-Result = TypeVar("Result")
 
 _BOTH = (Branch.MAX, Branch.MIN)
 
@@ -95,8 +92,8 @@ async def pruned_search(search: Search) -> SearchResult:
         RowError, EngineError, GraderError: from the ports, as they are.
     """
     growth = await _grow(search, (), _BOTH)
-    chains = await _together([_graded(search, path, str(path.branch)) for path in growth.paths])
-    return SearchResult(chains=tuple(chains), tokens=growth.tokens)
+    chains = await together([_graded(search, path, str(path.branch)) for path in growth.paths])
+    return SearchResult(chains=chains, tokens=growth.tokens)
 
 
 async def sampled_search(search: Search) -> SearchResult:
@@ -125,10 +122,10 @@ async def sampled_search(search: Search) -> SearchResult:
         )
         for sample in samples
     ]
-    chains = await _together(
+    chains = await together(
         [_graded(search, path, f"{path.branch}-{i}") for i, path in enumerate(paths)]
     )
-    return SearchResult(chains=tuple(chains), tokens=_num_tokens(samples))
+    return SearchResult(chains=chains, tokens=_num_tokens(samples))
 
 
 def best_and_worst(
@@ -176,7 +173,7 @@ async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch,
             for branch, chosen in zip(_BOTH, kept, strict=True)
         }
         if len(branches) > 1 and kept[0] != kept[1]:
-            parted = await _together([_grow(search, following[b], (b,)) for b in branches])
+            parted = await together([_grow(search, following[b], (b,)) for b in branches])
             return _Growth(
                 paths=tuple(path for growth in parted for path in growth.paths),
                 tokens=tokens + sum(growth.tokens for growth in parted),
@@ -331,13 +328,3 @@ async def _grade(search: Search, finish: FinishReason, text: str) -> Grade:
 
 def _num_tokens(candidates: Sequence[Candidate]) -> int:
     return sum(len(candidate.token_ids) for candidate in candidates)
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Like `asyncio.gather`, but the first error stops the rest, which would decode for nothing."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

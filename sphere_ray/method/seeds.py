@@ -7,7 +7,7 @@ def derive_seed(*parts: str | int) -> int:
     """Return a 63-bit seed that depends on the parts, their types and their order alone."""
     digest = blake2b(digest_size=8)
     for part in parts:
-        content = f"{type(part).__name__}:{part}".encode()
+        content = f"{'i' if isinstance(part, int) else 's'}{part}".encode()
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         digest.update(len(content).to_bytes(8) + content)
     return int.from_bytes(digest.digest()) >> 1
