@@ -1,0 +1,306 @@
+"""From raw rows to problems: validate, normalise, drop duplicates, keep the splits apart.
+
+Every row that is left out has a reason and an origin. Must not know where results are written.
+"""
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+from sphere_ray.config.problems import ProblemSettings, SplitSettings
+from sphere_ray.errors import ProblemSourceError
+from sphere_ray.grading.extract import extract_answer, extract_gold
+from sphere_ray.problems.rows import FAMILY, LEVEL, Columns, RawRow, pick
+from sphere_ray.problems.sources import read_source
+from sphere_ray.records import Problem
+
+SPLITS = ("test", "validation", "train")
+"""In the order of ingestion: what a held-out split has, no later one gets."""
+
+MAX_QUESTION_CHARS = 8000
+MAX_ANSWER_CHARS = 400
+_MAX_RAW_CHARS = 2000
+
+_CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if not chr(c).isspace()}
+_BLANK_LINES = re.compile(r"\n{3,}")
+_LEVEL = re.compile(r"(?:level )?(\d{1,4})", re.IGNORECASE | re.ASCII)
+
+
+class Reason(StrEnum):
+    """Why a row is left out."""
+
+    BROKEN_ROW = "broken_row"
+    MISSING_QUESTION = "missing_question"
+    QUESTION_NOT_TEXT = "question_not_text"
+    EMPTY_QUESTION = "empty_question"
+    QUESTION_TOO_LONG = "question_too_long"
+    MISSING_ANSWER = "missing_answer"
+    ANSWER_NOT_TEXT = "answer_not_text"
+    EMPTY_ANSWER = "empty_answer"
+    NO_FINAL_ANSWER = "no_final_answer"
+    INVALID_UNICODE = "invalid_unicode"
+    DUPLICATE = "duplicate"
+    CONFLICTING_ANSWER = "conflicting_answer"
+    IN_HELD_OUT_SPLIT = "in_held_out_split"
+
+
+_HARMLESS = (Reason.DUPLICATE, Reason.IN_HELD_OUT_SPLIT)
+"""Such rows are sound; they do not count against a source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """One row that was left out; `raw` is its text, shortened."""
+
+    split: str
+    origin: str
+    reason: Reason
+    detail: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestResult:
+    """Problems by split, the rows left out, and how many rows were read by split."""
+
+    problems: Mapping[str, tuple[Problem, ...]]
+    rejected: tuple[Rejected, ...]
+    rows: Mapping[str, int]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows left out, by reason."""
+        return dict(Counter(str(r.reason) for r in self.rejected))
+
+
+class _RefusedError(Exception):
+    """One row cannot become a problem."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ledger:
+    """What happened so far, over all splits."""
+
+    taken: dict[str, tuple[str, Problem]] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+    rows: Counter[str] = field(default_factory=Counter)
+
+
+def ingest(
+    settings: ProblemSettings, read: Callable[[str], Iterator[RawRow]] = read_source
+) -> IngestResult:
+    """Read all splits; call `require_usable` once the rejected rows are written.
+
+    Raises:
+        ProblemSourceError: a source cannot be read at all.
+    """
+    ledger = _Ledger()
+    problems = {
+        split: _ingest_split(split, getattr(settings, split), read, ledger) for split in SPLITS
+    }
+    rows = {split: ledger.rows[split] for split in SPLITS}
+    return IngestResult(problems=problems, rejected=tuple(ledger.rejected), rows=rows)
+
+
+def require_usable(result: IngestResult, settings: ProblemSettings, rejected_path: str) -> None:
+    """Refuse a split that is empty or has too many bad rows; `rejected_path` is where they lie.
+
+    Raises:
+        ProblemSourceError: with the counts and the most common reason.
+    """
+    for split in SPLITS:
+        where = f"problems.{split} ({getattr(settings, split).source})"
+        rows = result.rows[split]
+        if not rows:
+            raise ProblemSourceError(f"{where} has no rows; give a source with problems")
+        refused = [r for r in result.rejected if r.split == split]
+        bad = [r for r in refused if r.reason not in _HARMLESS]
+        if len(bad) > settings.max_rejected_share * rows:
+            raise ProblemSourceError(
+                f"{where}: {len(bad)} of {rows} rows were rejected, {_most_common(bad)}; "
+                f"see {rejected_path}, correct the source, or raise problems.max_rejected_share "
+                f"(now {settings.max_rejected_share})"
+            )
+        if not result.problems[split]:
+            raise ProblemSourceError(
+                f"{where}: none of {rows} rows is left, {_most_common(refused)}; "
+                f"see {rejected_path}"
+            )
+
+
+def rejected_lines(rejected: Iterable[Rejected]) -> str:
+    """Rejected rows as JSON lines, for people to read."""
+    return "".join(f"{json.dumps(asdict(r))}\n" for r in rejected)
+
+
+def _make_problem(values: Mapping[str, object], columns: Columns, source: str) -> Problem:
+    """Validate and normalise one row; made from a problem's own fields it is that problem."""
+    question = _question(pick(values, columns.question))
+    answer = _answer(pick(values, columns.answer))
+    family = pick(values, FAMILY)
+    return Problem(
+        problem_id=problem_id(question, answer),
+        question=question,
+        answer=answer,
+        source=source,
+        family=normalise(family) or None if isinstance(family, str) else None,
+        level=_level(pick(values, LEVEL)),
+    )
+
+
+def problem_id(question: str, answer: str) -> str:
+    """Hash normalised content to 32 hex digits."""
+    content = json.dumps([question, answer])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def normalise(text: str) -> str:
+    """Bring text to NFC without control characters, runs of blanks and outer white space.
+
+    Line breaks stay, at most two in a row. Idempotent.
+    """
+    text = unicodedata.normalize("NFC", text.translate(_CONTROLS))
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
+
+
+def _ingest_split(
+    split: str,
+    settings: SplitSettings,
+    read: Callable[[str], Iterator[RawRow]],
+    ledger: _Ledger,
+) -> tuple[Problem, ...]:
+    problems: list[Problem] = []
+    for row in read(settings.source):
+        ledger.rows[split] += 1
+        try:
+            problem = _problem_of(row, settings.source)
+            _refuse_repeated(problem, split, ledger.taken)
+        except _RefusedError as refusal:
+            ledger.rejected.append(_rejected(split, row, refusal))
+            continue
+        ledger.taken[problem.question] = (split, problem)
+        problems.append(problem)
+        if len(problems) == settings.limit:
+            break
+    return tuple(problems)
+
+
+def _problem_of(row: RawRow, source: str) -> Problem:
+    if row.values is None:
+        raise _RefusedError(Reason.BROKEN_ROW, row.error or "")
+    return _make_problem(row.values, row.columns, source)
+
+
+def _refuse_repeated(
+    problem: Problem, split: str, taken: Mapping[str, tuple[str, Problem]]
+) -> None:
+    first_split, first = taken.get(problem.question, (split, None))
+    if first_split != split:
+        raise _RefusedError(Reason.IN_HELD_OUT_SPLIT, f"the question is in {first_split}")
+    if first is not None and first.answer != problem.answer:
+        raise _RefusedError(
+            Reason.CONFLICTING_ANSWER,
+            f"the same question came before with the answer {first.answer!r}",
+        )
+    if first is not None:
+        raise _RefusedError(Reason.DUPLICATE)
+
+
+def _question(value: object) -> str:
+    if value is None:
+        raise _RefusedError(Reason.MISSING_QUESTION)
+    if not isinstance(value, str):
+        raise _RefusedError(Reason.QUESTION_NOT_TEXT, f"it is a {type(value).__name__}")
+    _refuse_surrogates(value)
+    question = normalise(value)
+    if not question:
+        raise _RefusedError(Reason.EMPTY_QUESTION)
+    if len(question) > MAX_QUESTION_CHARS:
+        raise _RefusedError(
+            Reason.QUESTION_TOO_LONG, f"{len(question)} characters, {MAX_QUESTION_CHARS} at most"
+        )
+    return question
+
+
+def _answer(value: object) -> str:
+    if value is None:
+        raise _RefusedError(Reason.MISSING_ANSWER)
+    text = _answer_text(value)
+    _refuse_surrogates(text)
+    gold = _gold(text)
+    if not gold:
+        raise _RefusedError(Reason.EMPTY_ANSWER)
+    if len(gold) > MAX_ANSWER_CHARS:
+        raise _RefusedError(
+            Reason.NO_FINAL_ANSWER,
+            f"{len(gold)} characters without #### or \\boxed; {MAX_ANSWER_CHARS} at most",
+        )
+    return gold
+
+
+def _answer_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise _RefusedError(Reason.ANSWER_NOT_TEXT, f"it is a {type(value).__name__}")
+    if not math.isfinite(value):
+        raise _RefusedError(Reason.ANSWER_NOT_TEXT, f"it is {value}")
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _gold(text: str) -> str:
+    """The bare final answer; repeated because a gold may itself hold a box."""
+    gold = _gold_once(text)
+    while len(shorter := _gold_once(gold)) < len(gold):
+        gold = shorter
+    return gold
+
+
+def _gold_once(text: str) -> str:
+    gold = normalise(extract_gold(text))
+    if gold != normalise(text):
+        return gold
+    # A solution in words, such as MetaMath's "The answer is: 5".
+    return normalise(extract_answer(text) or gold)
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _RefusedError(Reason.INVALID_UNICODE, str(error.reason)) from None
+
+
+def _level(value: object) -> int | None:
+    match = _LEVEL.fullmatch(str(value).strip())
+    return int(match[1]) if match else None
+
+
+def _rejected(split: str, row: RawRow, refusal: _RefusedError) -> Rejected:
+    raw = row.text if row.text is not None else json.dumps(row.values, default=str)
+    return Rejected(
+        split=split,
+        origin=row.origin,
+        reason=refusal.reason,
+        detail=refusal.detail,
+        raw=raw[:_MAX_RAW_CHARS],
+    )
+
+
+def _most_common(rejected: list[Rejected]) -> str:
+    reason, count = Counter(r.reason for r in rejected).most_common(1)[0]
+    first = next(r for r in rejected if r.reason is reason)
+    return f"{count} of them for {reason.replace('_', ' ')} (first: {first.origin})"
