@@ -1,0 +1,303 @@
+"""From records to summary.json: pure counting, in the public shape of `RunSummary`.
+
+Every count can be recomputed from the parquet files of the run (tests/e2e/recompute.py does).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TypedDict
+
+from sphere_ray.method.metrics import bootstrap_interval, mean_at_k, paired_test
+from sphere_ray.method.stages import CORRECTION_CHECK, Outcome, route_entry
+from sphere_ray.records import Chain, EvaluationRow, PreferencePair, Rollout, StageName, Verdict
+
+FAILED_ROUTE = "failed"
+
+
+class StageSummary(TypedDict):
+    """What one stage did: problems that entered it, chains it made, chains that were right."""
+
+    problems: int
+    chains: int
+    correct: int
+
+
+class RolloutSummary(TypedDict):
+    """What happened to the problems of one iteration.
+
+    `tokens` are all decoded tokens. `by_stage` has the three stages and `correction_check`;
+    `routes` counts each `stage:outcome`, and failed rows as `failed`. `prm_inversions` are
+    problems whose Sol_max was wrong while Sol_min was right; `wrong_to_correct` those that
+    self-correction repaired, `correct_to_wrong` checked ones that it spoiled.
+    """
+
+    problems: int
+    chains: int
+    tokens: int
+    seconds: float
+    by_stage: dict[str, StageSummary]
+    routes: dict[str, int]
+    prm_inversions: int
+    wrong_to_correct: int
+    correct_to_wrong: int
+
+
+class PairsSummary(TypedDict):
+    """The preference pairs of one iteration, and what the gates dropped, by reason."""
+
+    total: int
+    by_stage: dict[str, int]
+    dropped: dict[str, int]
+
+
+class TrainingSummary(TypedDict):
+    """How training went: mean loss of the first and last step, accuracy of the last."""
+
+    pairs: int
+    steps: int
+    zero_stage: int
+    workers: int
+    loss_first: float
+    loss_last: float
+    reward_accuracy: float
+    seconds: float
+
+
+Score = TypedDict("Score", {"pass@1": float, "mean@k": float | None, "ci95": list[float]})
+"""Greedy accuracy with its 95% bootstrap interval; accuracy of samples, null without samples."""
+
+FamilyScore = TypedDict(
+    "FamilyScore", {"n": int, "pass@1": float, "mean@k": float | None, "ci95": list[float]}
+)
+"""A score over the `n` problems of one family."""
+
+ModelScore = TypedDict(
+    "ModelScore",
+    {
+        "pass@1": float,
+        "mean@k": float | None,
+        "ci95": list[float],
+        "by_family": dict[str, FamilyScore],
+    },
+)
+"""A score over all problems, and over those of each family."""
+
+EvaluationSummary = TypedDict(
+    "EvaluationSummary",
+    {
+        "n": int,
+        "pass@1": float,
+        "mean@k": float | None,
+        "ci95": list[float],
+        "by_family": dict[str, FamilyScore],
+    },
+)
+"""What `sphere evaluate` measures of one model on `n` problems."""
+
+
+class ValidationSummary(TypedDict):
+    """The `n` validation problems under the policy before and after an iteration's training."""
+
+    n: int
+    before: Score
+    after: Score
+
+
+class HeldOutSummary(TypedDict):
+    """The `n` test problems under the base and the final model.
+
+    `difference` is final minus base pass@1; `p_value` that of the paired test, two-sided.
+    """
+
+    n: int
+    base: ModelScore
+    final: ModelScore
+    difference: float
+    p_value: float
+
+
+class IterationSummary(TypedDict):
+    """One iteration; training and evaluation are null where too few pairs were left to train."""
+
+    iteration: int
+    rollout: RolloutSummary
+    pairs: PairsSummary
+    training: TrainingSummary | None
+    evaluation: ValidationSummary | None
+    promoted: bool
+
+
+class BaseSummary(TypedDict):
+    """The model the run began with."""
+
+    path: str
+    fingerprint: str
+
+
+class RunSummary(TypedDict):
+    """The whole of summary.json."""
+
+    run: str
+    base: BaseSummary
+    iterations: list[IterationSummary]
+    test: HeldOutSummary
+    seconds_by_phase: dict[str, float]
+
+
+def rollout_summary(rollouts: Iterable[Rollout], seconds: float) -> RolloutSummary:
+    """Count what rollouts record; they are read once, so a stream is fine."""
+    problems = tokens = 0
+    routes: Counter[str] = Counter()
+    chains: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
+    for rollout in rollouts:
+        problems += 1
+        tokens += rollout.tokens
+        routes.update(rollout.route)
+        if rollout.error is not None:
+            routes[FAILED_ROUTE] += 1
+        for chain in rollout.chains:
+            stage = _stage_of(chain, rollout)
+            chains[stage] += 1
+            correct[stage] += chain.correct
+    entered: Counter[str] = Counter()
+    inversions = 0
+    for entry, count in routes.items():
+        stage, _, outcome = entry.partition(":")
+        entered[stage] += count
+        inversions += count if outcome == Outcome.INVERSION else 0
+    repaired = (Outcome.PAIR, Outcome.BOTH_RIGHT)
+    return {
+        "problems": problems,
+        "chains": chains.total(),
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "by_stage": {
+            stage: {"problems": entered[stage], "chains": chains[stage], "correct": correct[stage]}
+            for stage in (*StageName, CORRECTION_CHECK)
+        },
+        "routes": dict(sorted(routes.items())),
+        "prm_inversions": inversions,
+        "wrong_to_correct": sum(
+            routes[route_entry(StageName.SELF_CORRECTION, outcome)] for outcome in repaired
+        ),
+        "correct_to_wrong": routes[route_entry(CORRECTION_CHECK, Outcome.LOST)],
+    }
+
+
+def pairs_summary(pairs: Iterable[PreferencePair], dropped: Mapping[str, int]) -> PairsSummary:
+    """Count the pairs to train on; `dropped` is by reason, over all gates."""
+    by_stage = Counter(str(pair.stage) for pair in pairs)
+    return {
+        "total": by_stage.total(),
+        "by_stage": {str(stage): by_stage[stage] for stage in StageName},
+        "dropped": dict(sorted(dropped.items())),
+    }
+
+
+def evaluation_summary(
+    rows: Iterable[EvaluationRow], *, seed: int, resamples: int
+) -> EvaluationSummary:
+    """Score one model; the order of rows does not matter.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    ordered = sorted(rows, key=lambda row: row.problem_id)
+    families: dict[str, list[EvaluationRow]] = {}
+    for row in ordered:
+        if row.family is not None:
+            families.setdefault(row.family, []).append(row)
+    score = _score(ordered, seed, resamples)
+    return {
+        "n": len(ordered),
+        "pass@1": score["pass@1"],
+        "mean@k": score["mean@k"],
+        "ci95": score["ci95"],
+        "by_family": {
+            family: {"n": len(members), **_score(members, seed, resamples)}
+            for family, members in sorted(families.items())
+        },
+    }
+
+
+def validation_summary(
+    before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], *, seed: int, resamples: int
+) -> ValidationSummary:
+    """Compare the policy before and after an iteration on the same problems.
+
+    Raises:
+        ValueError: the problems differ, or there are none.
+    """
+    before, after = _aligned(before, after)
+    return {
+        "n": len(before),
+        "before": _score(before, seed, resamples),
+        "after": _score(after, seed, resamples),
+    }
+
+
+def held_out_summary(
+    base: Sequence[EvaluationRow], final: Sequence[EvaluationRow], *, seed: int, resamples: int
+) -> HeldOutSummary:
+    """Compare the base and the final model on the test problems, paired by problem.
+
+    Raises:
+        ValueError: the problems differ, or there are none.
+    """
+    base, final = _aligned(base, final)
+    first = evaluation_summary(base, seed=seed, resamples=resamples)
+    last = evaluation_summary(final, seed=seed, resamples=resamples)
+    return {
+        "n": len(base),
+        "base": _without_n(first),
+        "final": _without_n(last),
+        "difference": last["pass@1"] - first["pass@1"],
+        "p_value": paired_test(_greedy(base), _greedy(final), seed=seed),
+    }
+
+
+def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int) -> Score:
+    greedy = _greedy(rows)
+    sampled = [
+        mean_at_k([verdict is Verdict.CORRECT for verdict in row.sample_verdicts])
+        for row in rows
+        if row.sample_verdicts
+    ]
+    return {
+        "pass@1": fmean(greedy),
+        "mean@k": fmean(sampled) if sampled else None,
+        "ci95": list(bootstrap_interval(greedy, seed=seed, resamples=resamples)),
+    }
+
+
+def _greedy(rows: Sequence[EvaluationRow]) -> list[float]:
+    return [float(row.verdict is Verdict.CORRECT) for row in rows]
+
+
+def _without_n(summary: EvaluationSummary) -> ModelScore:
+    return {
+        "pass@1": summary["pass@1"],
+        "mean@k": summary["mean@k"],
+        "ci95": summary["ci95"],
+        "by_family": summary["by_family"],
+    }
+
+
+def _aligned(
+    first: Sequence[EvaluationRow], second: Sequence[EvaluationRow]
+) -> tuple[list[EvaluationRow], list[EvaluationRow]]:
+    """Both in the order of problem ids."""
+    one, two = (sorted(rows, key=lambda row: row.problem_id) for rows in (first, second))
+    if [row.problem_id for row in one] != [row.problem_id for row in two]:
+        raise ValueError("two models are compared on different problems")
+    return one, two
+
+
+def _stage_of(chain: Chain, rollout: Rollout) -> str:
+    """The stage a chain counts for: chains of the check look like those of self-correction."""
+    checked = any(entry.startswith(f"{CORRECTION_CHECK}:") for entry in rollout.route)
+    if checked and chain.stage is StageName.SELF_CORRECTION:
+        return CORRECTION_CHECK
+    return str(chain.stage)

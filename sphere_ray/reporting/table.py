@@ -1,0 +1,146 @@
+"""summary.json as readable tables for the end of a run; figures only, no judgement."""
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from sphere_ray.reporting.progress import clock_time
+from sphere_ray.reporting.summary import (
+    EvaluationSummary,
+    FamilyScore,
+    HeldOutSummary,
+    IterationSummary,
+    RunSummary,
+    Score,
+)
+
+_UNKNOWN = "-"
+
+
+def print_summary(summary: RunSummary, console: Console) -> None:
+    """Print the tables of a run: each iteration, the test by family, the time."""
+    parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
+    console.print(Group(*parts, _test(summary["test"]), _time(summary["seconds_by_phase"])))
+
+
+def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
+    """Print the table of one evaluated model."""
+    table = _table("Evaluation", "family", "n", "pass@1 %", "95% interval", "mean@k %")
+    for family, score in summary["by_family"].items():
+        table.add_row(family, str(score["n"]), *_score_cells(score))
+    table.add_section()
+    whole: FamilyScore = {
+        "n": summary["n"],
+        "pass@1": summary["pass@1"],
+        "mean@k": summary["mean@k"],
+        "ci95": summary["ci95"],
+    }
+    table.add_row("all", str(summary["n"]), *_score_cells(whole))
+    console.print(table)
+
+
+def _iteration(item: IterationSummary) -> Table:
+    rollout, pairs, training = item["rollout"], item["pairs"], item["training"]
+    rate = rollout["tokens"] / rollout["seconds"] if rollout["seconds"] else 0.0
+    stages = ", ".join(f"{name} {stage['problems']}" for name, stage in rollout["by_stage"].items())
+    rows = {
+        "problems": f"{rollout['problems']:,} (entered: {stages})",
+        "chains": f"{rollout['chains']:,}",
+        "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s)",
+        "routes": _listed(rollout["routes"]),
+        "flips": (
+            f"{rollout['wrong_to_correct']} wrong to correct, "
+            f"{rollout['correct_to_wrong']} correct to wrong, "
+            f"{rollout['prm_inversions']} inversions of the scorer"
+        ),
+        "pairs": f"{pairs['total']:,} ({_listed(pairs['by_stage'])})",
+        "dropped": _listed(pairs["dropped"]),
+        "training": "none"
+        if training is None
+        else (
+            f"{training['steps']} steps, loss {training['loss_first']:.4f} to "
+            f"{training['loss_last']:.4f}, accuracy {_percent(training['reward_accuracy'])}%, "
+            f"{training['workers']} workers, ZeRO-{training['zero_stage']}"
+        ),
+        "validation": _validation(item),
+    }
+    table = Table(title=f"Iteration {item['iteration']}", title_justify="left", show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _validation(item: IterationSummary) -> str:
+    evaluation = item["evaluation"]
+    if evaluation is None:
+        return "none, kept the old policy"
+    before, after = (_interval(evaluation[side]) for side in ("before", "after"))
+    decision = "promoted" if item["promoted"] else "kept the old policy"
+    return f"pass@1 {before} to {after} on {evaluation['n']:,} problems, {decision}"
+
+
+def _test(test: HeldOutSummary) -> Table:
+    base, final = test["base"], test["final"]
+    table = _table(f"Test, {test['n']:,} problems, pass@1 %", "family", "n", "base", "final", "+/-")
+    gains = []
+    for family, first in base["by_family"].items():
+        last = final["by_family"][family]
+        gains.append(last["pass@1"] - first["pass@1"])
+        table.add_row(
+            family, str(first["n"]), _interval(first), _interval(last), _points(gains[-1])
+        )
+    table.add_section()
+    if gains:
+        table.add_row("mean of families", "", "", "", _points(fmean(gains)))
+    table.add_row(
+        "all", str(test["n"]), _interval(base), _interval(final), _points(test["difference"])
+    )
+    table.caption = f"paired test of all problems: p = {test['p_value']:.3g}"
+    return table
+
+
+def _time(seconds_by_phase: Mapping[str, float]) -> Table:
+    table = _table("Time", "phase", "time", "share %")
+    total = sum(seconds_by_phase.values())
+    for phase, seconds in seconds_by_phase.items():
+        table.add_row(phase, clock_time(seconds), _percent(seconds / total if total else 0.0))
+    table.add_section()
+    table.add_row("all", clock_time(total), "")
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _score_cells(score: FamilyScore) -> tuple[str, str, str]:
+    low, high = score["ci95"]
+    sampled = score["mean@k"]
+    return (
+        _percent(score["pass@1"]),
+        f"{_percent(low)} to {_percent(high)}",
+        _UNKNOWN if sampled is None else _percent(sampled),
+    )
+
+
+def _interval(score: Score | FamilyScore) -> str:
+    low, high = score["ci95"]
+    return f"{_percent(score['pass@1'])} ({_percent(low)} to {_percent(high)})"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"

@@ -1,0 +1,142 @@
+"""Every figure of summary.json again, from the parquet files alone and without sphere_ray.
+
+Deliberately a second implementation: plain dictionaries read by pyarrow, so that a mistake in
+records, schema or summary cannot hide itself.
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+STAGES = ("self_generation", "self_correction", "diversity")
+
+
+def check_run(run_dir: Path) -> None:
+    """Assert that summary.json of a finished run says what its data files hold."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    policy_evaluation = run_dir / "evaluation"
+    for item in summary["iterations"]:
+        folder = run_dir / f"iter-{item['iteration']:03}"
+        said = {key: value for key, value in item["rollout"].items() if key != "seconds"}
+        assert said == rollouts(folder / "rollouts")
+        assert item["pairs"] == pairs(folder)
+        if item["training"] is not None:
+            assert 0 < item["training"]["pairs"] <= item["pairs"]["total"]
+        if item["evaluation"] is None:
+            continue
+        check_score(item["evaluation"]["before"], rows(policy_evaluation))
+        check_score(item["evaluation"]["after"], rows(folder / "evaluation"))
+        assert item["evaluation"]["n"] == len(rows(folder / "evaluation"))
+        if item["promoted"]:
+            policy_evaluation = folder / "evaluation"
+    check_test(summary["test"], rows(run_dir / "test" / "base"), rows(run_dir / "test" / "final"))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows of the data files of a phase."""
+    files = sorted(p for p in folder.glob("*.parquet") if p.name[0] not in "._")
+    assert files, f"no data files in {folder}"
+    return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+
+
+def rollouts(folder: Path) -> dict[str, Any]:
+    """The `rollout` part of an iteration, without its seconds."""
+    found = rows(folder)
+    ids = [row["problem"]["problem_id"] for row in found]
+    assert len(set(ids)) == len(ids), "a problem appears twice"
+    routes = Counter(entry for row in found for entry in row["route"])
+    routes.update("failed" for row in found if row["error"] is not None)
+    by_stage = {
+        stage: {
+            "problems": sum(any(e.split(":")[0] == stage for e in row["route"]) for row in found),
+            "chains": 0,
+            "correct": 0,
+        }
+        for stage in (*STAGES, "correction_check")
+    }
+    for row in found:
+        checked = any(entry.startswith("correction_check:") for entry in row["route"])
+        for chain in row["chains"]:
+            second = chain["stage"] == "self_correction"
+            counts = by_stage["correction_check" if checked and second else chain["stage"]]
+            counts["chains"] += 1
+            counts["correct"] += chain["verdict"] == "correct"
+    return {
+        "problems": len(found),
+        "chains": sum(len(row["chains"]) for row in found),
+        "tokens": sum(row["tokens"] for row in found),
+        "by_stage": by_stage,
+        "routes": dict(routes),
+        "prm_inversions": sum(
+            any(entry.endswith(":inversion") for entry in row["route"]) for row in found
+        ),
+        "wrong_to_correct": sum(_repaired(row) for row in found),
+        "correct_to_wrong": sum("correction_check:lost" in row["route"] for row in found),
+    }
+
+
+def _repaired(row: dict[str, Any]) -> bool:
+    """By the chains, not the route: Sol_max wrong in stage 1 and right after stage 2."""
+
+    def right(stage: str) -> bool | None:
+        best = [c for c in row["chains"] if c["stage"] == stage and c["branch"] == "max"]
+        return best[0]["verdict"] == "correct" if best else None
+
+    return right("self_generation") is False and right("self_correction") is True
+
+
+def pairs(folder: Path) -> dict[str, Any]:
+    """The `pairs` part of an iteration."""
+    kept = rows(folder / "pairs")
+    found = rows(folder / "rollouts")
+    proposed = [pair for row in found for pair in row["pairs"]]
+    unique = {pair["pair_id"] for pair in proposed}
+    assert {pair["pair_id"] for pair in kept} <= unique
+    dropped = Counter(reason for row in found for reason in row["dropped"])
+    dropped["duplicate"] += len(proposed) - len(unique)
+    dropped["off_policy_cap"] += len(unique) - len(kept)
+    stages = Counter(pair["stage"] for pair in kept)
+    return {
+        "total": len(kept),
+        "by_stage": {stage: stages[stage] for stage in STAGES},
+        "dropped": dict(+dropped),
+    }
+
+
+def check_score(said: dict[str, Any], found: list[dict[str, Any]]) -> None:
+    """Assert one pass@1, mean@k and interval."""
+    right = [row["verdict"] == "correct" for row in found]
+    assert said["pass@1"] == pytest.approx(sum(right) / len(right))
+    low, high = said["ci95"]
+    assert 0 <= low <= said["pass@1"] <= high <= 1
+    shares = [
+        sum(v == "correct" for v in row["sample_verdicts"]) / len(row["sample_verdicts"])
+        for row in found
+        if row["sample_verdicts"]
+    ]
+    assert said["mean@k"] == (pytest.approx(sum(shares) / len(shares)) if shares else None)
+
+
+def check_test(
+    said: dict[str, Any], base: list[dict[str, Any]], final: list[dict[str, Any]]
+) -> None:
+    """Assert the held-out comparison, with the exact sign test."""
+    first, last = ({r["problem_id"]: r for r in found} for found in (base, final))
+    assert said["n"] == len(first) == len(base)
+    assert first.keys() == last.keys()
+    for score, found in ((said["base"], base), (said["final"], final)):
+        check_score(score, found)
+        families = Counter(row["family"] for row in found if row["family"] is not None)
+        assert {name: part["n"] for name, part in score["by_family"].items()} == families
+        for name, part in score["by_family"].items():
+            check_score(part, [row for row in found if row["family"] == name])
+    gained = [(last[i]["verdict"] == "correct") - (first[i]["verdict"] == "correct") for i in first]
+    assert said["difference"] == pytest.approx(sum(gained) / len(gained))
+    up, down = gained.count(1), gained.count(-1)
+    tail = sum(math.comb(up + down, i) for i in range(min(up, down) + 1))
+    assert said["p_value"] == pytest.approx(min(1.0, 2 * tail / 2 ** (up + down)))
