@@ -69,7 +69,7 @@ class TrainingSettings(Settings):
 class TrainerPlacement(Settings):
     """Where training runs. Placement, not identity.
 
-    `zero_stage` 0-3; `offload` moves the optimizer state to host memory (GPU runs).
+    `zero_stage` 0-3; `offload` moves the optimizer state from the GPU to host memory.
     """
 
     workers: int = Field(1, ge=1)
@@ -78,3 +78,12 @@ class TrainerPlacement(Settings):
     offload: bool = False
     cpus_per_worker: float = Field(1.0, gt=0)
     max_failures: int = Field(3, ge=0)
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> "TrainerPlacement":
+        if self.offload and not (self.use_gpu and self.zero_stage):
+            raise ValueError(
+                "offload moves sharded optimizer state off a GPU; it needs use_gpu: true and "
+                "zero_stage 1, 2 or 3"
+            )
+        return self

@@ -1,0 +1,171 @@
+"""DeepSpeed: its configuration and its engine behind a few verbs; the only file that imports it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.errors import TrainingError
+from sphere_ray.training.batches import accumulation
+
+_TAG = "state"
+
+
+def build_config(settings: TrainingSettings, placement: TrainerPlacement) -> dict[str, Any]:
+    """The DeepSpeed configuration of a training run.
+
+    Raises:
+        ConfigError: the batch size does not divide (see `batches.accumulation`).
+    """
+    zero: dict[str, Any] = {"stage": placement.zero_stage, "overlap_comm": placement.use_gpu}
+    if placement.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
+        "gradient_accumulation_steps": accumulation(settings, placement),
+        "gradient_clipping": settings.max_grad_norm,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    if placement.zero_stage:
+        # Sums of many small bf16 gradients lose them. (DeepSpeed has no such mix for stage 0.)
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def join_process_group(*, use_gpu: bool) -> None:
+    """Let DeepSpeed use the process group that Ray Train made."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not use_gpu:
+        # Serves inference only, and would be compiled for a minute in the first run.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if use_gpu else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+
+
+class ShardedPolicy:
+    """A model whose state is sharded over the workers; every method is called by all of them."""
+
+    def __init__(self, engine: Any) -> None:
+        """Wrap a DeepSpeed engine."""
+        self._engine = engine
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's forward."""
+        return self._engine(**inputs)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The wrapped model; under ZeRO-3 its parameters are empty here."""
+        model: PreTrainedModel = self._engine.module
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong."""
+        device: torch.device = self._engine.device
+        return device
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        """Backward; at the end of an accumulation also clip and update.
+
+        Gradients are averaged over workers and accumulation, so a loss that is a sum over this
+        forward's pairs is multiplied by both and divided by the global number of pairs before.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.backward(loss)
+        self._engine.step()
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update, before clipping."""
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        """Write this worker's part of a resumable checkpoint, with `state`."""
+        (directory / _TAG).mkdir(parents=True, exist_ok=True)
+        self._engine.save_checkpoint(str(directory), _TAG, client_state=dict(state))
+
+    def load(self, directory: Path) -> Mapping[str, Any]:
+        """Load a checkpoint of the same world size and return its `state`.
+
+        Raises:
+            TrainingError: there is none in the directory.
+        """
+        path, state = self._engine.load_checkpoint(str(directory), _TAG)
+        if path is None:
+            raise TrainingError(f"the checkpoint in {directory} is not complete")
+        loaded: Mapping[str, Any] = state
+        return loaded
+
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """All weights, unsharded, on the first worker; None on the others (ZeRO-3) or unused."""
+        if self._engine.zero_optimization_partition_weights():
+            gathered: Mapping[str, Tensor] | None = (
+                self._engine._zero3_consolidated_16bit_state_dict()
+            )
+            return gathered
+        return self.model.state_dict()
+
+
+@contextmanager
+def partitioned_loading(config: Mapping[str, Any]) -> Iterator[None]:
+    """Within, `from_pretrained` loads under ZeRO-3 only this worker's part of each parameter."""
+    # transformers holds it by a weak reference.
+    marker = HfDeepSpeedConfig(dict(config)) if config["zero_optimization"]["stage"] == 3 else None
+    try:
+        yield
+    finally:
+        del marker
+
+
+def shard_for_training(
+    model: PreTrainedModel,
+    config: Mapping[str, Any],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+) -> ShardedPolicy:
+    """Give the model an AdamW optimizer and shard both as the configuration says."""
+    groups = _parameter_groups(model, weight_decay)
+    options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    if "offload_optimizer" in config["zero_optimization"]:
+        config = {**config, "optimizer": {"type": "AdamW", "params": options}}
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+    else:
+        # DeepSpeed's own Adam would have to be compiled on the worker first.
+        optimizer = torch.optim.AdamW(groups, fused=True, **options)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    engine.train()
+    return ShardedPolicy(engine)
+
+
+def shard_for_inference(model: PreTrainedModel, config: Mapping[str, Any]) -> ShardedPolicy:
+    """Shard a model that is too large for one device; no optimizer."""
+    engine, *_ = deepspeed.initialize(model=model, config=dict(config))
+    engine.eval()
+    return ShardedPolicy(engine)
+
+
+def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    # Norms and biases are vectors and are not decayed; ZeRO-3 keeps the true shape aside.
+    decayed: list[torch.nn.Parameter] = []
+    kept: list[torch.nn.Parameter] = []
+    for parameter in model.parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        (decayed if weight_decay and len(shape) > 1 else kept).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,122 @@
+"""The training loop of one worker: steps, metrics, checkpoints, and the model at the end."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ray.train
+
+from sphere_ray.errors import SphereError
+from sphere_ray.training.batches import global_batches, shard
+from sphere_ray.training.deepspeed import (
+    ShardedPolicy,
+    build_config,
+    partitioned_loading,
+    shard_for_training,
+)
+from sphere_ray.training.guard import check_collapse
+from sphere_ray.training.messages import StepMetrics, TrainRequest
+from sphere_ray.training.policy import check_model, export, load_model
+from sphere_ray.training.reference import ReferenceTable
+from sphere_ray.training.schedule import learning_rate
+from sphere_ray.training.step import PlannedStep, Trainee, take_step
+from sphere_ray.training.workers import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopOutcome:
+    """Every step, and how many of them an earlier call had made."""
+
+    history: tuple[StepMetrics, ...]
+    pairs: int
+    resumed_at: int
+
+
+def run_worker(
+    request: TrainRequest, report: Callable[[StepMetrics], None]
+) -> LoopOutcome | SphereError:
+    """Train; a deliberate error is returned, so that Ray Train does not retry it.
+
+    `report` receives the metrics of each step on the first worker.
+    """
+    worker = Worker.join(request.placement)
+    try:
+        worker.agree(lambda: check_model(request.model_dir))
+        return _train(request, worker, report)
+    except SphereError as error:
+        return error
+
+
+def _train(
+    request: TrainRequest, worker: Worker, report: Callable[[StepMetrics], None]
+) -> LoopOutcome:
+    settings = request.settings
+    table = ReferenceTable(request.reference_path)
+    steps = _plan(table, request, worker)
+    policy = _build_policy(request)
+    trainee = Trainee(policy=policy, table=table, loss=settings.loss, world=worker.world)
+    history = _restore(policy)
+    resumed_at = len(history)
+    for step in steps[resumed_at:]:
+        rate = learning_rate(step.number, len(steps), request.learning_rate, settings)
+        metrics = take_step(trainee, step, steps=len(steps), rate=rate)
+        history.append(metrics)
+        if worker.rank == 0:
+            report(metrics)
+        check_collapse(history, settings.guard)
+        if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(steps):
+            _checkpoint(policy, history)
+    weights = policy.weights()
+    if worker.rank == 0 and weights is not None:
+        export(policy.model, weights, request.model_dir, request.output_dir)
+    return LoopOutcome(history=tuple(history), pairs=len(table), resumed_at=resumed_at)
+
+
+def _plan(table: ReferenceTable, request: TrainRequest, worker: Worker) -> list[PlannedStep]:
+    settings, tokens = request.settings, table.tokens()
+    batches = [
+        (epoch, batch)
+        for epoch in range(settings.epochs)
+        for batch in global_batches(len(table), settings.batch_size, seed=request.seed, epoch=epoch)
+    ]
+    return [
+        PlannedStep(
+            number=number,
+            epoch=epoch,
+            pairs=len(batch),
+            tokens=int(tokens[batch].sum()),
+            micro_batches=shard(
+                batch, tokens, rank=worker.rank, world=worker.world, settings=settings
+            ),
+        )
+        for number, (epoch, batch) in enumerate(batches)
+    ]
+
+
+def _build_policy(request: TrainRequest) -> ShardedPolicy:
+    config = build_config(request.settings, request.placement)
+    with partitioned_loading(config):
+        model = load_model(request.model_dir, request.settings)
+    return shard_for_training(
+        model,
+        config,
+        learning_rate=request.learning_rate,
+        weight_decay=request.settings.weight_decay,
+    )
+
+
+def _restore(policy: ShardedPolicy) -> list[StepMetrics]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as directory:
+        state = policy.load(Path(directory))
+    return [StepMetrics(**step) for step in state["history"]]
+
+
+def _checkpoint(policy: ShardedPolicy, history: Sequence[StepMetrics]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        policy.save(Path(directory), {"history": [asdict(step) for step in history]})
+        checkpoint = ray.train.Checkpoint.from_directory(directory)
+        ray.train.report({"step": len(history)}, checkpoint=checkpoint)

@@ -1,0 +1,106 @@
+"""What the driver asks of a training phase, and what comes back; plain data, no torch, no Ray."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRequest:
+    """Tokenise the pairs and compute their log-probabilities under the reference model.
+
+    `model_dir`, `pairs_path` (parquet file or directory of PreferencePair rows) and `output_dir`
+    are absolute and visible to every worker; `storage_path` is Ray Train's (absolute or a URI).
+    """
+
+    model_dir: str
+    pairs_path: str
+    output_dir: str
+    storage_path: str
+    name: str
+    settings: TrainingSettings
+    placement: TrainerPlacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceResult:
+    """Where the table is, how many pairs it has, and how many were dropped by reason."""
+
+    path: str
+    pairs: int
+    dropped: Mapping[str, int]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """Train `model_dir` on a reference table; the result is a Hugging Face directory.
+
+    `reference_path` is `ReferenceResult.path`: it holds token ids and reference log-probs, so
+    nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
+    halves it). The same `name` and `storage_path` continue an interrupted run.
+    """
+
+    model_dir: str
+    reference_path: str
+    output_dir: str
+    storage_path: str
+    name: str
+    seed: int
+    learning_rate: float
+    settings: TrainingSettings
+    placement: TrainerPlacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """One optimizer step, over all workers.
+
+    `loss`, `reward_accuracy` (share of pairs with a positive margin) and `margin` are means over
+    pairs before the step's update; `chosen_logp` and `rejected_logp` are nats per token,
+    `chosen_shift` the chosen side's minus the reference's; lengths are mean tokens a pair;
+    `tokens` counts prompt and completion tokens without padding; `step` starts at 1.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    reward_accuracy: float
+    margin: float
+    chosen_logp: float
+    rejected_logp: float
+    chosen_shift: float
+    chosen_length: float
+    rejected_length: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of this step over its wall time."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What training made; `seconds` is this call's wall time, `history` has every step.
+
+    `resumed_at` is the number of steps taken over from a checkpoint of an earlier call, and
+    `restarted_because` says why such a checkpoint could not be used.
+    """
+
+    model_dir: str
+    pairs: int
+    steps: int
+    loss_first: float
+    loss_last: float
+    reward_accuracy: float
+    seconds: float
+    history: tuple[StepMetrics, ...] = field(repr=False)
+    resumed_at: int = 0
+    restarted_because: str | None = None

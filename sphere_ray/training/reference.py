@@ -1,0 +1,197 @@
+"""The reference table: token ids of every pair and their log-probs under the frozen reference.
+
+The reference phase writes it, one part per worker; training reads it and needs no second model.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import torch
+
+from sphere_ray.errors import SphereError, TrainingError
+from sphere_ray.records import PreferencePair
+from sphere_ray.schema import from_table
+from sphere_ray.training.batches import Indices, collate
+from sphere_ray.training.deepspeed import (
+    build_config,
+    partitioned_loading,
+    shard_for_inference,
+)
+from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
+from sphere_ray.training.messages import ReferenceRequest
+from sphere_ray.training.policy import check_model, completion_logps, load_model
+from sphere_ray.training.workers import Worker
+
+_IDS = pa.list_(pa.int32())
+_LOGPS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("prompt_ids", _IDS),
+        ("chosen_ids", _IDS),
+        ("rejected_ids", _IDS),
+        ("chosen_logps", _LOGPS),
+        ("rejected_logps", _LOGPS),
+    ]
+)
+
+_FILLER = EncodedPair(pair_id="", prompt_ids=(0,), chosen_ids=(0,), rejected_ids=(0,))
+
+Logps = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferencePart:
+    """What the reference workers did together."""
+
+    pairs: int
+    dropped: Counter[str]
+    tokens: int
+
+
+class ReferenceTable:
+    """All pairs in the order of their ids, whichever worker wrote them."""
+
+    def __init__(self, path: str) -> None:
+        """Read every part under `path`."""
+        parts = pa.dataset.dataset(path, format="parquet", schema=SCHEMA)
+        self._table = parts.to_table().sort_by("pair_id").combine_chunks()
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return int(self._table.num_rows)
+
+    def tokens(self) -> Indices:
+        """Tokens of both rows of each pair (`EncodedPair.tokens`)."""
+        prompt, chosen, rejected = (
+            pa.compute.list_value_length(self._table[name]).to_numpy().astype(np.int64)
+            for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+        )
+        tokens: Indices = 2 * prompt + chosen + rejected
+        return tokens
+
+    def pair(self, index: int) -> EncodedPair:
+        """Token ids of one pair."""
+        return EncodedPair(
+            pair_id=self._table["pair_id"][index].as_py(),
+            prompt_ids=self._values("prompt_ids", index),
+            chosen_ids=self._values("chosen_ids", index),
+            rejected_ids=self._values("rejected_ids", index),
+        )
+
+    def logps(self, index: int) -> Logps:
+        """Reference log-probs of the chosen and the rejected tokens of one pair."""
+        return self._values("chosen_logps", index), self._values("rejected_logps", index)
+
+    def _values(self, column: str, index: int) -> Any:
+        return self._table[column][index].values.to_numpy()
+
+
+def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps]) -> None:
+    """Write one worker's part; it appears by rename."""
+    columns = [
+        [pair.pair_id for pair in pairs],
+        [pair.prompt_ids for pair in pairs],
+        [pair.chosen_ids for pair in pairs],
+        [pair.rejected_ids for pair in pairs],
+        [chosen for chosen, _ in logps],
+        [rejected for _, rejected in logps],
+    ]
+    table = pa.Table.from_arrays(
+        [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def run_worker(
+    request: ReferenceRequest, report: Callable[[tuple[int, int]], None]
+) -> ReferencePart | SphereError:
+    """Compute this worker's part; a deliberate error is returned, so that it is not retried.
+
+    `report` receives (pairs done, pairs in total) on the first worker.
+    """
+    worker = Worker.join(request.placement)
+    try:
+        worker.agree(lambda: check_model(request.model_dir))
+        return _compute(request, worker, report)
+    except SphereError as error:
+        return error
+
+
+def _compute(
+    request: ReferenceRequest, worker: Worker, report: Callable[[tuple[int, int]], None]
+) -> ReferencePart:
+    pairs, dropped = _encode_share(request, worker)
+    shares = worker.gather(
+        ReferencePart(pairs=len(pairs), dropped=dropped, tokens=sum(pair.tokens for pair in pairs))
+    )
+    total = ReferencePart(
+        pairs=sum(share.pairs for share in shares),
+        dropped=sum((share.dropped for share in shares), Counter()),
+        tokens=sum(share.tokens for share in shares),
+    )
+    if total.pairs < request.settings.min_pairs:
+        raise TrainingError(
+            f"only {total.pairs} pairs can be trained on (training.min_pairs: "
+            f"{request.settings.min_pairs}; dropped: {dict(total.dropped)}); roll out more problems"
+        )
+    # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
+    micro = request.settings.micro_batch_size
+    rows = micro * -(-max(share.pairs for share in shares) // micro)
+    ordered = sorted(pairs, key=lambda pair: pair.tokens)
+    work = ordered + [_FILLER] * (rows - len(ordered))
+    logps: list[Logps] = []
+    model = _load(request, worker)
+    for start in range(0, rows, micro):
+        logps.extend(_pair_logps(model, work[start : start + micro], worker.device))
+        if worker.rank == 0:
+            report((min(len(logps) * worker.world, total.pairs), total.pairs))
+    part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
+    write_part(part, ordered, logps[: len(ordered)])
+    return total
+
+
+def _encode_share(
+    request: ReferenceRequest, worker: Worker
+) -> tuple[list[EncodedPair], Counter[str]]:
+    table = pa.dataset.dataset(
+        request.pairs_path, format="parquet", exclude_invalid_files=True
+    ).to_table()
+    share = table.take(pa.array(range(worker.rank, table.num_rows, worker.world), pa.int64()))
+    encoder = PairEncoder(request.model_dir)
+    return encode_pairs(from_table(share, PreferencePair), encoder, request.settings.max_length)
+
+
+def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
+    config = build_config(request.settings, request.placement)
+    with partitioned_loading(config):
+        model = load_model(request.model_dir, request.settings)
+    if request.placement.zero_stage == 3:
+        return shard_for_inference(model, config)
+    model.to(device=worker.device)
+    return model.eval()
+
+
+@torch.no_grad()
+def _pair_logps(
+    model: Callable[..., Any], pairs: Sequence[EncodedPair], device: torch.device
+) -> list[Logps]:
+    rows = completion_logps(model, collate(pairs).to(device)).cpu().numpy()
+    return [
+        (chosen[: len(pair.chosen_ids)], rejected[: len(pair.rejected_ids)])
+        for pair, chosen, rejected in zip(
+            pairs, rows[: len(pairs)], rows[len(pairs) :], strict=True
+        )
+    ]

@@ -1,0 +1,185 @@
+"""The driver's side of training: starts Ray Train, relays progress, turns failures into sentences.
+
+It imports neither torch nor DeepSpeed; the workers do.
+"""
+
+import importlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.result import Result
+from ray.util.queue import Queue
+
+from sphere_ray.config.training import TrainerPlacement
+from sphere_ray.errors import SphereError, TrainingError
+from sphere_ray.training.messages import (
+    ReferenceRequest,
+    ReferenceResult,
+    StepMetrics,
+    TrainRequest,
+    TrainResult,
+)
+from sphere_ray.training.storage import open_run
+
+Request = ReferenceRequest | TrainRequest
+
+# A leaked engine holds the GPUs: Ray Train would wait for them for ever.
+_PLACEMENT_ATTEMPTS = 10
+
+
+def compute_reference(
+    request: ReferenceRequest, on_progress: Callable[[int, int], None] | None = None
+) -> ReferenceResult:
+    """Tokenise pairs and write their log-probs under `model_dir` to `output_dir`.
+
+    `on_progress(done, total)` is called from another thread.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        TrainingError: fewer usable pairs than `min_pairs`, or the workers kept failing.
+    """
+    started = time.monotonic()
+    open_run(request)
+    for stale in Path(request.output_dir).glob("part-*"):
+        stale.unlink()
+    relay = (lambda message: on_progress(*message)) if on_progress else None
+    part = _fit("sphere_ray.training.reference", request, relay)
+    return ReferenceResult(
+        path=request.output_dir,
+        pairs=part.pairs,
+        dropped=dict(part.dropped),
+        tokens=part.tokens,
+        seconds=time.monotonic() - started,
+    )
+
+
+def train(
+    request: TrainRequest, on_step: Callable[[StepMetrics], None] | None = None
+) -> TrainResult:
+    """Train the policy and write it to `output_dir`; called again, it continues.
+
+    `on_step` is called from another thread, and again for steps repeated after a failure.
+
+    Raises:
+        ConfigError: the batch size does not divide by micro-batch size x workers.
+        ModelError: the model cannot be loaded.
+        CollapseError: the guard stopped it.
+        TrainingError: the workers kept failing.
+    """
+    started = time.monotonic()
+    restarted_because = open_run(request)
+    outcome = _fit("sphere_ray.training.loop", request, on_step)
+    last = outcome.history[-1]
+    return TrainResult(
+        model_dir=request.output_dir,
+        pairs=outcome.pairs,
+        steps=last.step,
+        loss_first=outcome.history[0].loss,
+        loss_last=last.loss,
+        reward_accuracy=last.reward_accuracy,
+        seconds=time.monotonic() - started,
+        history=outcome.history,
+        resumed_at=outcome.resumed_at,
+        restarted_because=restarted_because,
+    )
+
+
+def _fit(module: str, request: Request, on_message: Callable[[Any], None] | None) -> Any:
+    placement = request.placement
+    with _relay(on_message) as queue, _own_interrupts():
+        trainer = TorchTrainer(
+            partial(_work, module, request, queue),
+            scaling_config=_scaling(placement),
+            run_config=RunConfig(
+                name=request.name,
+                storage_path=request.storage_path,
+                failure_config=FailureConfig(
+                    max_failures=placement.max_failures,
+                    controller_failure_limit=_PLACEMENT_ATTEMPTS,
+                ),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                worker_runtime_env={"env_vars": _environment(placement)},
+            ),
+        )
+        try:
+            result: Result = trainer.fit()
+        except TrainingFailedError as error:
+            raise TrainingError(_sentence(request.name, error)) from error
+    outcome = result.return_value
+    if isinstance(outcome, SphereError):
+        raise outcome
+    if outcome is None:
+        raise TrainingError(f"{request.name} was stopped before it finished; run it again")
+    return outcome
+
+
+def _work(module: str, request: Request, queue: Queue) -> Any:
+    # The driver stays free of torch and DeepSpeed: only workers import them.
+    return importlib.import_module(module).run_worker(request, queue.put)
+
+
+def _scaling(placement: TrainerPlacement) -> ScalingConfig:
+    resources = {"CPU": placement.cpus_per_worker}
+    if placement.use_gpu:
+        resources["GPU"] = 1.0
+    return ScalingConfig(
+        num_workers=placement.workers, use_gpu=placement.use_gpu, resources_per_worker=resources
+    )
+
+
+def _environment(placement: TrainerPlacement) -> dict[str, str]:
+    environment = {"TOKENIZERS_PARALLELISM": "false"}
+    if not placement.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment
+
+
+@contextmanager
+def _relay(on_message: Callable[[Any], None] | None) -> Iterator[Queue]:
+    """A queue that workers write to and a thread reads until the end."""
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def forward() -> None:
+        while (message := queue.get()) is not None:
+            if on_message:
+                on_message(message)
+
+    thread = threading.Thread(target=forward, name="training-progress", daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        thread.join()
+        queue.shutdown()
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Undo Ray Train's SIGINT handler, which outlives the training and exits with 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _sentence(name: str, error: TrainingFailedError) -> str:
+    causes = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(causes.values()), getattr(error, "controller_failure", error))
+    reason = str(cause).strip().splitlines() or [type(cause).__name__]
+    return f"{name} failed for good: {reason[-1]}; Ray's log has the workers' tracebacks"

@@ -1,0 +1,55 @@
+"""One Ray Train worker's place among the others, and how they come to a common mind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from ray.train.torch import get_device
+
+from sphere_ray.config.training import TrainerPlacement
+from sphere_ray.errors import SphereError
+from sphere_ray.training.deepspeed import join_process_group
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Rank, number of workers, and where this one computes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, placement: TrainerPlacement) -> "Worker":
+        """Join the process group that Ray Train made for this worker."""
+        if not placement.use_gpu:
+            # Ray counts CPUs; without this every worker would take all cores.
+            torch.set_num_threads(max(1, int(placement.cpus_per_worker)))
+        join_process_group(use_gpu=placement.use_gpu)
+        device = get_device() if placement.use_gpu else torch.device("cpu")
+        return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, by rank; all workers call it."""
+        values: list[T] = [value] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, check: Callable[[], None]) -> None:
+        """Run a check on every worker; if one fails, all raise its error instead of waiting.
+
+        Raises:
+            SphereError: the first failure by rank.
+        """
+        failure: SphereError | None = None
+        try:
+            check()
+        except SphereError as error:
+            failure = error
+        for error_of_rank in self.gather(failure):
+            if error_of_rank is not None:
+                raise error_of_rank
