@@ -36,7 +36,7 @@ def read_file(path: str, columns: Columns) -> Iterator[RawRow]:
         raise ProblemSourceError(f"{path} is a directory; name a file in it") from None
     except UnicodeDecodeError:
         raise ProblemSourceError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
         raise ProblemSourceError(
             f"problem file {path} cannot be read: {error}; check the path and your access to it"
         ) from None
@@ -44,12 +44,13 @@ def read_file(path: str, columns: Columns) -> Iterator[RawRow]:
 
 def _read_jsonl(file: IO[bytes], path: str, columns: Columns) -> Iterator[RawRow]:
     names: dict[str, None] = {}
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), start=1):
-        if not line.strip():
-            continue
-        row = _parse_line(line.strip(), f"{path}:{number}", columns)
-        names.update(dict.fromkeys(row.values or ()))
-        yield row
+    with io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            row = _parse_line(line.strip(), f"{path}:{number}", columns)
+            names.update(dict.fromkeys(row.values or ()))
+            yield row
     if names:
         columns.require(names, path)
 
@@ -65,22 +66,24 @@ def _parse_line(line: str, origin: str, columns: Columns) -> RawRow:
 
 
 def _read_csv(file: IO[bytes], path: str, columns: Columns) -> Iterator[RawRow]:
-    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    try:
-        names = next(rows, [])
-        columns.require(names, path)
-        for cells in filter(None, rows):
-            origin = f"{path}:{rows.line_num}"
-            if len(cells) == len(names):
-                values = dict(zip(names, cells, strict=True))
-                yield RawRow(origin=origin, values=values, columns=columns)
-            else:
-                error = f"{len(cells)} cells for {len(names)} columns"
-                yield RawRow(origin=origin, error=error, text=",".join(cells))
-    except csv.Error as error:
-        raise ProblemSourceError(
-            f"{path}, line {rows.line_num} is not valid CSV: {error}; correct the line"
-        ) from None
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, strict=True)
+        try:
+            names = next(rows, [])
+            columns.require(names, path)
+            for cells in filter(None, rows):
+                yield _csv_row(cells, names, f"{path}:{rows.line_num}", columns)
+        except csv.Error as error:
+            raise ProblemSourceError(
+                f"{path}, line {rows.line_num} is not valid CSV: {error}; correct the line"
+            ) from None
+
+
+def _csv_row(cells: list[str], names: list[str], origin: str, columns: Columns) -> RawRow:
+    if len(cells) != len(names):
+        error = f"{len(cells)} cells for {len(names)} columns"
+        return RawRow(origin=origin, error=error, text=",".join(cells))
+    return RawRow(origin=origin, values=dict(zip(names, cells, strict=True)), columns=columns)
 
 
 def _read_parquet(file: IO[bytes], path: str, columns: Columns) -> Iterator[RawRow]:
