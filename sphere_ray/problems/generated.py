@@ -6,7 +6,6 @@ splits can share a problem however they are drawn.
 
 import hashlib
 import importlib
-import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,12 +62,12 @@ def parse_generated(uri: str) -> GeneratedSpec:
             f"{uri}: there is no generator {source!r}; use {ARITHMETIC} or {GYM}NAME"
         )
     values = _parameters(uri, query, is_arithmetic)
-    split = values.get("split")
+    split = values.get("split", "")
     if split not in _TENTHS:
         raise ProblemSourceError(
             f"{uri}: split is {split!r}; write split=train, split=validation or split=test"
         )
-    levels = tuple(_number(uri, "levels", n, 1) for n in values.get("levels", "1,2").split(","))
+    levels = _levels(uri, values.get("levels", "1,2"))
     families = _families(uri, split, levels, values.get("families"))
     return GeneratedSpec(
         source=source,
@@ -102,9 +101,20 @@ def _number(uri: str, name: str, text: str, least: int) -> int:
     return int(text)
 
 
+def _levels(uri: str, text: str) -> tuple[int, ...]:
+    levels = tuple(dict.fromkeys(_number(uri, "levels", n, 1) for n in text.split(",")))
+    highest = max(level for family in FAMILIES.values() for level in family.levels)
+    if max(levels) > highest:
+        raise ProblemSourceError(f"{uri}: there is no level {max(levels)}; levels are 1-{highest}")
+    return levels
+
+
 def _families(uri: str, split: str, levels: tuple[int, ...], text: str | None) -> tuple[str, ...]:
+    """Return the families to draw from: those named, or all of the split; all have a level."""
     allowed = [f.name for f in FAMILIES.values() if split == "test" or not f.unseen]
-    names = tuple(dict.fromkeys(text.split(","))) if text is not None else tuple(allowed)
+    if text is None:
+        return tuple(name for name in allowed if set(levels) & set(FAMILIES[name].levels))
+    names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in FAMILIES:
             raise ProblemSourceError(
@@ -114,9 +124,9 @@ def _families(uri: str, split: str, levels: tuple[int, ...], text: str | None) -
             raise ProblemSourceError(
                 f"{uri}: family {name!r} is kept for split=test; remove it from families"
             )
-        if text is not None and not set(levels) & set(FAMILIES[name].levels):
+        if not set(levels) & set(FAMILIES[name].levels):
             raise ProblemSourceError(
-                f"{uri}: family {name!r} has none of the levels asked for; "
+                f"{uri}: family {name!r} has none of these levels; "
                 f"it has {', '.join(map(str, FAMILIES[name].levels))}"
             )
     return names
@@ -143,10 +153,11 @@ def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
 def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
     """Yield `spec.count` word problems, taking turns over families and levels.
 
-    Within a family and level no operands repeat. A smaller count gives a prefix of a larger one.
+    Within a family and level no operands repeat; one that has no more of them drops out of the
+    turns. A smaller count gives a prefix of a larger one.
 
     Raises:
-        ProblemSourceError: the levels do not exist, or have too few distinct operands.
+        ProblemSourceError: all families and levels together have fewer problems.
     """
     cells = [
         _draw_cell(spec, name, level)
@@ -154,10 +165,19 @@ def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
         for name in spec.families
         if level in FAMILIES[name].levels
     ]
-    if not cells:
-        raise ProblemSourceError(f"no family has a level in {spec.levels}; levels start at 1")
-    yield from itertools.islice(
-        (problem for turn in zip(*cells, strict=True) for problem in turn), spec.count
+    drawn = 0
+    while cells:
+        turn = [(cell, next(cell, None)) for cell in cells]
+        cells = [cell for cell, problem in turn if problem]
+        for _, problem in turn:
+            if problem:
+                yield problem
+                drawn += 1
+            if drawn == spec.count:
+                return
+    raise ProblemSourceError(
+        f"these families and levels have only {drawn} distinct problems for split={spec.split}; "
+        f"lower count (now {spec.count}) or add families and levels"
     )
 
 
@@ -172,7 +192,7 @@ def _split_of(text: str) -> str:
 
 
 def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProblem]:
-    """Yield the problems of one family and level without end, or raise when none are left."""
+    """Yield problems of one family and level until new operands no longer turn up."""
     rng = random.Random(f"{spec.seed}/{spec.split}/{name}/{level}")
     family, seen, misses = FAMILIES[name], set[tuple[int, ...]](), 0
     while misses < _MAX_MISSES:
@@ -183,10 +203,6 @@ def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProbl
         misses = 0
         seen.add(operands)
         yield family.pose(level, operands, rng)
-    raise ProblemSourceError(
-        f"family {name} has only {len(seen)} distinct problems of level {level} for "
-        f"split={spec.split}; lower count (now {spec.count}) or add families and levels"
-    )
 
 
 def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:

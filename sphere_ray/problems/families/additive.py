@@ -7,7 +7,7 @@ _GATHER = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (8, 60), "b": (4, 39)},
+            operands={"a": (2, 20), "b": (2, 13)},
             steps=("total = a + b",),
             story=(
                 (
@@ -24,7 +24,7 @@ _GATHER = Family(
             ),
         ),
         2: Level(
-            operands={"a": (5, 40), "b": (4, 30), "c": (3, 25)},
+            operands={"a": (2, 13), "b": (2, 10), "c": (2, 9)},
             steps=("both = a + b", "total = both + c"),
             story=(
                 (
@@ -40,7 +40,7 @@ _GATHER = Family(
             ),
         ),
         3: Level(
-            operands={"a": (8, 40), "b": (4, 30), "c": (3, 25), "d": (3, 30)},
+            operands={"a": (2, 13), "b": (2, 10), "c": (2, 9), "d": (2, 10)},
             steps=("first = a + b", "most = first + c", "left = most - d"),
             story=(
                 (
@@ -65,7 +65,7 @@ _GIVE = Family(
     words={"item": "food"},
     levels={
         1: Level(
-            operands={"a": (12, 90), "b": (3, 60)},
+            operands={"a": (4, 30), "b": (2, 20)},
             steps=("left = a - b",),
             story=(
                 (
@@ -78,7 +78,7 @@ _GIVE = Family(
             ),
         ),
         2: Level(
-            operands={"a": (20, 90), "b": (3, 35), "c": (3, 35)},
+            operands={"a": (6, 30), "b": (2, 12), "c": (2, 12)},
             steps=("rest = a - b", "left = rest - c"),
             story=(
                 (
@@ -90,7 +90,7 @@ _GIVE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (20, 80), "b": (3, 30), "c": (3, 30), "d": (3, 25)},
+            operands={"a": (6, 27), "b": (2, 10), "c": (2, 10), "d": (2, 9)},
             steps=("rest = a - b", "less = rest - c", "left = less + d"),
             story=(
                 (
@@ -109,18 +109,18 @@ _COMPARE = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (10, 60), "b": (3, 30)},
+            operands={"a": (3, 20), "b": (2, 10)},
             steps=("other = a - b",),
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {b} fewer {item} than {who}.",
                     "{who} has {a} {item}, which is {b} more than {who2} has.",
                 ),
-                ("How many {item} does {who2} have?",),
+                ("How many {item} does {who2} have?", "How many {item} is that for {who2}?"),
             ),
         ),
         2: Level(
-            operands={"a": (5, 45), "b": (3, 25)},
+            operands={"a": (2, 15), "b": (2, 9)},
             steps=("other = a + b", "total = a + other"),
             story=(
                 (
@@ -136,7 +136,7 @@ _COMPARE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (6, 35), "b": (3, 20), "c": (2, 15)},
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 9)},
             steps=("second = a + b", "third = second - c", "total = a + third"),
             story=(
                 (
@@ -159,7 +159,7 @@ _BEFORE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"b": (4, 50), "c": (4, 45)},
+            operands={"b": (2, 17), "c": (2, 15)},
             steps=("start = b + c",),
             story=(
                 (
@@ -175,7 +175,7 @@ _BEFORE = Family(
             ),
         ),
         2: Level(
-            operands={"b": (4, 35), "c": (4, 35), "d": (3, 25)},
+            operands={"b": (2, 12), "c": (2, 12), "d": (2, 9)},
             steps=("given = b + c", "start = given + d"),
             story=(
                 (
@@ -197,7 +197,7 @@ _ASIDE = Family(
     words={"item": "food", "thing": "collectible"},
     levels={
         1: Level(
-            operands={"a": (8, 60), "b": (4, 39), "c": (3, 60)},
+            operands={"a": (2, 20), "b": (2, 13), "c": (2, 20)},
             steps=("total = a + b",),
             story=(
                 (
@@ -210,7 +210,7 @@ _ASIDE = Family(
             ),
         ),
         2: Level(
-            operands={"a": (12, 70), "b": (4, 40), "c": (3, 60), "d": (3, 30)},
+            operands={"a": (4, 23), "b": (2, 13), "c": (2, 20), "d": (2, 10)},
             steps=("left = a - b", "now = left + d"),
             story=(
                 (

@@ -53,7 +53,7 @@ class Level:
     operands: Mapping[str, tuple[int, int]]
     steps: tuple[str, ...]
     story: tuple[tuple[str, ...], ...]
-    limit: int = 100
+    limit: int = 50
 
     def draw_operands(self, rng: random.Random) -> tuple[int, ...]:
         """Draw operands until every step stays a whole number in range."""

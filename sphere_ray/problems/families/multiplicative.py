@@ -7,7 +7,7 @@ _PACK = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (2, 12), "b": (2, 12)},
+            operands={"a": (2, 9), "b": (2, 9)},
             steps=("total = a * b",),
             story=(
                 (
@@ -23,7 +23,7 @@ _PACK = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 10), "b": (2, 10), "c": (2, 20)},
+            operands={"a": (2, 9), "b": (2, 9), "c": (2, 10)},
             steps=("packed = a * b", "total = packed + c"),
             story=(
                 (
@@ -38,7 +38,7 @@ _PACK = Family(
             ),
         ),
         3: Level(
-            operands={"a": (2, 8), "b": (2, 8), "c": (2, 8), "d": (2, 8)},
+            operands={"a": (2, 5), "b": (2, 5), "c": (2, 5), "d": (2, 5)},
             steps=("first = a * b", "second = c * d", "total = first + second"),
             story=(
                 (
@@ -57,7 +57,7 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (6, 96), "n": (2, 12)},
+            operands={"a": (3, 48), "n": (2, 9)},
             steps=("each = a / n",),
             story=(
                 (
@@ -69,7 +69,7 @@ _SHARE = Family(
             ),
         ),
         2: Level(
-            operands={"a": (4, 60), "b": (4, 40), "n": (2, 10)},
+            operands={"a": (2, 30), "b": (2, 20), "n": (2, 9)},
             steps=("total = a + b", "each = total / n"),
             story=(
                 (
@@ -85,7 +85,7 @@ _SHARE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (10, 60), "b": (4, 35), "c": (3, 20), "n": (2, 10)},
+            operands={"a": (5, 30), "b": (2, 17), "c": (2, 10), "n": (2, 9)},
             steps=("total = a + b", "rest = total - c", "each = rest / n"),
             story=(
                 (
@@ -94,7 +94,7 @@ _SHARE = Family(
                     "A class has {a} old and {b} new {item}. {c} of them are broken. "
                     "The others are divided equally among {n} groups.",
                 ),
-                ("How many {item} does each one get?",),
+                ("How many {item} does each one get?", "How many {item} does each receive?"),
             ),
         ),
     },
@@ -105,7 +105,7 @@ _SHOP = Family(
     words={"ware": "ware"},
     levels={
         1: Level(
-            operands={"n": (2, 12), "p": (2, 12)},
+            operands={"n": (2, 9), "p": (2, 9)},
             steps=("cost = n * p",),
             story=(
                 (
@@ -121,7 +121,7 @@ _SHOP = Family(
             ),
         ),
         2: Level(
-            operands={"n": (2, 9), "p": (2, 9), "m": (20, 100)},
+            operands={"n": (2, 6), "p": (2, 6), "m": (10, 50)},
             steps=("cost = n * p", "change = m - cost"),
             story=(
                 (
@@ -136,7 +136,7 @@ _SHOP = Family(
             ),
         ),
         3: Level(
-            operands={"n": (2, 8), "p": (2, 9), "k": (2, 8), "q": (2, 9)},
+            operands={"n": (2, 5), "p": (2, 6), "k": (2, 5), "q": (2, 6)},
             steps=("first = n * p", "second = k * q", "total = first + second"),
             story=(
                 (
@@ -148,7 +148,7 @@ _SHOP = Family(
             ),
         ),
         4: Level(
-            operands={"n": (2, 6), "p": (2, 9), "k": (2, 6), "q": (2, 9), "m": (40, 100)},
+            operands={"n": (2, 5), "p": (2, 6), "k": (2, 5), "q": (2, 6), "m": (20, 50)},
             steps=(
                 "first = n * p",
                 "second = k * q",
@@ -159,6 +159,8 @@ _SHOP = Family(
                 (
                     "{who} has ${m} and buys {n} {ware.many} for ${p} each "
                     "and {k} {ware2.many} for ${q} each.",
+                    "A {ware} costs ${p} and a {ware2} costs ${q}. "
+                    "{who} has ${m} and buys {n} {ware.many} and {k} {ware2.many}.",
                 ),
                 ("How many dollars does {who} have left?", "How many dollars are left?"),
             ),
@@ -171,7 +173,7 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (3, 25), "k": (2, 6)},
+            operands={"a": (2, 12), "k": (2, 5)},
             steps=("other = a * k",),
             story=(
                 (
@@ -182,7 +184,7 @@ _TIMES = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 20), "k": (2, 5)},
+            operands={"a": (2, 10), "k": (2, 5)},
             steps=("other = a * k", "total = a + other"),
             story=(
                 (
@@ -196,7 +198,7 @@ _TIMES = Family(
             ),
         ),
         3: Level(
-            operands={"a": (2, 20), "k": (2, 5), "c": (2, 20)},
+            operands={"a": (2, 10), "k": (2, 5), "c": (2, 10)},
             steps=("other = a * k", "total = a + other", "left = total - c"),
             story=(
                 ("{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",),
@@ -204,7 +206,10 @@ _TIMES = Family(
                     "Together they give {c} {item} to {who3}.",
                     "They lose {c} of their {item}.",
                 ),
-                ("How many {item} do they have left together?",),
+                (
+                    "How many {item} do they have left together?",
+                    "How many {item} do the two have left in total?",
+                ),
             ),
         ),
     },
@@ -215,7 +220,7 @@ _EARN = Family(
     words={"job": "job"},
     levels={
         1: Level(
-            operands={"h": (2, 12), "w": (2, 12)},
+            operands={"h": (2, 9), "w": (2, 9)},
             steps=("pay = h * w",),
             story=(
                 (
@@ -226,7 +231,7 @@ _EARN = Family(
             ),
         ),
         2: Level(
-            operands={"h": (2, 9), "w": (3, 9), "s": (5, 50)},
+            operands={"h": (2, 6), "w": (2, 6), "s": (2, 25)},
             steps=("pay = h * w", "total = pay + s"),
             story=(
                 (
@@ -241,12 +246,14 @@ _EARN = Family(
             ),
         ),
         3: Level(
-            operands={"h": (2, 9), "w": (3, 9), "s": (5, 40), "c": (5, 40)},
+            operands={"h": (2, 6), "w": (2, 6), "s": (2, 20), "c": (2, 20)},
             steps=("pay = h * w", "total = pay + s", "left = total - c"),
             story=(
                 (
                     "{who} has saved ${s}. {who.cap} then works {h} hours {job} for ${w} an hour "
                     "and spends ${c} on a present.",
+                    "{who} had ${s} and earned ${w} an hour for {h} hours of {job}. "
+                    "{who.cap} then paid ${c} for a present.",
                 ),
                 ("How many dollars does {who} have left?", "How much money is left?"),
             ),
@@ -260,7 +267,7 @@ _READ = Family(
     words={"text": "text"},
     levels={
         1: Level(
-            operands={"d": (2, 10), "p": (3, 12)},
+            operands={"d": (2, 9), "p": (2, 9)},
             steps=("pages = d * p",),
             story=(
                 (
@@ -271,7 +278,7 @@ _READ = Family(
             ),
         ),
         2: Level(
-            operands={"t": (30, 100), "d": (2, 9), "p": (3, 12)},
+            operands={"t": (15, 50), "d": (2, 6), "p": (2, 9)},
             steps=("pages = d * p", "left = t - pages"),
             story=(
                 (
@@ -286,12 +293,13 @@ _READ = Family(
             ),
         ),
         3: Level(
-            operands={"t": (30, 100), "a": (5, 30), "b": (5, 30), "c": (3, 20)},
+            operands={"t": (15, 50), "a": (2, 15), "b": (2, 15), "c": (2, 10)},
             steps=("first = a + b", "pages = first + c", "left = t - pages"),
             story=(
                 (
                     "A {text} has {t} pages. {who} reads {a} pages on Monday, {b} on Tuesday "
                     "and {c} on Wednesday.",
+                    "{who} reads a {text} of {t} pages: first {a} pages, then {b} and then {c}.",
                 ),
                 (
                     "How many pages are left to read?",
