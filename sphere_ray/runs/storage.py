@@ -125,17 +125,34 @@ def write_table(table: pa.Table, path: str) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def data_files(directory: str) -> list[str]:
+    """Names of the parquet files directly in a directory, sorted.
+
+    Names that begin with a dot or an underscore are not data.
+    """
+    names = listing(directory)
+    return [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+
+
+def count_rows(directory: str) -> int:
+    """Rows of all parquet files directly in a directory; 0 if it does not exist."""
+    total = 0
+    for name in data_files(directory):
+        filesystem, inner = _open(f"{directory}/{name}")
+        with filesystem.open(inner, "rb") as file:
+            total += pq.ParquetFile(file).metadata.num_rows
+    return total
+
+
 def read_table(path: str) -> pa.Table:
     """Read one parquet file, or all those directly in a directory in the order of their names.
-
-    Files whose names begin with a dot or an underscore are not data.
 
     Raises:
         RunDirectoryError: there is no parquet file, one is damaged, or their schemas differ.
     """
     if path.endswith(".parquet"):
         return _read_parquet(path)
-    names = [n for n in listing(path) if n.endswith(".parquet") and not n.startswith((".", "_"))]
+    names = data_files(path)
     if not names:
         raise RunDirectoryError(f"{path} holds no parquet file; {_REMEDY}")
     tables = [_read_parquet(f"{path}/{name}") for name in names]

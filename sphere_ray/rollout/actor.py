@@ -1,0 +1,182 @@
+"""The Ray actor that hosts one engine, and turns the death of its engine into its own.
+
+A killed EngineCore leaves the actor alive and makes every later call an application error, which
+Ray neither restarts nor retries; so the actor exits, Ray restarts it, and the client repeats what
+was lost.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorHandle
+
+from sphere_ray.engines.engine import EngineSpec, EngineStats, Request, Response, build_engine
+from sphere_ray.errors import EngineError, RowError
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer to request `index` of a call: a response, or why this row failed."""
+
+    index: int
+    response: Response | None = None
+    error: RowError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """One replica: the processes that hold its memory, and what its engine counts."""
+
+    pid: int
+    node_id: str
+    stats: EngineStats
+
+
+class Gate:
+    """Lets ordinary requests through together and a suspect one only by itself."""
+
+    def __init__(self) -> None:
+        """Start open."""
+        self._running = 0
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
+        """Hold a place in the engine; with `alone`, all of it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._closed)
+            if alone:
+                self._closed = True
+                await self._changed.wait_for(lambda: self._running == 0)
+            self._running += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._running -= 1
+                if alone:
+                    self._closed = False
+                self._changed.notify_all()
+
+
+class RestartLedger:
+    """Counts the starts of each replica, so that restarts have a budget per time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with no history."""
+        self._clock = clock
+        self._starts: dict[str, deque[float]] = defaultdict(deque)
+
+    def allows(self, name: str, restarts_per_hour: int) -> bool:
+        """Note a start of `name`; False if it exceeds one start plus so many restarts an hour."""
+        now, starts = self._clock(), self._starts[name]
+        starts.append(now)
+        while starts[0] < now - 3600:
+            starts.popleft()
+        return len(starts) <= restarts_per_hour + 1
+
+
+class EngineActor:
+    """One replica of a pool; `status` and `close` never queue behind generation."""
+
+    def __init__(self, spec: EngineSpec, name: str, ledger: "ActorHandle[RestartLedger]") -> None:
+        """Remember what to build; `ready` builds it."""
+        self._spec = spec
+        self._name = name
+        self._ledger = ledger
+        self._engine = build_engine(spec)
+        self._gate = Gate()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._heart: asyncio.Task[None] | None = None
+
+    async def ready(self) -> None:
+        """Start the engine if it is not running; it lives in the event loop that serves."""
+        await self._started()
+
+    @ray.method(concurrency_group="control")
+    async def status(self) -> ReplicaStatus:
+        """Say where the replica is, and read its engine's counters."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return ReplicaStatus(pid=os.getpid(), node_id=node_id, stats=self._engine.stats())
+
+    @ray.method(concurrency_group="control")
+    async def close(self) -> None:
+        """Shut the engine down; the actor stays to be killed."""
+        if self._loop is None:
+            return
+        # Each concurrency group has an event loop of its own; the engine belongs to the other one.
+        closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        await asyncio.wrap_future(closing)
+
+    async def serve(
+        self, requests: Sequence[Request], *, alone: bool = False
+    ) -> AsyncIterator[Reply]:
+        """Answer each request as soon as it is ready, in any order."""
+        await self._started()
+        tasks = [
+            asyncio.create_task(self._answer(index, request, alone=alone))
+            for index, request in enumerate(requests)
+        ]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, index: int, request: Request, *, alone: bool) -> Reply:
+        async with self._gate.enter(alone=alone):
+            try:
+                return Reply(index=index, response=await self._engine.handle(request))
+            except RowError as error:
+                return Reply(index=index, error=error)
+            except EngineError as error:
+                self._die(error)
+                raise
+
+    async def _started(self) -> None:
+        # A restarted actor is asked to serve before anyone asks it to start.
+        if self._starting is None:
+            self._loop = asyncio.get_running_loop()
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        budget = self._spec.pool.max_restarts_per_hour
+        if not await self._ledger.allows.remote(self._name, budget):
+            raise EngineError(
+                f"{self._name} died more than {budget} times within an hour; look for the cause in "
+                "the Ray logs of this actor, then run the same command again"
+            )
+        await self._engine.start()
+        self._heart = asyncio.create_task(self._beat())
+
+    async def _close(self) -> None:
+        if self._heart:
+            self._heart.cancel()
+        await self._engine.close()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self._engine.check()
+            except EngineError as error:
+                self._die(error)
+
+    def _die(self, error: EngineError) -> None:
+        logger.error("%s: engine died (%s); the actor exits to be restarted", self._name, error)
+        os._exit(1)

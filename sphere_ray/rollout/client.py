@@ -1,0 +1,212 @@
+"""The stages' side of a pool: routing, admission, coalescing, and repeating what a death lost."""
+
+import asyncio
+import heapq
+import itertools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from sphere_ray.engines.engine import Request, Response
+from sphere_ray.errors import EngineError, RequestError, SphereError
+from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
+from sphere_ray.records import Candidate
+
+COALESCE_S = 0.002
+"""An actor call costs about 1.6 ms of CPU; what becomes ready meanwhile travels together."""
+DEATHS_BEFORE_ALONE = 2
+RESTART_TIMEOUT_S = 900.0
+RETRY_S = 1.0
+
+
+class ReplicaLostError(Exception):
+    """A replica died before it answered; internal to this module."""
+
+
+def width(request: Request) -> int:
+    """Number of sequences a request occupies in its engine."""
+    return request.n if isinstance(request, GenerateRequest) else len(request.candidates)
+
+
+def problem_of(request: Request) -> str:
+    """The problem a request belongs to."""
+    if isinstance(request, GenerateRequest):
+        return request.problem_id
+    return request.problem.problem_id
+
+
+class Admission:
+    """Decides which replica takes a request, and when: bounded by sequences, oldest first."""
+
+    def __init__(self, replicas: int, limit: int) -> None:
+        """Manage `replicas` engines, each with at most `limit` sequences from this client."""
+        self._loads = [0] * replicas
+        self._limit = limit
+        self._order = itertools.count()
+        self._waiting: list[tuple[int, int, int, int, asyncio.Future[int]]] = []
+
+    async def enter(self, home: int, size: int, priority: int) -> int:
+        """Wait for room for `size` sequences, at `home` if possible; returns the replica."""
+        place = self._place(home, size) if not self._waiting else None
+        if place is None:
+            ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (priority, next(self._order), home, size, ready))
+            try:
+                return await ready
+            except asyncio.CancelledError:
+                if ready.done() and not ready.cancelled():  # let in and cancelled in one turn
+                    self.leave(ready.result(), size)
+                raise
+        self._loads[place] += size
+        return place
+
+    def leave(self, replica: int, size: int) -> None:
+        """Give `size` sequences back and let the oldest waiting requests in."""
+        self._loads[replica] -= size
+        while self._waiting:
+            _, _, home, wanted, ready = self._waiting[0]
+            place = self._place(home, wanted)
+            if place is None:
+                return
+            heapq.heappop(self._waiting)
+            if not ready.cancelled():
+                self._loads[place] += wanted
+                ready.set_result(place)
+
+    def _place(self, home: int, size: int) -> int | None:
+        # The replica that holds the problem's prefix in its cache, else the least loaded with room.
+        for place in (home, min(range(len(self._loads)), key=self._loads.__getitem__)):
+            if self._loads[place] == 0 or self._loads[place] + size <= self._limit:
+                return place
+        return None
+
+
+@dataclass
+class Replica:
+    """One engine actor, and the requests on their way to it."""
+
+    actor: Any
+    _pending: list[tuple[Request, asyncio.Future[Response]]] = field(default_factory=list)
+    _calls: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def ask(self, request: Request, *, alone: bool) -> Response:
+        """Send a request; with `alone` the engine runs nothing else meanwhile.
+
+        Raises:
+            ReplicaLostError: the actor died first.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Response] = loop.create_future()
+        if alone:
+            self._start([(request, answer)], alone=True)
+        else:
+            self._pending.append((request, answer))
+            if len(self._pending) == 1:
+                loop.call_later(COALESCE_S, self._flush)
+        return await answer
+
+    async def recovered(self) -> None:
+        """Wait until the restarted actor serves again.
+
+        Raises:
+            EngineError: it does not come back.
+        """
+        deadline = asyncio.get_running_loop().time() + RESTART_TIMEOUT_S
+        while True:
+            try:
+                await self.actor.ready.remote()
+                return
+            except RayActorError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise EngineError(f"an engine died and did not come back: {error}") from error
+                await asyncio.sleep(RETRY_S)
+            except RayTaskError as error:
+                raise cause_of(error) from error
+
+    def _flush(self) -> None:
+        batch, self._pending = self._pending, []
+        self._start(batch, alone=False)
+
+    def _start(self, batch: list[tuple[Request, asyncio.Future[Response]]], *, alone: bool) -> None:
+        call = asyncio.create_task(self._call(batch, alone=alone))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(
+        self, batch: list[tuple[Request, asyncio.Future[Response]]], *, alone: bool
+    ) -> None:
+        failure: Exception = EngineError("an engine answered fewer requests than it was given")
+        try:
+            requests = [request for request, _ in batch]
+            replies = self.actor.serve.options(num_returns="streaming").remote(
+                requests, alone=alone
+            )
+            async for reference in replies:
+                reply = await reference
+                answer = batch[reply.index][1]
+                if answer.done():
+                    continue
+                if reply.error is not None:
+                    answer.set_exception(reply.error)
+                else:
+                    answer.set_result(reply.response)
+        except RayActorError as error:
+            failure = ReplicaLostError(str(error))
+        except RayTaskError as error:
+            failure = cause_of(error)
+        for _, answer in batch:
+            if not answer.done():
+                answer.set_exception(failure)
+
+
+def cause_of(error: RayTaskError) -> Exception:
+    """The error of ours inside Ray's wrapper, or the wrapper itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, SphereError) and not isinstance(cause, RayTaskError):
+            return cause
+        cause = inner
+    return error
+
+
+class PoolClient:
+    """Asks the replicas of one pool; implements both Generator and Scorer."""
+
+    def __init__(self, actors: Sequence[Any], max_sequences: int, model: str) -> None:
+        """Talk to `actors`, with at most `max_sequences` in flight at each."""
+        self._replicas = [Replica(actor) for actor in actors]
+        self._admission = Admission(len(actors), max_sequences)
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        """Name of the model behind the pool."""
+        return self._model
+
+    async def generate(self, request: GenerateRequest) -> tuple[Candidate, ...]:
+        """See `Generator.generate`."""
+        return cast(tuple[Candidate, ...], await self._ask(request))
+
+    async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
+        """See `Scorer.score`."""
+        return cast(tuple[Score, ...], await self._ask(request))
+
+    async def _ask(self, request: Request) -> Response:
+        home = zlib.crc32(problem_of(request).encode()) % len(self._replicas)
+        size = width(request)
+        for deaths in range(DEATHS_BEFORE_ALONE + 1):
+            place = await self._admission.enter(home, size, request.priority)
+            try:
+                return await self._replicas[place].ask(request, alone=deaths >= DEATHS_BEFORE_ALONE)
+            except ReplicaLostError:
+                await self._replicas[place].recovered()
+            finally:
+                self._admission.leave(place, size)
+        raise RequestError(
+            f"a request of problem {problem_of(request)} was in flight at "
+            f"{DEATHS_BEFORE_ALONE + 1} engine deaths, the last time alone; it is given up"
+        )

@@ -1,0 +1,83 @@
+"""One grader pool per node, as a Ray actor; clear cases are decided where they arise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sphere_ray.config.grading import GradingSettings
+from sphere_ray.errors import GraderError
+from sphere_ray.grading.pool import GraderPool, decide
+from sphere_ray.method.ports import Grade
+from sphere_ray.rollout.client import cause_of
+from sphere_ray.rollout.nodes import living_nodes
+
+
+class GraderActor:
+    """Hosts the worker processes of one node; they exit when this process does."""
+
+    def __init__(self, settings: GradingSettings) -> None:
+        """Start nothing yet."""
+        self._pool = GraderPool(settings)
+
+    async def self_test(self) -> None:
+        """See `GraderPool.self_test`."""
+        await self._pool.self_test()
+
+    async def grade(self, response: str, gold: str) -> Grade:
+        """See `Grader.grade`."""
+        return await self._pool.grade(response, gold)
+
+
+class GraderClient:
+    """Implements the Grader port in a stage actor; prefers the grader of its own node."""
+
+    def __init__(self, actors: Mapping[str, Any]) -> None:
+        """`actors` are grader actors by node id."""
+        self._actors = dict(actors)
+        self._nearest: Any = None
+
+    async def grade(self, response: str, gold: str) -> Grade:
+        """See `Grader.grade`."""
+        answer, _, verdict = decide(response, gold)
+        if verdict is not None:
+            return Grade(verdict=verdict, answer=answer)
+        try:
+            grade: Grade = await self._actor().grade.remote(response, gold)
+        except RayActorError as error:
+            raise GraderError(f"the grader of this node is gone: {error}") from error
+        except RayTaskError as error:
+            raise cause_of(error) from error
+        return grade
+
+    def _actor(self) -> Any:
+        if self._nearest is None:
+            here = ray.get_runtime_context().get_node_id()
+            self._nearest = self._actors.get(here) or next(iter(self._actors.values()))
+        return self._nearest
+
+
+def start_graders(settings: GradingSettings) -> GraderClient:
+    """Start a grader on every node and let each grade known answers.
+
+    Raises:
+        GraderError: a known answer came out otherwise, or workers cannot be started.
+    """
+    actors = {node.node_id: _launch(settings, node.node_id) for node in living_nodes()}
+    try:
+        ray.get([actor.self_test.remote() for actor in actors.values()])
+    except RayTaskError as error:
+        raise cause_of(error) from error
+    return GraderClient(actors)
+
+
+def _launch(settings: GradingSettings, node: str) -> Any:
+    options = {
+        "num_cpus": 0,
+        "max_restarts": 3,
+        "max_task_retries": 3,  # grading is pure, so a lost call may simply be repeated
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+    }
+    return ray.remote(GraderActor).options(**options).remote(settings)

@@ -1,0 +1,101 @@
+"""The Ray Data graphs: problems stream through the stages and are committed batch by batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import ray.data
+from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
+
+from sphere_ray.config.run import RolloutSettings
+from sphere_ray.errors import EngineError, SphereError
+from sphere_ray.rollout.stages import (
+    ID_COLUMN,
+    Assignment,
+    BuildPairs,
+    Diversify,
+    Evaluate,
+    SelfCorrect,
+    SelfGenerate,
+)
+
+Graph: TypeAlias = Callable[[str, str, Assignment, RolloutSettings], None]
+
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+STAGE_CPUS = 0.1
+TASK_CPUS = 0.1
+"""Reading and writing small tables; whole CPUs for them hang a machine with two."""
+
+
+def rollout(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
+    """Run all stages over the problem files in `problems`; rows already in `output` are kept.
+
+    Raises:
+        EngineError: an engine pool was lost.
+        GraderError: the graders were lost.
+    """
+    stages = (SelfGenerate, SelfCorrect, Diversify, BuildPairs)
+    _stream(problems, output, stages, assignment, settings)
+
+
+def evaluate(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
+    """Evaluate the policy on the problem files in `problems`, resumable like `rollout`."""
+    _stream(problems, output, (Evaluate,), assignment, settings)
+
+
+def checkpoint_dir(output: str) -> str:
+    """Where the ids of committed rows are kept while `output` is incomplete."""
+    return f"{output}/_checkpoint"
+
+
+def _stream(
+    problems: str,
+    output: str,
+    stages: Sequence[type],
+    assignment: Assignment,
+    settings: RolloutSettings,
+) -> None:
+    dataset = ray.data.read_parquet(problems, num_cpus=TASK_CPUS)
+    context = dataset.context
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.enable_progress_bars = False
+    context.checkpoint_config = CheckpointConfig(
+        id_column=ID_COLUMN,
+        checkpoint_path=checkpoint_dir(output),
+        delete_checkpoint_on_success=False,
+    )
+    # Its filter actors take a whole CPU each; more than one would starve a small machine.
+    context.checkpoint_config.checkpoint_actor_pool_max_size = 1
+    # Small tables are read as one block; the batch decides parallelism, streaming and commits.
+    dataset = dataset.repartition(target_num_rows_per_block=settings.batch_size)
+    for stage in stages:
+        dataset = dataset.map_batches(stage, **_options(stage, assignment, settings))
+    try:
+        dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS})
+    except RayError as error:
+        raise _own_error(error) from error
+
+
+def _options(stage: type, assignment: Assignment, settings: RolloutSettings) -> dict[str, Any]:
+    return {
+        "batch_format": "pyarrow",
+        "batch_size": settings.batch_size,
+        "num_cpus": STAGE_CPUS,
+        "fn_constructor_kwargs": {"assignment": assignment},
+        "compute": ray.data.ActorPoolStrategy(
+            size=settings.stage_actors,
+            max_tasks_in_flight_per_actor=settings.batches_in_flight,
+            max_concurrent_calls_per_actor=None
+            if stage is BuildPairs
+            else settings.batches_in_flight,
+        ),
+    }
+
+
+def _own_error(error: BaseException) -> SphereError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SphereError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return EngineError(f"the rollout stopped: {error}")

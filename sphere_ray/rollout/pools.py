@@ -1,0 +1,190 @@
+"""The driver's side of the pools: start, share, release, and check that memory came back."""
+
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.errors import EngineError, ReleaseError
+from sphere_ray.rollout.actor import EngineActor, ReplicaStatus, RestartLedger
+from sphere_ray.rollout.client import PoolClient, cause_of
+from sphere_ray.rollout.nodes import living_nodes
+
+logger = logging.getLogger(__name__)
+
+GPU_TOLERANCE_MIB = 1024
+"""What a GPU may hold above its baseline and still count as released (contexts of others)."""
+WORK_CONCURRENCY = 10_000
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMemory:
+    """Used MiB of each GPU of a node, and which of the asked pids still live there."""
+
+    node_id: str
+    gpu_used_mib: tuple[int, ...]
+    alive: tuple[int, ...]
+
+
+@ray.remote(num_cpus=0)
+def probe_node(pids: Sequence[int]) -> NodeMemory:
+    """Look at the GPUs and processes of the node this task runs on."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        used = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+    except FileNotFoundError:  # a node without GPUs
+        used = ""
+    return NodeMemory(
+        node_id=ray.get_runtime_context().get_node_id(),
+        gpu_used_mib=tuple(int(line) for line in used.split()),
+        alive=tuple(pid for pid in pids if psutil.pid_exists(pid)),
+    )
+
+
+def _threads(spec: EngineSpec) -> dict[str, str]:
+    """OpenMP threads of an engine on the CPU: Ray gives one to an actor that reserves no CPU."""
+    if spec.pool.gpus:
+        return {}
+    cores = min(node.cpus for node in living_nodes())
+    return {"OMP_NUM_THREADS": str(max(1, int(cores) // spec.pool.tensor_parallel))}
+
+
+def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeMemory]:
+    tasks = [
+        probe_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        ).remote(pids_by_node.get(node.node_id, []))
+        for node in living_nodes()
+    ]
+    memory: list[NodeMemory] = ray.get(tasks)
+    return memory
+
+
+class Pools:
+    """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
+
+    def __init__(self, release_timeout_s: float) -> None:
+        """Take the memory baseline; no pool runs yet."""
+        self._release_timeout_s = release_timeout_s
+        self._actors: dict[EngineSpec, list[Any]] = {}
+        self._baseline = {m.node_id: m.gpu_used_mib for m in _probe({})}
+        self._ledger = ray.remote(RestartLedger).options(num_cpus=0).remote()
+
+    def ensure(self, specs: Sequence[EngineSpec]) -> None:
+        """Run exactly the pools of `specs`: keep those that run, stop others, start the missing.
+
+        Raises:
+            EngineError: an engine does not start.
+            UserError: a model cannot be served (missing weights, wrong head).
+        """
+        unwanted = [spec for spec in self._actors if spec not in specs]
+        if unwanted:
+            self._stop(unwanted)
+        missing = [spec for spec in dict.fromkeys(specs) if spec not in self._actors]
+        try:
+            self._start(missing)
+        except BaseException:
+            self._stop([spec for spec in missing if spec in self._actors])
+            raise
+
+    def client(self, spec: EngineSpec) -> PoolClient:
+        """A client of the running pool of `spec`, to be sent to stages."""
+        return PoolClient(self._actors[spec], 2 * spec.pool.max_num_seqs, spec.name)
+
+    def statuses(self) -> dict[str, list[ReplicaStatus]]:
+        """Counters of every replica that answers, by pool name."""
+        return {spec.name: self._statuses(spec) for spec in self._actors}
+
+    def release(self) -> None:
+        """Stop every pool and wait until its processes are gone and its GPU memory is free.
+
+        Raises:
+            ReleaseError: memory is still held after the timeout; names the processes.
+        """
+        self._stop(list(self._actors))
+
+    def _start(self, specs: Sequence[EngineSpec]) -> None:
+        ready = []
+        for spec in specs:
+            self._actors[spec] = [self._launch(spec, i) for i in range(spec.pool.replicas)]
+            ready += [actor.ready.remote() for actor in self._actors[spec]]
+            if 0 < spec.pool.gpus < 1:
+                # Engines that share a GPU disturb each other's memory profile while starting.
+                self._wait(ready)
+        self._wait(ready)
+
+    def _launch(self, spec: EngineSpec, replica: int) -> Any:
+        actor = ray.remote(EngineActor).options(
+            num_cpus=0,
+            num_gpus=spec.pool.gpus * spec.pool.tensor_parallel,
+            max_restarts=-1,  # the ledger keeps the budget
+            max_task_retries=0,
+            max_concurrency=WORK_CONCURRENCY,
+            concurrency_groups={"control": 8},
+            runtime_env={"env_vars": engine_environment(spec) | _threads(spec)},
+        )
+        return actor.remote(spec, f"{spec.name}/{replica}", self._ledger)
+
+    def _wait(self, ready: Sequence[Any]) -> None:
+        try:
+            ray.get(list(ready))
+        except RayTaskError as error:
+            raise cause_of(error) from error
+        except RayActorError as error:
+            raise EngineError(f"an engine died while it started: {error}") from error
+
+    def _stop(self, specs: Sequence[EngineSpec]) -> None:
+        pids: dict[str, list[int]] = {}
+        for spec in specs:
+            for status in self._statuses(spec):
+                pids.setdefault(status.node_id, []).extend([status.pid, *status.stats.pids])
+        closing = [actor.close.remote() for spec in specs for actor in self._actors[spec]]
+        ray.wait(closing, num_returns=len(closing), timeout=30) if closing else None
+        for spec in specs:
+            for actor in self._actors.pop(spec):
+                ray.kill(actor, no_restart=True)
+        self._wait_for_memory(pids)
+
+    def _statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
+        references = [actor.status.remote() for actor in self._actors[spec]]
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
+        found = []
+        for reference in ready:
+            try:
+                found.append(ray.get(reference))
+            except (RayActorError, RayTaskError):
+                logger.warning("a replica of %s does not answer", spec.name)
+        return found
+
+    def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:
+        deadline = time.monotonic() + self._release_timeout_s
+        while True:
+            held = [text for memory in _probe(pids) if (text := self._held(memory))]
+            if not held:
+                return
+            if time.monotonic() > deadline:
+                raise ReleaseError(
+                    f"engines still hold memory {self._release_timeout_s:.0f} s after they were "
+                    f"stopped: {'; '.join(held)}; end these processes, then run the same command"
+                )
+            time.sleep(POLL_S)
+
+    def _held(self, memory: NodeMemory) -> str:
+        baseline = self._baseline.get(memory.node_id, (0,) * len(memory.gpu_used_mib))
+        grown = [
+            f"GPU {index} holds {used} MiB ({before} before)"
+            for index, (used, before) in enumerate(zip(memory.gpu_used_mib, baseline, strict=False))
+            if used > before + GPU_TOLERANCE_MIB and not self._actors
+        ]
+        alive = [f"process {pid}" for pid in memory.alive]
+        found = alive + grown
+        return f"node {memory.node_id[:8]}: {', '.join(found)}" if found else ""

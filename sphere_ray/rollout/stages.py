@@ -1,0 +1,184 @@
+"""The Ray Data stages: each turns a table into records, calls the method, and turns them back.
+
+One row is one problem, one row in is one row out; a batch is the unit of commit.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
+
+import pyarrow as pa
+
+from sphere_ray.config.engines import RolloutValueSettings, ScorerSettings
+from sphere_ray.config.method import MethodSettings
+from sphere_ray.config.run import EvaluationSettings
+from sphere_ray.engines.rollout_value import RolloutValueScorer
+from sphere_ray.errors import DeadlineExceededError, RowError
+from sphere_ray.method.pairs import build_pairs
+from sphere_ray.method.ports import Progress, Scorer
+from sphere_ray.method.stages import Context, diversify, self_correct, self_generate
+from sphere_ray.records import EvaluationRow, Problem, Rollout
+from sphere_ray.rollout.client import PoolClient
+from sphere_ray.rollout.evaluate import evaluate_problem
+from sphere_ray.rollout.grader import GraderClient
+from sphere_ray.schema import from_table, to_table
+
+ID_COLUMN = "problem_id"
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[Rollout, Context, int], Awaitable[Rollout]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """Everything a stage actor is given: plain parameters and clients of the pools."""
+
+    method: MethodSettings
+    scorer: ScorerSettings
+    evaluation: EvaluationSettings
+    policy: PoolClient
+    small: PoolClient
+    reward: PoolClient | None
+    grader: GraderClient
+    progress: Progress
+    seed: int
+    iteration: int
+    problem_timeout_s: float
+
+    def context(self) -> Context:
+        """The method's view of this assignment."""
+        return Context(
+            settings=self.method,
+            policy=self.policy,
+            small=self.small,
+            scorer=self._scorer(),
+            grader=self.grader,
+            progress=self.progress,
+            run_seed=self.seed,
+            iteration=self.iteration,
+        )
+
+    def _scorer(self) -> Scorer:
+        if isinstance(self.scorer, RolloutValueSettings):
+            return RolloutValueScorer(self.policy, self.grader, self.scorer, self.method.search)
+        if self.reward is None:
+            raise ValueError(f"scorer {self.scorer.kind} has no pool")
+        return self.reward
+
+
+class MethodStage:
+    """Base of the stages that run a coroutine of the method on each row."""
+
+    coroutine: Work
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Build the method's context once per stage actor."""
+        self._context = assignment.context()
+        self._timeout_s = assignment.problem_timeout_s
+        self._arrivals = itertools.count()
+
+    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
+        """Run all rows of a batch at once."""
+        rollouts = self.read(table)
+        done = await asyncio.gather(*(self._run(rollout) for rollout in rollouts))
+        yield rollout_table(list(done))
+
+    def read(self, table: pa.Table) -> list[Rollout]:
+        """Records of a batch."""
+        return rollouts_of(table)
+
+    async def _run(self, rollout: Rollout) -> Rollout:
+        if rollout.error is not None:
+            return rollout
+        work = self.coroutine(rollout, self._context, next(self._arrivals))
+        try:
+            return await within(work, self._timeout_s)
+        except RowError as error:
+            self._context.progress.add(errors=1)
+            return replace(rollout, error=f"{type(error).__name__}: {error}")
+
+
+class SelfGenerate(MethodStage):
+    """Stage 1: problems in, rollouts with Sol_max and Sol_min out."""
+
+    coroutine = staticmethod(self_generate)
+
+    def read(self, table: pa.Table) -> list[Rollout]:
+        """Problems become empty rollouts."""
+        return [Rollout(problem=problem) for problem in from_table(table, Problem)]
+
+
+class SelfCorrect(MethodStage):
+    """Stage 2."""
+
+    coroutine = staticmethod(self_correct)
+
+
+class Diversify(MethodStage):
+    """Stage 3."""
+
+    coroutine = staticmethod(diversify)
+
+
+class BuildPairs:
+    """Chains become preference pairs; no engine is asked."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Remember the rules."""
+        self._method = assignment.method
+        self._progress = assignment.progress
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Build the pairs of every row."""
+        rollouts = [build_pairs(rollout, self._method) for rollout in rollouts_of(table)]
+        self._progress.add(problems=len(rollouts), pairs=sum(len(r.pairs) for r in rollouts))
+        return rollout_table(rollouts)
+
+
+class Evaluate:
+    """Problems in, graded answers of the policy out."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Remember the assignment."""
+        self._assignment = assignment
+
+    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
+        """Answer and grade all problems of a batch at once; a failed row fails the evaluation."""
+        given = self._assignment
+        rows: list[EvaluationRow] = await asyncio.gather(
+            *(
+                within(
+                    evaluate_problem(problem, given.context(), given.evaluation),
+                    given.problem_timeout_s,
+                )
+                for problem in from_table(table, Problem)
+            )
+        )
+        given.progress.add(problems=len(rows))
+        yield to_table(rows, EvaluationRow)
+
+
+async def within(work: Awaitable[T], seconds: float) -> T:
+    """Await `work` for at most `seconds`.
+
+    Raises:
+        DeadlineExceededError: it took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineExceededError(f"not finished within {seconds:g} s") from error
+
+
+def rollout_table(rollouts: list[Rollout]) -> pa.Table:
+    """Rollouts as a table, with the id as a column of its own for the checkpoint."""
+    ids = pa.array([rollout.problem.problem_id for rollout in rollouts], pa.string())
+    return to_table(rollouts, Rollout).append_column(ID_COLUMN, ids)
+
+
+def rollouts_of(table: pa.Table) -> list[Rollout]:
+    """The inverse of `rollout_table`."""
+    return from_table(table.drop_columns([ID_COLUMN]), Rollout)

@@ -1,0 +1,203 @@
+"""The whole loop: composes the phases, decides promotion, and writes summary.json."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.run import PromotionSettings
+from sphere_ray.method.metrics import mean_at_k
+from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
+from sphere_ray.reporting.summary import (
+    IterationSummary,
+    RunSummary,
+    TrainingSummary,
+    held_out_summary,
+    pairs_summary,
+    rollout_summary,
+    validation_summary,
+)
+from sphere_ray.runs import storage
+from sphere_ray.runs.learning import Trained, learn, reference
+from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
+from sphere_ray.runs.roles import base_model
+from sphere_ray.runs.session import Session
+from sphere_ray.runs.store import PhaseDir, RunStore
+from sphere_ray.schema import from_table
+
+Seconds: TypeAlias = defaultdict[str, float]
+
+
+@dataclass(kw_only=True)
+class State:
+    """Where the loop stands: the policy, its validation rows, and refusals in a row."""
+
+    policy: ModelRef
+    validation: list[EvaluationRow]
+    learning_rate: float
+    refusals: int = 0
+    iterations: list[IterationSummary] = field(default_factory=list)
+
+
+def run(settings: RunSettings) -> RunSummary:
+    """Run or continue the loop; returns (and writes) the summary.
+
+    Raises:
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    with (
+        RunStore.open(settings.run_dir, settings) as store,
+        Session(settings=settings, store=store) as session,
+    ):
+        summary = _run(session)
+        storage.write_json(summary, store.path_of("summary.json"))
+        return summary
+
+
+def _run(session: Session) -> RunSummary:
+    settings, seconds = session.settings, defaultdict[str, float](float)
+    base = base_model(settings.engines)
+    problems, manifest = ingest_problems(session)
+    _count(seconds, manifest)
+    validation, manifest = evaluate(
+        session, problems, "validation", base, (None, "evaluation/base")
+    )
+    _count(seconds, manifest)
+    base_test, manifest = evaluate(session, problems, "test", base, (None, "test/base"))
+    _count(seconds, manifest)
+    state = State(policy=base, validation=validation, learning_rate=settings.training.learning_rate)
+    for iteration in range(settings.iterations):
+        if state.refusals >= settings.promotion.patience:
+            session.board.say(f"{state.refusals} policies in a row were refused; the run ends")
+            break
+        _iterate(session, problems, base, state, iteration, seconds)
+    final_test = base_test
+    if state.policy != base:
+        final_test, manifest = evaluate(
+            session, problems, "test", state.policy, (None, "test/final")
+        )
+        _count(seconds, manifest)
+    return {
+        "run": settings.name,
+        "base": {"path": settings.engines.policy.path, "fingerprint": base.fingerprint},
+        "iterations": state.iterations,
+        "test": held_out_summary(base_test, final_test, **_statistics(settings)),
+        "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
+    }
+
+
+def _iterate(
+    session: Session,
+    problems: PhaseDir,
+    base: ModelRef,
+    state: State,
+    iteration: int,
+    seconds: Seconds,
+) -> None:
+    settings = session.settings
+    rollouts, manifest = roll_out(session, problems, state.policy, iteration)
+    _count(seconds, manifest)
+    done = rollout_summary(read_rollouts(rollouts.path), manifest.report.seconds)
+    pairs, manifest = collect_pairs(session, rollouts, iteration)
+    _count(seconds, manifest)
+    kept = from_table(storage.read_table(pairs.path), PreferencePair)
+    summary: IterationSummary = {
+        "iteration": iteration,
+        "rollout": done,
+        "pairs": pairs_summary(kept, manifest.report.dropped),
+        "training": None,
+        "evaluation": None,
+        "promoted": False,
+    }
+    state.iterations.append(summary)
+    if len(kept) < settings.training.min_pairs:
+        session.board.say(
+            f"iteration {iteration}: {len(kept)} pairs are fewer than training.min_pairs "
+            f"({settings.training.min_pairs}); the policy stays"
+        )
+        state.refusals += 1
+        return
+    anchor = base if settings.training.reference == "initial" else state.policy
+    inputs, manifest = reference(session, pairs, anchor, iteration)
+    _count(seconds, manifest)
+    trained = learn(session, inputs, state.policy, iteration, state.learning_rate)
+    _count(seconds, trained.manifest)
+    after: list[EvaluationRow] = []
+    if trained.model is not None:
+        summary["training"] = _training_summary(settings, trained)
+        after, manifest = evaluate(
+            session, problems, "validation", trained.model, (iteration, "evaluation")
+        )
+        _count(seconds, manifest)
+        summary["evaluation"] = validation_summary(state.validation, after, **_statistics(settings))
+    _promote_or_keep(session, state, trained, after, iteration)
+
+
+def _promote_or_keep(
+    session: Session,
+    state: State,
+    trained: Trained,
+    after: Sequence[EvaluationRow],
+    iteration: int,
+) -> None:
+    refusal = "training collapsed"
+    if trained.model is not None:
+        refusal = refused(state.validation, after, session.settings.promotion)
+    if trained.model is None or refusal:
+        state.refusals += 1
+        state.learning_rate /= 2
+        session.board.say(
+            f"iteration {iteration}: the policy stays ({refusal}); "
+            f"learning rate now {state.learning_rate:g}"
+        )
+    else:
+        state.policy, state.validation, state.refusals = trained.model, list(after), 0
+        state.iterations[-1]["promoted"] = True
+    session.events.record(
+        "decided",
+        iteration=iteration,
+        promoted=state.iterations[-1]["promoted"],
+        reason=refusal or None,
+    )
+
+
+def refused(
+    before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], settings: PromotionSettings
+) -> str:
+    """Why the new policy is not promoted; empty if it is."""
+    old, new = pass_at_1(before), pass_at_1(after)
+    if new < old - settings.tolerance:
+        return f"validation pass@1 fell from {old:.3f} to {new:.3f}"
+    truncated = sum(row.verdict is Verdict.TRUNCATED for row in after) / len(after)
+    if truncated > settings.max_truncated_share:
+        return f"{truncated:.0%} of its validation answers ran into the token limit"
+    return ""
+
+
+def pass_at_1(rows: Sequence[EvaluationRow]) -> float:
+    """Share of greedy answers that are correct."""
+    return mean_at_k([row.verdict is Verdict.CORRECT for row in rows])
+
+
+def _training_summary(settings: RunSettings, trained: Trained) -> TrainingSummary:
+    result = trained.result
+    return {
+        "pairs": result["pairs"],
+        "steps": result["steps"],
+        "zero_stage": settings.trainer.zero_stage,
+        "workers": settings.trainer.workers,
+        "loss_first": result["loss_first"],
+        "loss_last": result["loss_last"],
+        "reward_accuracy": result["reward_accuracy"],
+        "seconds": round(trained.manifest.report.seconds, 3),
+    }
+
+
+def _statistics(settings: RunSettings) -> dict[str, Any]:
+    return {"seed": settings.seed, "resamples": settings.evaluation.bootstrap}
+
+
+def _count(seconds: Seconds, manifest: Manifest) -> None:
+    seconds[manifest.report.phase.partition("/")[0]] += manifest.report.seconds

@@ -1,0 +1,211 @@
+"""The phases that generate: problems, rollouts, pairs, evaluations; skipped once committed."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from sphere_ray.errors import EngineError
+from sphere_ray.method.pairs import cap_off_policy
+from sphere_ray.problems.ingest import SPLITS, ingest, rejected_lines, require_usable
+from sphere_ray.records import (
+    EvaluationRow,
+    ModelRef,
+    PhaseReport,
+    PreferencePair,
+    Problem,
+    Rollout,
+)
+from sphere_ray.reporting.metrics import follow
+from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.stages import rollouts_of
+from sphere_ray.runs import storage
+from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.roles import Roles, policy_spec, roles_of
+from sphere_ray.runs.session import Session
+from sphere_ray.runs.store import PhaseDir
+from sphere_ray.schema import from_table, to_table
+
+DATA = "part-00000.parquet"
+
+
+def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
+    """Read, check and split the problems; rejected rows go to rejected/rows.jsonl.
+
+    Raises:
+        ProblemSourceError: a source cannot be used.
+    """
+    phase = session.store.phase(None, "problems")
+    if (manifest := phase.committed()) is not None:
+        return phase, manifest
+    started = time.monotonic()
+    settings = session.settings.problems
+    result = ingest(settings)
+    rejected = session.store.path_of("rejected/rows.jsonl")
+    storage.write_text(rejected_lines(result.rejected), rejected)
+    require_usable(result, settings, rejected)
+    phase.begin()
+    for split in SPLITS:
+        storage.write_table(
+            to_table(result.problems[split], Problem), f"{phase.path}/{split}/{DATA}"
+        )
+    report = PhaseReport(
+        phase=phase.name,
+        fingerprint=phase.fingerprint,
+        rows_in=sum(result.rows.values()),
+        rows_out=sum(len(problems) for problems in result.problems.values()),
+        dropped=result.dropped,
+        seconds=time.monotonic() - started,
+    )
+    return phase, phase.commit(report)
+
+
+def roll_out(
+    session: Session, problems: PhaseDir, policy: ModelRef, iteration: int
+) -> tuple[PhaseDir, Manifest]:
+    """Stages 1 to 3 over the training problems.
+
+    Raises:
+        EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
+    """
+    upstream = {"problems": problems.fingerprint, "policy": policy.fingerprint}
+    phase = session.store.phase(iteration, "rollouts", upstream)
+    if (manifest := phase.committed()) is not None:
+        return phase, manifest
+    started = time.monotonic()
+    phase.begin(resumable=True)
+    source = f"{problems.path}/train"
+    roles = roles_of(session.settings.engines, policy)
+    stream(session, pipeline.rollout, source, phase, roles, iteration)
+    failed: Counter[str] = Counter()
+    rows = tokens = 0
+    for rollout in read_rollouts(phase.path):
+        rows, tokens = rows + 1, tokens + rollout.tokens
+        if rollout.error is not None:
+            failed[rollout.error] += 1
+    if failed.total() > session.settings.rollout.max_failed_share * rows:
+        reason, _ = failed.most_common(1)[0]
+        raise EngineError(
+            f"{failed.total()} of {rows} problems failed, more than rollout.max_failed_share "
+            f"allows; most often: {reason}; raise the share to go on with the rest, or remove "
+            f"{phase.path} to generate again"
+        )
+    report = PhaseReport(
+        phase=phase.name,
+        fingerprint=phase.fingerprint,
+        rows_in=storage.count_rows(source),
+        rows_out=rows,
+        dropped={"failed": failed.total()} if failed else {},
+        tokens=tokens,
+        seconds=time.monotonic() - started,
+    )
+    return phase, _committed(phase, report)
+
+
+def collect_pairs(
+    session: Session, rollouts: PhaseDir, iteration: int
+) -> tuple[PhaseDir, Manifest]:
+    """Gather the pairs of an iteration and apply the gates that look across problems."""
+    phase = session.store.phase(iteration, "pairs", {"rollouts": rollouts.fingerprint})
+    if (manifest := phase.committed()) is not None:
+        return phase, manifest
+    started = time.monotonic()
+    phase.begin()
+    found: list[PreferencePair] = []
+    dropped: Counter[str] = Counter()
+    for rollout in read_rollouts(rollouts.path):
+        found.extend(rollout.pairs)
+        dropped.update(rollout.dropped)
+    kept, across = cap_off_policy(found, session.settings.method.pairs)
+    dropped.update(across)
+    storage.write_table(to_table(kept, PreferencePair), f"{phase.path}/{DATA}")
+    report = PhaseReport(
+        phase=phase.name,
+        fingerprint=phase.fingerprint,
+        rows_in=len(found),
+        rows_out=len(kept),
+        dropped=dict(dropped),
+        seconds=time.monotonic() - started,
+    )
+    return phase, phase.commit(report)
+
+
+def evaluate(
+    session: Session,
+    problems: PhaseDir,
+    split: str,
+    model: ModelRef,
+    place: tuple[int | None, str],
+) -> tuple[list[EvaluationRow], Manifest]:
+    """Answer and grade one split with `model`; `place` is the iteration and the phase's name."""
+    iteration, name = place
+    upstream = {"problems": problems.fingerprint, "split": split, "model": model.fingerprint}
+    phase = session.store.phase(iteration, name, upstream)
+    manifest = phase.committed()
+    if manifest is None:
+        started = time.monotonic()
+        phase.begin(resumable=True)
+        spec = policy_spec(session.settings.engines, model)
+        roles = Roles(policy=spec, small=spec, reward=None)
+        source = f"{problems.path}/{split}"
+        stream(session, pipeline.evaluate, source, phase, roles, iteration)
+        rows = read_evaluation(phase.path)
+        report = PhaseReport(
+            phase=phase.name,
+            fingerprint=phase.fingerprint,
+            rows_in=storage.count_rows(source),
+            rows_out=len(rows),
+            tokens=sum(row.num_tokens for row in rows),
+            seconds=time.monotonic() - started,
+        )
+        manifest = _committed(phase, report)
+    return read_evaluation(phase.path), manifest
+
+
+def stream(
+    session: Session,
+    graph: pipeline.Graph,
+    source: str,
+    phase: PhaseDir,
+    roles: Roles,
+    iteration: int | None,
+) -> None:
+    """Run a Ray Data graph from `source` into `phase` on the engines of `roles`."""
+    done, total = storage.count_rows(phase.path), storage.count_rows(source)
+    if done == total:
+        return
+    session.serve(roles.specs)
+    with (
+        session.board.phase(
+            phase.name, total, "problems", iteration=iteration, first=done
+        ) as tracker,
+        follow(tracker, done="problems") as hub,
+    ):
+        assignment = session.assignment(roles, iteration or 0, hub.sink())
+        graph(source, phase.path, assignment, session.settings.rollout)
+
+
+def read_rollouts(path: str) -> Iterator[Rollout]:
+    """Rollouts of a phase, file by file."""
+    for name in storage.data_files(path):
+        yield from rollouts_of(storage.read_table(f"{path}/{name}"))
+
+
+def read_evaluation(path: str) -> list[EvaluationRow]:
+    """Rows of an evaluation."""
+    return from_table(storage.read_table(path), EvaluationRow)
+
+
+def _committed(phase: PhaseDir, report: PhaseReport) -> Manifest:
+    """Commit a streamed phase; the ids of committed rows have served their purpose.
+
+    Raises:
+        EngineError: rows are missing.
+    """
+    if report.rows_in != report.rows_out:
+        raise EngineError(
+            f"{phase.path} has {report.rows_out} rows of {report.rows_in}; "
+            "run the same command again to make the missing ones"
+        )
+    manifest = phase.commit(report)
+    storage.remove(pipeline.checkpoint_dir(phase.path))
+    return manifest

@@ -1,0 +1,98 @@
+"""Which engine plays which role: policy, small sibling, reward model, as specs of pools."""
+
+from dataclasses import dataclass
+
+from sphere_ray.config.engines import (
+    EngineSettings,
+    ModelSettings,
+    PoolSettings,
+    ProcessRewardSettings,
+    SimulatedRewardSettings,
+)
+from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.engines.model_source import model_fingerprint, resolve_model
+from sphere_ray.records import ModelRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The pools of one rollout; equal specs are one pool."""
+
+    policy: EngineSpec
+    small: EngineSpec
+    reward: EngineSpec | None
+
+    @property
+    def specs(self) -> tuple[EngineSpec, ...]:
+        """All of them, once each."""
+        return tuple(dict.fromkeys(s for s in (self.policy, self.small, self.reward) if s))
+
+
+def base_model(engines: EngineSettings) -> ModelRef:
+    """The model the run begins with, made or checked.
+
+    Raises:
+        ModelError: it is not there, or lacks something.
+    """
+    if engines.backend == "simulated":
+        return ModelRef(path="", iteration=0, fingerprint="simulated")
+    path = resolve_model(engines.policy)
+    fingerprint = model_fingerprint(path, engines.policy.revision)
+    return ModelRef(path=path, iteration=0, fingerprint=fingerprint)
+
+
+def roles_of(engines: EngineSettings, policy: ModelRef) -> Roles:
+    """The engine specs of a rollout by `policy`.
+
+    Raises:
+        ModelError: the small or the reward model is not there, or lacks something.
+    """
+    main = policy_spec(engines, policy)
+    small = main
+    if isinstance(engines.small, ModelSettings) and engines.small_pool is not None:
+        path = "" if engines.backend == "simulated" else resolve_model(engines.small)
+        small = _generator(engines, "small", path, engines.small, engines.small_pool)
+    return Roles(policy=main, small=small, reward=_reward_spec(engines))
+
+
+def policy_spec(engines: EngineSettings, policy: ModelRef) -> EngineSpec:
+    """The engine spec that serves `policy`."""
+    name = f"policy-{policy.fingerprint[:8]}"
+    return _generator(engines, name, policy.path, engines.policy, engines.policy_pool)
+
+
+def _generator(
+    engines: EngineSettings, name: str, path: str, model: ModelSettings, pool: PoolSettings
+) -> EngineSpec:
+    simulated = engines.backend == "simulated"
+    return EngineSpec(
+        kind="simulated_generator" if simulated else "vllm_generator",
+        name=name,
+        path=path,
+        model=model,
+        pool=pool,
+        settings=engines.simulated if simulated else None,
+    )
+
+
+def _reward_spec(engines: EngineSettings) -> EngineSpec | None:
+    scorer = engines.scorer
+    if isinstance(scorer, ProcessRewardSettings):
+        return EngineSpec(
+            kind="process_reward",
+            name="reward",
+            path=resolve_model(scorer.model),
+            model=scorer.model,
+            pool=scorer.pool,
+            settings=scorer,
+        )
+    if isinstance(scorer, SimulatedRewardSettings):
+        return EngineSpec(
+            kind="simulated_scorer",
+            name="reward",
+            path="",
+            model=engines.policy,
+            pool=engines.policy_pool,
+            settings=scorer,
+        )
+    return None

@@ -1,0 +1,114 @@
+"""What the phases of a run share while it is open: store, board, and engines when needed.
+
+Ray is not touched before a phase asks for it, so a finished run is read back at once.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from sphere_ray.config import RunSettings
+from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.method.ports import Progress
+from sphere_ray.reporting.events import EventLog
+from sphere_ray.reporting.metrics import RunMetrics
+from sphere_ray.reporting.progress import ProgressBoard, Snapshot
+from sphere_ray.rollout.grader import GraderClient, start_graders
+from sphere_ray.rollout.pools import Pools
+from sphere_ray.rollout.stages import Assignment
+from sphere_ray.runs.cluster import connected
+from sphere_ray.runs.roles import Roles
+from sphere_ray.runs.store import RunStore
+
+
+@dataclass(kw_only=True)
+class Session:
+    """An open run; a context manager that closes what it opened, engines first."""
+
+    settings: RunSettings
+    store: RunStore
+    events: EventLog = field(init=False)
+    board: ProgressBoard = field(init=False)
+    _pools: Pools | None = None
+    _grader: GraderClient | None = None
+    _metrics: RunMetrics | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        """Start to record events."""
+        self.events = EventLog(self.store.append_event)
+        self.board = ProgressBoard(listeners=(self.events.on_progress, self._measure))
+
+    def connect(self) -> None:
+        """Be connected to Ray from now on.
+
+        Raises:
+            PlacementError: there is no cluster, or it is too small.
+        """
+        if self._metrics is not None:
+            return
+        dashboard = self._open.enter_context(connected(self.settings))
+        self._metrics = RunMetrics(self.settings.name)
+        if dashboard:
+            self.board.say(f"Ray dashboard: {dashboard}")
+            self.events.record("connected", dashboard=dashboard)
+
+    def serve(self, specs: Sequence[EngineSpec]) -> None:
+        """Have exactly these engines running.
+
+        Raises:
+            EngineError, UserError: see `Pools.ensure`.
+        """
+        self.connect()
+        if self._pools is None:
+            self._pools = Pools(self.settings.ray.release_timeout_s)
+            self._open.callback(self.release)
+        self._pools.ensure(specs)
+
+    def release(self) -> None:
+        """Stop all engines and check that their memory came back.
+
+        Raises:
+            ReleaseError: see `Pools.release`.
+        """
+        if self._pools is not None:
+            self._pools.release()
+
+    def assignment(self, roles: Roles, iteration: int, progress: Progress) -> Assignment:
+        """What the stages of a rollout or an evaluation are given; the engines are running."""
+        if self._grader is None:
+            self._grader = start_graders(self.settings.grading)
+        assert self._pools is not None
+        settings = self.settings
+        return Assignment(
+            method=settings.method,
+            scorer=settings.engines.scorer,
+            evaluation=settings.evaluation,
+            policy=self._pools.client(roles.policy),
+            small=self._pools.client(roles.small),
+            reward=self._pools.client(roles.reward) if roles.reward else None,
+            grader=self._grader,
+            progress=progress,
+            seed=settings.seed,
+            iteration=iteration,
+            problem_timeout_s=settings.rollout.problem_timeout_s,
+        )
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release engines and leave Ray."""
+        self._open.close()
+
+    def _measure(self, snapshot: Snapshot) -> None:
+        if self._metrics is not None:
+            self._metrics.on_progress(snapshot)
