@@ -1,0 +1,406 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sphere_ray.config.method import (
+    MethodSettings,
+    PairSettings,
+    PromptSettings,
+    SearchSettings,
+    StageSettings,
+)
+from sphere_ray.method.pairs import build_pairs, cap_off_policy, is_distant
+from sphere_ray.method.stages import diversify, self_correct, self_generate
+from sphere_ray.records import (
+    Branch,
+    Chain,
+    FinishReason,
+    Message,
+    PreferencePair,
+    Rollout,
+    StageName,
+    Step,
+    StopReason,
+    Verdict,
+)
+
+from .fakes import PROBLEM, candidate, context, scored, wander
+
+GENERATION, CORRECTION, DIVERSITY = StageName
+
+
+def chain(stage, branch, text, verdict=Verdict.WRONG, **changes):
+    """A chain of one step; `verdict` and the rest can be set freely."""
+    (made,) = (changes.pop("steps", (Step(candidates=(scored(text, 0.5),), chosen=0),)),)
+    known = Chain(
+        chain_id=f"{stage}:{branch}:{text}",
+        stage=stage,
+        branch=branch,
+        model="policy",
+        steps=made,
+        answer=None,
+        verdict=verdict,
+        finish_reason=FinishReason.ANSWER,
+        num_tokens=len(text) + 1,
+        seed=0,
+    )
+    return replace(known, **changes)
+
+
+def right(text="Two and two make four. #### 4", stage=GENERATION, branch=Branch.MAX, **changes):
+    return chain(stage, branch, text, Verdict.CORRECT, **changes)
+
+
+def wrong(text="It is certainly five then #### 5", stage=GENERATION, branch=Branch.MIN, **changes):
+    return chain(stage, branch, text, **changes)
+
+
+def rules(**changes):
+    return MethodSettings(pairs=PairSettings(**changes))
+
+
+def built(*chains, method=None):
+    return build_pairs(Rollout(problem=PROBLEM, chains=chains), method or MethodSettings())
+
+
+# Which chains make a pair
+
+
+def test_sol_max_right_and_sol_min_wrong_make_a_pair():
+    best, worst = right(), wrong()
+    rollout = built(best, worst)
+    (pair,) = rollout.pairs
+    assert (pair.chosen, pair.rejected) == (best.text, worst.text)
+    assert (pair.chosen_ids, pair.rejected_ids) == (best.token_ids, worst.token_ids)
+    assert (pair.chosen_chain, pair.rejected_chain) == (best.chain_id, worst.chain_id)
+    assert (pair.problem_id, pair.stage, pair.prefix) == ("p1", GENERATION, "")
+    assert pair.prompt == (Message(role="user", content=PROBLEM.question),)
+    assert rollout.dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("best", "worst"),
+    [
+        (right(), right("Count: 1, 2, 3, 4. #### 4", branch=Branch.MIN)),
+        (wrong("Three and three #### 6", branch=Branch.MAX), wrong()),
+        (wrong(branch=Branch.MAX), right(branch=Branch.MIN)),
+    ],
+)
+def test_all_right_all_wrong_and_inversions_make_none(best, worst):
+    rollout = built(best, worst)
+    assert rollout.pairs == rollout.dropped == ()
+
+
+def test_corrected_chains_are_trained_on_the_plain_question():
+    first, second = wrong("Guess #### 9", branch=Branch.MAX), wrong()
+    fixed = right(stage=CORRECTION, parent_id=first.chain_id)
+    still = wrong("Five it must be, surely #### 5", stage=CORRECTION, parent_id=first.chain_id)
+    (pair,) = built(first, second, fixed, still).pairs
+    assert pair.stage is CORRECTION
+    assert pair.prompt == (Message(role="user", content=PROBLEM.question),)
+
+
+def test_the_correction_check_never_teaches():
+    best, worst = right(), right("Count: 1, 2, 3, 4. #### 4", branch=Branch.MIN)
+    kept = right("Still four, I say. #### 4", stage=CORRECTION, parent_id=best.chain_id)
+    lost = wrong(stage=CORRECTION, parent_id=best.chain_id)
+    assert built(best, worst, kept, lost, method=rules(level="both")).pairs == ()
+
+
+def test_the_small_models_mistake_is_rejected_for_the_policys_right_chain():
+    best = right()
+    small = wrong("Small model says three #### 3", stage=DIVERSITY, model="small")
+    (pair,) = built(best, small).pairs
+    assert (pair.stage, pair.chosen, pair.rejected) == (DIVERSITY, best.text, small.text)
+
+
+def test_the_small_models_sol_max_serves_where_its_sol_min_does_not():
+    best = right()
+    cut = wrong("and so on", stage=DIVERSITY, finish_reason=FinishReason.LENGTH)
+    cut = replace(cut, verdict=Verdict.TRUNCATED)
+    usable = wrong("Small model says three #### 3", stage=DIVERSITY, branch=Branch.MAX)
+    rollout = built(best, cut, usable)
+    assert [pair.rejected for pair in rollout.pairs] == [usable.text]
+    assert rollout.dropped == ("not_terminated",)
+
+
+def test_after_a_correction_the_corrected_chain_is_chosen():
+    first = wrong("Guess #### 9", branch=Branch.MAX)
+    fixed = right(stage=CORRECTION, parent_id=first.chain_id)
+    small = wrong("Small model says three #### 3", stage=DIVERSITY)
+    (pair,) = built(first, wrong(), fixed, small).pairs
+    assert pair.chosen_chain == fixed.chain_id
+
+
+def test_samples_pair_likeliest_right_with_likeliest_wrong_each_once():
+    def sample(text, verdict, logprob):
+        step = Step(candidates=(candidate(text, logprob=logprob),), chosen=0)
+        return chain(GENERATION, Branch.SAMPLE, text, verdict, steps=(step,))
+
+    samples = (
+        sample("unlikely but right #### 4", Verdict.CORRECT, -2.0),
+        sample("likely and right #### 4", Verdict.CORRECT, -0.1),
+        sample("an unlikely mistake, this one #### 5", Verdict.WRONG, -3.0),
+        sample("a likely mistake, and that #### 6", Verdict.WRONG, -0.2),
+        sample("the likeliest of mistakes, oh #### 7", Verdict.WRONG, -0.1),
+    )
+    expected = [(samples[1].text, samples[4].text), (samples[0].text, samples[3].text)]
+    pairs = built(*samples, method=rules(max_per_problem=5)).pairs
+    assert [(p.chosen, p.rejected) for p in pairs] == expected
+    assert built(*samples).pairs == pairs[:1]
+    assert built(*samples).dropped == ("per_problem_cap",)
+
+
+# Token ids
+
+
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        wrong("It is certainly five then #### 5\n\n"),
+        wrong(model="another"),
+    ],
+)
+def test_ids_are_kept_only_if_both_end_in_end_of_sequence_of_one_tokenizer(rejected):
+    (pair,) = built(right(), rejected).pairs
+    assert pair.chosen_ids == pair.rejected_ids == ()
+    assert pair.rejected == "It is certainly five then #### 5"
+
+
+# Gates
+
+
+@pytest.mark.parametrize(
+    ("reason", "best", "worst", "method"),
+    [
+        ("outcome", right(), wrong(verdict=Verdict.UNGRADABLE), {}),
+        ("outcome", right(), wrong(verdict=Verdict.TIMEOUT), {}),
+        (
+            "not_terminated",
+            right(),
+            wrong(verdict=Verdict.TRUNCATED, finish_reason=FinishReason.DEPTH),
+            {},
+        ),
+        (
+            "not_terminated",
+            right(),
+            wrong(verdict=Verdict.NO_ANSWER, finish_reason=FinishReason.NO_CANDIDATE, steps=()),
+            {},
+        ),
+        ("too_long", right(), wrong("five " * 20), {"max_tokens": 100}),
+        ("length_ratio", right(), wrong("five " * 20), {"max_length_ratio": 2.0}),
+        ("too_similar", right(), wrong("Two and two make five. #### 5"), {}),
+    ],
+)
+def test_each_gate_drops_by_name(reason, best, worst, method):
+    rollout = built(best, worst, method=rules(**method))
+    assert rollout.pairs == ()
+    assert rollout.dropped == (reason,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The earlier attempt added twice. 2 + 2 = 4 #### 4",
+        "I made a mistake: it is 4 #### 4",
+        "The previous solution was incorrect. #### 4",
+        "Apologies! #### 4",
+        "Let me try again. #### 4",
+        "Here is the corrected sum #### 4",
+        "Let's re-examine the sum #### 4",
+    ],
+)
+def test_a_correction_that_mentions_the_attempt_is_dropped(text):
+    parent = wrong("Guess #### 9", branch=Branch.MAX)
+    fixed = right(text, stage=CORRECTION, parent_id=parent.chain_id)
+    still = wrong(stage=CORRECTION, parent_id=parent.chain_id)
+    assert built(parent, wrong(), fixed, still).dropped == ("refers_to_attempt",)
+    assert built(right(text), wrong()).dropped == ()
+
+
+def test_equal_proposals_are_duplicates():
+    small = wrong("Small model says three #### 3", stage=DIVERSITY)
+    twin = replace(small, branch=Branch.MAX)
+    rollout = built(right(), small, twin, method=rules(max_per_problem=3))
+    assert len(rollout.pairs) == 1
+    assert rollout.dropped == ("duplicate",)
+
+
+def test_a_failed_rollout_keeps_no_pairs():
+    rollout = Rollout(problem=PROBLEM, chains=(right(), wrong()), error="RequestError: refused")
+    assert build_pairs(rollout, MethodSettings()).pairs == ()
+
+
+# Steps
+
+
+def two_steps(branch, *, taken):
+    first = (scored("We add both numbers\n\n", 0.9), scored("Multiply them all up\n\n", 0.2))
+    second = (scored("Sum them up: #### 4", 1.0), scored("Take them away! #### 0", 0.75))
+    steps = (Step(candidates=first, chosen=taken), Step(candidates=second, chosen=0))
+    return chain(GENERATION, branch, f"{taken}", Verdict.CORRECT, steps=steps)
+
+
+def test_step_pairs_come_from_siblings_with_a_margin_and_share_a_prefix():
+    method = rules(level="step", step_margin=0.25, max_per_problem=9)
+    best = two_steps(Branch.MAX, taken=0)
+    wide, narrow = built(best, method=method).pairs
+    assert (wide.chosen, wide.rejected) == ("We add both numbers\n\n", "Multiply them all up\n\n")
+    assert (wide.prefix, wide.prefix_ids) == ("", ())
+    assert (wide.chosen_reward, wide.rejected_reward) == (0.9, 0.2)
+    assert narrow.prefix == "We add both numbers\n\n"
+    assert narrow.prefix_ids == best.steps[0].candidate.token_ids
+    assert narrow.chosen_ids == best.steps[1].candidates[0].token_ids
+    assert len(built(best, method=rules(level="step", step_margin=0.3)).pairs) == 1
+
+
+def test_positions_that_both_chains_share_count_once():
+    method = rules(level="step", step_margin=0.5, max_per_problem=9)
+    both = two_steps(Branch.MAX, taken=0), two_steps(Branch.MIN, taken=1)
+    rollout = built(*both, method=method)
+    assert len(rollout.pairs) == 1
+    assert rollout.dropped == ()
+
+
+def test_whole_chains_come_before_steps():
+    best = two_steps(Branch.MAX, taken=0)
+    pairs = built(best, wrong(), method=rules(level="both", max_per_problem=2)).pairs
+    assert [pair.chosen for pair in pairs] == [best.text, "We add both numbers\n\n"]
+
+
+def test_the_small_models_steps_are_not_used():
+    small = replace(two_steps(Branch.MAX, taken=0), stage=DIVERSITY)
+    assert built(small, method=rules(level="step")).pairs == ()
+
+
+# Properties of real rollouts
+
+
+def rolled(seed, method):
+    async def run():
+        ctx = context(wander, settings=method)
+        rollout = Rollout(problem=replace(PROBLEM, problem_id=f"p{seed}"))
+        for stage in (self_generate, self_correct, diversify):
+            rollout = await stage(rollout, ctx)
+        return rollout
+
+    return asyncio.run(run())
+
+
+@given(
+    st.integers(0, 2000),
+    st.sampled_from(["chain", "step", "both"]),
+    st.sampled_from(["pruned_steps", "sampled"]),
+    st.integers(1, 3),
+)
+@settings(deadline=None)
+def test_chosen_beats_rejected_and_pairs_are_capped(seed, level, strategy, cap):
+    method = MethodSettings(
+        search=SearchSettings(strategy=strategy, num_candidates=3, num_samples=4, max_depth=3),
+        stages=StageSettings(correction_check_share=0.5),
+        pairs=PairSettings(level=level, max_per_problem=cap, min_edit_distance=1),
+    )
+    rolled_out = rolled(seed, method)
+    rollout = build_pairs(rolled_out, method)
+    chains = {c.chain_id: c for c in rollout.chains}
+    assert len(rollout.pairs) <= cap
+    assert build_pairs(rollout, method) == rollout
+    assert replace(rollout, pairs=(), dropped=()) == rolled_out
+    for pair in rollout.pairs:
+        assert pair.chosen != pair.rejected
+        if pair.chosen_chain == pair.rejected_chain:
+            assert pair.chosen_reward - pair.rejected_reward >= method.pairs.step_margin
+            continue
+        chosen, rejected = chains[pair.chosen_chain], chains[pair.rejected_chain]
+        assert chosen.correct
+        assert not rejected.correct
+        assert {chosen.finish_reason, rejected.finish_reason} == {FinishReason.ANSWER}
+
+
+def test_the_random_world_pairs_in_every_stage():
+    """Else the property above would be vacuous."""
+    method = MethodSettings(pairs=PairSettings(min_edit_distance=1))
+    pairs = [p for seed in range(150) for p in build_pairs(rolled(seed, method), method).pairs]
+    assert {pair.stage for pair in pairs} == set(StageName)
+
+
+def test_other_prompts_and_rules_apply_to_old_rollouts():
+    old = built(right(), wrong())
+    prompts = PromptSettings(system="Be exact.")
+    new = build_pairs(old, MethodSettings(prompts=prompts, pairs=PairSettings(max_tokens=3)))
+    assert (new.pairs, new.dropped) == ((), ("too_long",))
+    (pair,) = build_pairs(new, MethodSettings(prompts=prompts)).pairs
+    assert pair.prompt[0].role == "system"
+    assert pair.pair_id != old.pairs[0].pair_id
+
+
+# Across an iteration
+
+
+def made(number, stage=GENERATION, problem="p"):
+    return PreferencePair(
+        pair_id=f"{number:04d}",
+        problem_id=problem,
+        stage=stage,
+        prompt=(),
+        chosen="a",
+        rejected="b",
+    )
+
+
+@given(
+    st.integers(0, 30), st.integers(0, 30), st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]), st.randoms()
+)
+def test_the_off_policy_share_is_capped_in_any_order(on, off, share, random):
+    pairs = [made(i) for i in range(on)] + [made(100 + i, DIVERSITY) for i in range(off)]
+    shuffled = random.sample(pairs, len(pairs))
+    chosen = PairSettings(max_off_policy_share=share)
+    kept, dropped = cap_off_policy(pairs, chosen)
+    assert (kept, dropped) == cap_off_policy(shuffled, chosen)
+    small = sum(pair.stage is DIVERSITY for pair in kept)
+    assert len(kept) - small == on
+    assert small <= share * len(kept) + 1e-9
+    assert small == off or small + 1 > share * (len(kept) + 1)
+    assert dropped == ({"off_policy_cap": off - small} if off > small else {})
+
+
+def test_the_same_pair_of_two_problems_is_kept_once():
+    pairs = [made(1, problem="q"), made(1, DIVERSITY, "r"), made(1, problem="p"), made(2)]
+    kept, dropped = cap_off_policy(pairs, PairSettings())
+    assert [(pair.pair_id, pair.problem_id) for pair in kept] == [("0001", "p"), ("0002", "p")]
+    assert dropped == {"duplicate": 2}
+
+
+# Edit distance
+
+
+def levenshtein(first, second):
+    """The textbook table."""
+    row = list(range(len(second) + 1))
+    for i, a in enumerate(first, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(second, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]
+
+
+WORDS = st.text(alphabet="abc", max_size=12)
+
+
+@given(WORDS, WORDS, st.integers(0, 14))
+def test_distance_agrees_with_the_textbook_table(first, second, distance):
+    assert is_distant(first, second, distance) == (levenshtein(first, second) >= distance)
+
+
+@pytest.mark.parametrize("second", ["ab" * 1000, "ab" * 999 + "ba", "cd" * 1000])
+def test_long_texts_are_cheap(second):
+    # About 10 ms; the table would take seconds.
+    for _ in range(3):
+        assert is_distant("ab" * 1000, second, 10) == (second[:2] == "cd")
+
+
+def test_a_boundary_stop_is_not_an_end_of_sequence():
+    assert wrong("x\n\n").steps[0].candidate.stop_reason is StopReason.BOUNDARY
