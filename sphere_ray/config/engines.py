@@ -24,6 +24,7 @@ class ModelSettings(Settings):
 class PoolSettings(Settings):
     """One pool of engines. Placement, not identity: changing it keeps committed phases valid.
 
+    `deterministic` alone is identity: it is a claim about every committed row.
     `gpus` is per replica and tensor-parallel rank: a fraction only with `tensor_parallel: 1`;
     `kv_cache_gib` is required on CPUs and when engines share a GPU;
     `deterministic` sends derived seeds to the engine (slower; no chunked prefill).

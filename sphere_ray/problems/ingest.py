@@ -27,6 +27,7 @@ SPLITS = ("test", "validation", "train")
 MAX_QUESTION_CHARS = 8000
 MAX_ANSWER_CHARS = 400
 _MAX_RAW_CHARS = 2000
+_MAX_NESTING = 8
 
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if not chr(c).isspace()}
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -263,10 +264,12 @@ def _answer_text(value: object) -> str:
 
 def _gold(text: str) -> str:
     """The bare final answer; repeated because a gold may itself hold a box."""
-    gold = _gold_once(text)
-    while len(shorter := _gold_once(gold)) < len(gold):
-        gold = shorter
-    return gold
+    for _ in range(_MAX_NESTING):
+        gold = _gold_once(text)
+        if gold == text:
+            return gold
+        text = gold
+    raise _RefusedError(Reason.NO_FINAL_ANSWER, "answers are nested too deeply")
 
 
 def _gold_once(text: str) -> str:
