@@ -228,4 +228,6 @@ def _rounds_to(decimal: Rational, exact: Rational) -> bool:
     """Whether a long decimal is the rounded or truncated form of a fraction."""
     if decimal.digits < _MIN_DIGITS or exact.digits or exact.value.denominator == 1:
         return False
-    return abs(decimal.value - exact.value) < Fraction(1, 10) ** decimal.places
+    unit = Fraction(1, 10) ** decimal.places
+    missing = abs(exact.value) - abs(decimal.value)
+    return decimal.value * exact.value > 0 and -unit / 2 <= missing < unit

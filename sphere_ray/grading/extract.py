@@ -13,7 +13,7 @@ _JOIN = re.compile(r"[\s$]*(?:,|;|,?[\s$]*\b(?:and|or)\b)[\s$]*")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
 _PHRASE = re.compile(
     r"\banswer\b(?:[ \t](?:to|of|for)\b[^\n.:]{0,80}?)?"
-    r"[*_ \t]{0,8}(?:is\b|was\b|are\b|:|=|\n)[*_:\s]{0,16}(?P<tail>[^\n]+)",
+    r"[*_ \t]{0,8}(?:is\b|was\b|are\b|:|=|\n)[*_:\s]{0,16}(?=[^\n])",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -91,13 +91,14 @@ def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    found = None
+    start = None
     for match in _PHRASE.finditer(text):
-        found = match.group("tail")
-    if found is None:
+        start = match.end()
+    if start is None:
         return None
-    end = _SENTENCE_END.search(found)
-    return (found[: end.start()] if end else found).strip(" *_`") or None
+    line = text[start:].split("\n", 1)[0]
+    end = _SENTENCE_END.search(line)
+    return (line[: end.start()] if end else line).strip(" *_`") or None
 
 
 def _last_bold(text: str) -> str | None:

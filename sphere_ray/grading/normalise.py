@@ -13,7 +13,7 @@ _SYMBOLS = str.maketrans(
         "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u00b2": "^2", "\u00b3": "^3",
         "\u00bd": " 1/2", "\u00bc": " 1/4", "\u00be": " 3/4", "\u00b1": r"\pm ",
         "\u00b0": r" \text{degree}", "\u2264": r"\le ", "\u2265": r"\ge ", "\u221e": r"\infty ",
-        "\u2032": "'", "\u2019": "'",
+        "\u2032": "'", "\u00b5": r"\mu ", "\u03bc": r"\mu ", "\u2019": "'",
     }
 )  # fmt: skip
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(

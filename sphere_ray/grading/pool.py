@@ -47,7 +47,7 @@ class GraderPool:
         Raises:
             GraderError: the pool is closed, or a worker cannot be started.
         """
-        answer, target, verdict = _decide(response, gold)
+        answer, target, verdict = decide(response, gold)
         if verdict is None:
             assert answer is not None
             verdict = await asyncio.wrap_future(self._submit(answer, target))
@@ -55,7 +55,7 @@ class GraderPool:
 
     def grade_blocking(self, response: str, gold: str) -> Grade:
         """The same for callers without an event loop."""
-        answer, target, verdict = _decide(response, gold)
+        answer, target, verdict = decide(response, gold)
         if verdict is None:
             assert answer is not None
             verdict = self._submit(answer, target).result()
@@ -84,6 +84,8 @@ class GraderPool:
         for worker in workers:
             worker.stop()
         self._threads.shutdown(wait=True)
+        for worker in workers:
+            worker.kill()
 
     def _submit(self, answer: str, gold: str) -> "Future[Verdict]":
         if self._closed:
@@ -119,7 +121,7 @@ class GraderPool:
         worker.kill()
 
 
-def _decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
+def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
     """Everything that needs no worker: (normalised answer, normalised gold, verdict if known)."""
     answer = normalise(extract_answer(response) or "") or None
     target = normalise(extract_gold(gold))

@@ -6,6 +6,7 @@ swallowed as algebra, `\pm`, ordered against unordered, and a chopped difference
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
@@ -14,6 +15,7 @@ from sympy import Expr, Float, Rational, Tuple
 from sympy.core.evalf import PrecisionExhausted
 from sympy.sets.sets import FiniteSet
 
+from sphere_ray.grading.normalise import same_text
 from sphere_ray.grading.units import compatible, split_unit
 from sphere_ray.records import Verdict
 
@@ -45,23 +47,26 @@ def compare_symbolically(answer: str, gold: str) -> Verdict:
     gold, gold_unit = _split_explicit_unit(gold)
     if not compatible(answer_unit, gold_unit):
         return Verdict.WRONG
+    if same_text(answer, gold):
+        return Verdict.CORRECT
     answer, gold = _expand_plus_minus(answer), _expand_plus_minus(gold)
     answer, gold = _bracket_like(answer, gold), _bracket_like(gold, answer)
     targets, answers = _parse(gold), _parse(answer)
     if not targets or not answers:
         return Verdict.UNGRADABLE
+    # The numeric check comes first: it is cheap, and simplify() is slowest on unequal things.
     equal = any(
-        verify(target, found, timeout_seconds=None) and not _differ(target, found)
+        not _differ(target, found) and verify(target, found, timeout_seconds=None)
         for target in targets
         for found in answers
     )
     return Verdict.CORRECT if equal else Verdict.WRONG
 
 
-def _parse(text: str) -> list[Any]:
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> tuple[Any, ...]:
     boxed = f"\\boxed{{{text}}}"
-    found = parse(boxed, _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
-    return list(found)
+    return tuple(parse(boxed, _LATEX, fallback_mode="no_fallback", parsing_timeout=None))
 
 
 def _split_explicit_unit(text: str) -> tuple[str, str]:
@@ -87,19 +92,17 @@ def _bracket_like(text: str, other: str) -> str:
 
 
 def _differ(left: Any, right: Any) -> bool:
-    """Whether two values that math-verify calls equal are certainly not."""
+    """Whether two values are certainly unequal, whatever math-verify says."""
     for container in (FiniteSet, Tuple):
         if isinstance(left, container) and isinstance(right, container):
             return any(all(_differ(item, other) for other in right.args) for item in left.args)
     if not isinstance(left, Expr) or not isinstance(right, Expr):
         return False
-    if left.free_symbols != right.free_symbols:
+    if left.is_Symbol or right.is_Symbol:
         return False
     # A fixed rational point for each variable turns algebra into a number.
-    point = {
-        symbol: Rational(101 + 37 * rank, 97)
-        for rank, symbol in enumerate(sorted(left.free_symbols, key=str))
-    }
+    names = sorted(left.free_symbols | right.free_symbols, key=str)
+    point = {symbol: Rational(101 + 37 * rank, 97) for rank, symbol in enumerate(names)}
     left, right = left.doit().subs(point), right.doit().subs(point)
     if not left.is_number or not right.is_number:
         return False

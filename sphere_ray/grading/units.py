@@ -9,7 +9,8 @@ _START = re.compile(
     r"\s*/?\s*(?:\\(?:text|mathrm|operatorname|mu)(?![a-zA-Z])|%|(?<![\\A-Za-z])(?![eE][-+]?[0-9])[A-Za-z])"
 )
 _WORD = re.compile(r"[A-Za-z]+")
-_MARKUP = re.compile(r"\\(?:text|mathrm|operatorname|mu)(?![a-zA-Z])|[{}~]")
+_MARKUP = re.compile(r"\\(?:text|mathrm|operatorname)(?![a-zA-Z])|[{}~]")
+_MICRO = re.compile(r"\\mu(?![a-zA-Z])\s*")
 _ALLOWED = re.compile(r"(?:[A-Za-z/%.*() \-]|\\cdot|\^\s*-?[0-9]+)*")
 _EXPLICIT = re.compile(r"\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{")
 
@@ -102,7 +103,7 @@ def compatible(left: str, right: str) -> bool:
 
 def _is_unit(tail: str) -> bool:
     explicit = _EXPLICIT.match(tail) is not None
-    plain = _MARKUP.sub(" ", tail)
+    plain = _plain(tail)
     if not _ALLOWED.fullmatch(plain):
         return False
     if plain.strip(" .") == "%":
@@ -117,8 +118,12 @@ def _is_unit(tail: str) -> bool:
     return noun and all(len(word) > 1 or word == "a" for word in words[1:])
 
 
+def _plain(tail: str) -> str:
+    return _MARKUP.sub(" ", _MICRO.sub("micro ", tail))
+
+
 def _canonical(tail: str) -> str:
-    plain = " ".join(_MARKUP.sub(" ", tail).replace("\\cdot", " ").replace("%", PERCENT).split())
+    plain = " ".join(_plain(tail).replace("\\cdot", " ").replace("%", PERCENT).split())
     for pattern, replacement in _POWERS:
         plain = pattern.sub(replacement, plain)
     plain = re.sub(r"\s*([/^])\s*", r"\1", plain.strip(" ."))

@@ -1,0 +1,211 @@
+"""The slow path and the life of its processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sphere_ray.config.grading import GradingSettings
+from sphere_ray.errors import GraderError
+from sphere_ray.grading import GraderPool, grade
+from sphere_ray.method.ports import Grade
+from sphere_ray.records import Verdict
+
+ALGEBRA = r"\boxed{(x+1)^2}"
+ALGEBRA_GOLD = "$x^2+2x+1$"
+HOSTILE = [
+    r"9^{9^{9^{9}}}+\sqrt{2}",
+    r"\log(\log(\log(\log(10^{10^{10^{10}}}))))",
+    r"(((2^{1000})^{1000})^{1000})^{1000}+\pi",
+    "{" * 400 + "x" + "}" * 400,
+    r"\sqrt{" * 150 + "x" + "}" * 150,
+    "__import__('os').system('touch /tmp/sphere-grading-injected')",
+    r"\text{open('/etc/passwd').read()}+x",
+    "x" * 100_000,
+    r"\frac{" * 20_000,
+    "\x00\ud800x",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "verdict"),
+    [
+        (r"2\sqrt{2}", r"\sqrt{8}", Verdict.CORRECT),
+        (r"\frac{\sqrt{3}}{3}", r"$\frac{1}{\sqrt 3}$", Verdict.CORRECT),
+        ("2c \\pi", "2 \\pi c", Verdict.CORRECT),
+        (r"20\sqrt{7} \text{ cm}", r"$20 \sqrt{7}$", Verdict.CORRECT),
+        (r"2 \pm \sqrt{3}", r"2+\sqrt{3}, 2-\sqrt{3}", Verdict.CORRECT),
+        ("1.414214", r"\sqrt{2}", Verdict.CORRECT),
+        (r"f(x)=-x, f(x)=x", "$f(x)=x,f(x)=-x$", Verdict.CORRECT),
+        (r"10^{-20} \pi", r"10^{-21} \pi", Verdict.WRONG),
+        (r"10^{-20} x", r"10^{-21} x", Verdict.WRONG),
+        (r"\sqrt{10^{40}+1}", "10^{20}", Verdict.WRONG),
+        (r"\frac{37}{4}", r"\frac{37}{4} m", Verdict.WRONG),
+        (r"2 + \sqrt{3}", r"2 \pm \sqrt{3}", Verdict.WRONG),
+        (r"1, \sqrt{2}", r"(\sqrt{2}, 1)", Verdict.WRONG),
+        ("[1, x)", "(1, x]", Verdict.WRONG),
+        ("x", r"{\left(\frac{x", Verdict.UNGRADABLE),
+    ],
+)
+async def test_algebra_is_compared(
+    pool: GraderPool, answer: str, gold: str, verdict: Verdict
+) -> None:
+    assert (await pool.grade(f"\\boxed{{{answer}}}", gold)).verdict is verdict
+
+
+async def test_the_grade_carries_the_normalised_answer(pool: GraderPool) -> None:
+    grade_ = await pool.grade(r"The answer is $\dfrac{1}{2}$.", "0.5")
+    assert (grade_.verdict, grade_.answer) == (Verdict.CORRECT, r"\frac{1}{2}")
+    nothing = await pool.grade("I give up after 5 tries", "5")
+    assert (nothing.verdict, nothing.answer) == (Verdict.NO_ANSWER, None)
+
+
+async def test_self_test_passes_and_needs_few_workers() -> None:
+    pool = GraderPool(GradingSettings(workers=1, memory_mib=512))
+    await pool.self_test()
+    pool.close()
+
+
+async def test_self_test_reports_a_grader_that_answers_wrongly() -> None:
+    class Agreeable(GraderPool):
+        async def grade(self, response: str, gold: str) -> Grade:
+            return Grade(verdict=Verdict.CORRECT, answer=gold)
+
+    with pytest.raises(GraderError, match="self-test"):
+        await Agreeable().self_test()
+
+
+async def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    pool = GraderPool()
+    with pytest.raises(GraderError, match="cannot be started"):
+        await pool.grade(ALGEBRA, ALGEBRA_GOLD)
+    pool.close()
+
+
+async def test_a_worker_that_dies_while_starting_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "math_verify.py"
+    broken.write_text("raise RuntimeError('broken installation')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pool = GraderPool()
+    with pytest.raises(GraderError, match="broken installation"):
+        await pool.grade(ALGEBRA, ALGEBRA_GOLD)
+    pool.close()
+
+
+async def test_hostile_answers_cost_bounded_time_and_leave_the_pool_alive() -> None:
+    pool = GraderPool(GradingSettings(workers=2, timeout_s=2.0, memory_mib=512))
+    await pool.self_test()
+    start = time.monotonic()
+    grades = await asyncio.gather(
+        *(pool.grade(f"\\boxed{{{answer}}}", r"\sqrt{5}") for answer in HOSTILE),
+        *(pool.grade(answer * 3, "5") for answer in HOSTILE),
+    )
+    assert time.monotonic() - start < 90
+    assert Verdict.CORRECT not in {grade.verdict for grade in grades}
+    assert not Path("/tmp/sphere-grading-injected").exists()
+    await pool.self_test()
+    pool.close()
+
+
+def test_extraction_is_linear_in_hostile_text() -> None:
+    start = time.monotonic()
+    for piece in ("\\boxed{", "{", "answer ", "answer is ", "**", "#### ", "answer to ", "a \n"):
+        grade(piece * (200_000 // len(piece)), "5")
+    grade("answer" + " " * 200_000, "5")
+    assert time.monotonic() - start < 20
+
+
+async def test_too_slow_is_a_timeout_and_too_large_is_no_crash() -> None:
+    pool = GraderPool(GradingSettings(workers=1, timeout_s=1.0, memory_mib=256))
+    slow = await pool.grade(r"\boxed{9^{9^{9^{9}}}+\sqrt{2}}", r"\sqrt{2}")
+    assert slow.verdict in {Verdict.TIMEOUT, Verdict.UNGRADABLE}
+    assert (await pool.grade(ALGEBRA, ALGEBRA_GOLD)).verdict is Verdict.CORRECT
+    pool.close()
+
+
+async def test_many_calls_share_few_workers_and_workers_are_recycled() -> None:
+    pool = GraderPool(GradingSettings(workers=2, recycle_after=5))
+    before = _children()
+    golds = [f"x^2+{k}x+1" for k in range(24)]
+    jobs = [pool.grade(f"\\boxed{{1+x^2+{k}x}}", gold) for k, gold in enumerate(golds)]
+    assert {grade.verdict for grade in await asyncio.gather(*jobs)} == {Verdict.CORRECT}
+    assert len(_children() - before) <= 2
+    pool.close()
+    assert _children() <= before
+
+
+async def test_a_killed_idle_worker_is_replaced_without_a_false_verdict() -> None:
+    pool = GraderPool(GradingSettings(workers=1))
+    before = _children()
+    await pool.grade(ALGEBRA, ALGEBRA_GOLD)
+    (worker,) = _children() - before
+    os.kill(worker, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(worker)] if psutil.pid_exists(worker) else [], timeout=5)
+    assert (await pool.grade(ALGEBRA, ALGEBRA_GOLD)).verdict is Verdict.CORRECT
+    pool.close()
+
+
+async def test_a_closed_pool_refuses_work() -> None:
+    pool = GraderPool()
+    pool.close()
+    pool.close()
+    with pytest.raises(GraderError, match="closed"):
+        await pool.grade(ALGEBRA, ALGEBRA_GOLD)
+
+
+def test_it_works_beside_an_event_loop_that_is_not_in_the_main_thread(pool: GraderPool) -> None:
+    verdicts: list[Verdict] = []
+
+    def run() -> None:
+        verdicts.append(asyncio.run(pool.grade(ALGEBRA, ALGEBRA_GOLD)).verdict)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert verdicts == [Verdict.CORRECT]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_no_worker_outlives_a_killed_parent(busy: bool) -> None:
+    script = f"""
+        import threading, psutil
+        from sphere_ray.grading import GraderPool
+        from sphere_ray.config.grading import GradingSettings
+        pool = GraderPool(GradingSettings(workers=1, timeout_s=3.0))
+        pool.grade_blocking({ALGEBRA!r}, {ALGEBRA_GOLD!r})
+        print(psutil.Process().children()[0].pid, flush=True)
+        if {busy}:
+            pool.grade_blocking(r"\\boxed{{9^{{9^{{9^{{9}}}}}}+x}}", "x")
+        threading.Event().wait()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    worker.wait(timeout=30)
+
+
+def test_the_fast_path_imports_no_computer_algebra() -> None:
+    script = """
+        import sys
+        from sphere_ray.grading import grade
+        assert grade("#### 1,234", "1234") == "correct"
+        assert not {"sympy", "math_verify", "torch", "ray"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}

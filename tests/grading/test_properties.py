@@ -1,0 +1,84 @@
+"""Properties of the fast path over generated rationals and arbitrary text."""
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sphere_ray.grading import extract_answer, normalise
+from sphere_ray.grading.exact import compare_exactly
+
+rationals = st.builds(
+    lambda whole, top, bottom: whole + Fraction(top, bottom),
+    st.integers(-(10**9), 10**9),
+    st.integers(0, 999),
+    st.integers(1, 1000),
+)
+answer_text = st.text(alphabet="0123456789.,+-*/^%$(){}[] \\abcxfrtie=_", max_size=40)
+markup = st.lists(
+    st.sampled_from(r"\text{ } { \left $ \, ~ 5 , x \boxed{ ** %".split(" ")), max_size=15
+).map("".join)
+
+
+def spellings(value: Fraction) -> list[str]:
+    sign, size = ("-" if value < 0 else ""), abs(value)
+    top, bottom = size.numerator, size.denominator
+    whole, rest = divmod(top, bottom)
+    forms = [
+        f"{sign}{top}/{bottom}",
+        rf"{sign}\frac{{{top}}}{{{bottom}}}",
+        rf"{sign}\dfrac{{{3 * top}}}{{{3 * bottom}}}",
+        f"{sign}{top} / {bottom} units",
+    ]
+    if bottom == 1:
+        forms += [
+            f"{value}",
+            f"{int(value):,}",
+            f"{value}.00",
+            f"${value}$",
+            rf"{value} \text{{ cm}}",
+        ]
+    elif whole:
+        forms += [f"{sign}{whole} {rest}/{bottom}", rf"{sign}{whole}\frac{{{rest}}}{{{bottom}}}"]
+    return forms
+
+
+@given(rationals)
+def test_every_spelling_of_a_rational_is_equal_to_every_other(value: Fraction) -> None:
+    forms = [normalise(form) for form in spellings(value)]
+    for left in forms:
+        for right in forms:
+            assert compare_exactly(left, right) is True, (left, right)
+
+
+@given(rationals, rationals)
+def test_different_rationals_are_wrong_in_every_spelling(left: Fraction, right: Fraction) -> None:
+    if left == right:
+        return
+    for first in spellings(left):
+        for second in spellings(right):
+            assert compare_exactly(normalise(first), normalise(second)) is False
+
+
+@given(st.one_of(st.text(max_size=60), answer_text, markup))
+def test_normalise_is_idempotent(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+
+
+@given(st.one_of(answer_text, markup))
+def test_equivalence_is_reflexive(text: str) -> None:
+    answer = normalise(text)
+    assert compare_exactly(answer, answer) is (True if answer else None)
+
+
+@given(st.one_of(answer_text, markup), st.one_of(answer_text, markup))
+def test_equivalence_is_symmetric(left: str, right: str) -> None:
+    left, right = normalise(left), normalise(right)
+    assert compare_exactly(left, right) is compare_exactly(right, left)
+
+
+@given(st.one_of(answer_text, markup))
+def test_extraction_never_fails_on_a_boxed_text(text: str) -> None:
+    found = extract_answer(f"\\boxed{{{text}}}")
+    assert found is None or found
