@@ -89,6 +89,15 @@ def write_text(text: str, path: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def append_line(line: str, path: str) -> None:
+    """Add a line to a text file; object stores cannot append, there the file is written anew."""
+    if is_local(path):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    else:
+        write_text(f"{read_text(path) or ''}{line}\n", path)
+
+
 def write_json(value: Any, path: str) -> None:
     """Write readable JSON, replacing what was there in one step."""
     write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
@@ -135,13 +144,18 @@ def data_files(directory: str) -> list[str]:
 
 
 def count_rows(directory: str) -> int:
-    """Rows of all parquet files directly in a directory; 0 if it does not exist."""
-    total = 0
-    for name in data_files(directory):
-        filesystem, inner = _open(f"{directory}/{name}")
+    """Rows of all complete parquet files directly in a directory; 0 if it does not exist."""
+    return sum(_rows_of(f"{directory}/{name}") for name in data_files(directory))
+
+
+def _rows_of(path: str) -> int:
+    filesystem, inner = _open(path)
+    try:
         with filesystem.open(inner, "rb") as file:
-            total += pq.ParquetFile(file).metadata.num_rows
-    return total
+            return int(pq.ParquetFile(file).metadata.num_rows)
+    except pa.ArrowInvalid:
+        # Ray Data writes in place: its writer was killed here, and a resumed one removes the file.
+        return 0
 
 
 def read_table(path: str) -> pa.Table:

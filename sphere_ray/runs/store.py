@@ -5,7 +5,7 @@ Knows the names of phases and what identifies them, not what they do. Layout: DE
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -105,7 +105,6 @@ class RunStore:
     path: str
     settings: RunSettings
     _lock: int | None = None
-    _remote_events: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, run_dir: str, settings: RunSettings) -> Self:
@@ -160,24 +159,11 @@ class RunStore:
         return f"{self.path}/{name}"
 
     def append_event(self, line: str) -> None:
-        """Add one line to events.jsonl; object stores cannot append, there it waits for `flush`."""
-        if not storage.is_local(self.path):
-            self._remote_events.append(line)
-            return
-        with open(self.path_of(EVENTS), "a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-
-    def flush(self) -> None:
-        """Bring waiting events to a remote filesystem."""
-        if self._remote_events:
-            path = self.path_of(EVENTS)
-            known = storage.read_text(path) or ""
-            storage.write_text(known + "".join(f"{e}\n" for e in self._remote_events), path)
-            self._remote_events.clear()
+        """Add one line to events.jsonl."""
+        storage.append_line(line, self.path_of(EVENTS))
 
     def close(self) -> None:
-        """Flush events and let another driver in."""
-        self.flush()
+        """Let another driver in."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

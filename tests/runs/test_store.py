@@ -163,6 +163,29 @@ def test_a_second_driver_is_refused_until_the_first_ends(tmp_path: Path) -> None
     RunStore.open(str(tmp_path), settings()).close()
 
 
+HOLD = """
+import sys
+from sphere_ray.runs.lock import acquire
+acquire(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_driver_lets_the_next_one_in(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunDirectoryError, match=f"process {holder.pid} on"):
+            RunStore.open(str(tmp_path), settings())
+        holder.kill()
+        holder.wait()
+    RunStore.open(str(tmp_path), settings()).close()
+
+
 def test_a_different_upstream_is_refused_and_named(run_dir: str) -> None:
     with RunStore.open(run_dir, settings()) as store:
         finish(store.phase(0, "policy", {"pairs": "aaa", "model": "m"}))
@@ -249,17 +272,21 @@ def test_a_table_is_replaced_as_a_whole(run_dir: str) -> None:
     assert storage.listing(storage.resolve(run_dir)) == ["data.parquet"]
 
 
+def write_junk(directory: str) -> None:
+    storage.write_text("junk", f"{directory}/a.parquet")
+
+
+def write_two_schemas(directory: str) -> None:
+    for name in "ab":
+        storage.write_table(pa.table({name: [1]}), f"{directory}/{name}.parquet")
+
+
 @pytest.mark.parametrize(
     ("prepare", "complaint"),
     [
         (storage.make_directory, "holds no parquet file"),
-        (lambda d: storage.write_text("junk", f"{d}/a.parquet"), r"a\.parquet is damaged"),
-        (
-            lambda d: [
-                storage.write_table(pa.table({name: [1]}), f"{d}/{name}.parquet") for name in "ab"
-            ],
-            "differ",
-        ),
+        (write_junk, r"a\.parquet is damaged"),
+        (write_two_schemas, "differ"),
     ],
 )
 def test_unreadable_tables_are_named(
@@ -278,6 +305,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(run_dir: str) -
         storage.write_text("new \ud800", f"{directory}/note")
     assert storage.read_text(f"{directory}/note") == "old"
     assert storage.listing(directory) == ["note"]
+
+
+def test_a_file_whose_writer_was_killed_counts_no_rows(run_dir: str) -> None:
+    directory = f"{storage.resolve(run_dir)}/data"
+    storage.write_table(pa.table({"value": [1, 2]}), f"{directory}/a.parquet")
+    filesystem, path = fsspec.core.url_to_fs(f"{directory}/a.parquet")
+    filesystem.pipe_file(path.replace("a.parquet", "b.parquet"), filesystem.cat_file(path)[:-9])
+    filesystem.pipe_file(path.replace("a.parquet", "c.parquet"), b"")
+    assert storage.count_rows(directory) == 2
 
 
 json_values = st.recursive(
