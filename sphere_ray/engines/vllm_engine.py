@@ -147,15 +147,19 @@ class VllmEngine:
     async def close(self) -> None:
         """See `Engine.close`."""
         llm, self._llm, self._pids = self._llm, None, ()
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        if llm is None:
+            return
+        if llm.output_handler is not None:
+            # It would report the end of its engine as an error.
+            llm.output_handler.cancel()
+        await asyncio.to_thread(llm.shutdown)
 
     async def last_output(self, outputs: "AsyncGenerator[Output, None]") -> Output:
         """Await the final output of a vLLM request, under the pool's deadline.
 
         Raises:
             DeadlineExceededError: it took too long, and was aborted in the engine.
-            RequestError: vLLM refused it.
+            RequestError: vLLM refused it, or failed at it and lives on.
             EngineError: the engine died.
         """
         seconds = self.spec.pool.request_timeout_s
@@ -169,6 +173,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineError(f"the engine of {self.spec.path} died") from error
         except (VLLMClientError, EngineGenerateError, ValueError) as error:
+            await self.check()
             raise RequestError(f"vLLM refused a request: {error}") from error
         if result is None:
             raise EngineError(f"the engine of {self.spec.path} ended a request without an output")

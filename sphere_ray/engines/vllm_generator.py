@@ -64,6 +64,9 @@ class VllmGenerator(VllmEngine):
         """See `Generator.generate`; `max_tokens` shrinks to the room the prompt leaves."""
         llm = self.running()
         prompt = [*self._prompt_ids(request.messages), *request.prefix_ids]
+        if max(request.prefix_ids, default=0) >= llm.model_config.get_vocab_size():
+            # vLLM does not look, and a worker that meets such an id dies.
+            raise RequestError("a prefix has token ids outside the model's vocabulary")
         room = self.spec.model.max_model_len - len(prompt)
         if room < 1:
             raise RequestError(

@@ -1,0 +1,194 @@
+"""Scores steps with a process reward model, on vLLM's pooling runner.
+
+The format is that of Qwen2.5-Math-PRM: system and user turn, then the assistant's steps, each
+followed by a step tag; the probability of class 1 at a tag is the reward of the step before it.
+Every token's output is asked for (ALL pooling), because then, unlike with STEP pooling, the prefix
+may come from vLLM's cache: only the new step is computed, and its tag is the last row.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+from vllm import AsyncEngineArgs, PoolingParams, TokensPrompt
+from vllm.config import PoolerConfig
+
+from sphere_ray.config.engines import ProcessRewardSettings
+from sphere_ray.engines.engine import EngineSpec, Request
+from sphere_ray.engines.together import together
+from sphere_ray.engines.tokens import load_tokenizer, prompt_ids
+from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
+from sphere_ray.errors import EngineError, ModelError, RequestError
+from sphere_ray.method.ports import Score, ScoreRequest
+from sphere_ray.records import Message
+
+TASK = "token_classify"
+NUM_LABELS = 2
+QUESTION_CACHE = 1 << 12
+STEP_CACHE = 1 << 16
+
+
+def scorer_args(spec: EngineSpec) -> AsyncEngineArgs:
+    """Arguments of a vLLM engine that serves a process reward model."""
+    pooler = PoolerConfig(task=TASK, tok_pooling_type="ALL")
+    return engine_args(spec, runner="pooling", pooler_config=pooler)
+
+
+class RewardPrompt:
+    """Builds a process reward model's input, step by step, with the model's own tokenizer.
+
+    Steps are tokenised separately, so a longer chain's ids begin with a shorter one's. (Whole-text
+    tokenisation gives the same ids, because the tag is an added token, at which text is split.)
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessRewardSettings) -> None:
+        """Look up the tag.
+
+        Raises:
+            ModelError: the tokenizer does not know it as one token.
+        """
+        if settings.step_tag not in tokenizer.get_vocab():
+            raise ModelError(
+                f"reward model {settings.model.path}: its tokenizer has no step tag "
+                f"{settings.step_tag!r}; set step_tag to the tag it was trained with"
+            )
+        self._tokenizer = tokenizer
+        self._system = settings.system
+        self.tag_id = int(tokenizer.get_vocab()[settings.step_tag])
+        self._control_ids = frozenset({self.tag_id, *tokenizer.all_special_ids})
+        self._step_ids = lru_cache(STEP_CACHE)(self._encode_step)
+        self._question_ids = lru_cache(QUESTION_CACHE)(self._encode_question)
+
+    def ids(self, question: str, steps: Iterable[str]) -> list[int]:
+        """Token ids of the question and `steps`, each step with its tag."""
+        ids = list(self._question_ids(question))
+        for step in steps:
+            ids.extend(self._step_ids(step))
+        return ids
+
+    def tags(self, ids: list[int], num_steps: int) -> list[int]:
+        """Positions of the tags of the steps.
+
+        Raises:
+            EngineError: there are not `num_steps` of them.
+        """
+        positions = [position for position, token in enumerate(ids) if token == self.tag_id]
+        if len(positions) != num_steps:
+            raise EngineError(f"{len(positions)} step tags were scored for {num_steps} steps")
+        return positions
+
+    def _encode_question(self, question: str) -> tuple[int, ...]:
+        messages = (
+            Message(role="system", content=self._system),
+            Message(role="user", content=question),
+        )
+        # A question that contains the tag must not add a score either.
+        ids = prompt_ids(self._tokenizer, messages)
+        return tuple(token for token in ids if token != self.tag_id)
+
+    def _encode_step(self, step: str) -> tuple[int, ...]:
+        ids: Any = self._tokenizer.encode(step.strip(), add_special_tokens=False)
+        # A policy that writes a tag, or the end of its turn, must not forge a step.
+        return (*(token for token in ids if token not in self._control_ids), self.tag_id)
+
+
+class ProcessRewardScorer(VllmEngine):
+    """The port `Scorer`, and an `Engine`."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Remember what to start; `spec.settings` describe the prompt."""
+        if not isinstance(spec.settings, ProcessRewardSettings):
+            raise TypeError("a process reward model needs ProcessRewardSettings")
+        super().__init__(spec, scorer_args(spec))
+        self._settings = spec.settings
+        self._prompt: RewardPrompt | None = None
+
+    async def start(self) -> None:
+        """See `Engine.start`; also checks that the model gives two classes a token."""
+        config = AutoConfig.from_pretrained(self.spec.path, revision=self.spec.model.revision)
+        if not any("Reward" in name or "Classif" in name for name in config.architectures or ()):
+            raise self._wrong_head(f"it is a {', '.join(config.architectures or ['nothing'])}")
+        tokenizer = load_tokenizer(self.spec.path, self.spec.model.revision)
+        self._prompt = RewardPrompt(tokenizer, self._settings)
+        await super().start()
+        try:
+            await self._check_head()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def handle(self, request: Request) -> tuple[Score, ...]:
+        """See `Engine.handle`."""
+        if not isinstance(request, ScoreRequest):
+            raise EngineError(f"a scorer was sent a {type(request).__name__}")
+        return await self.score(request)
+
+    async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
+        """See `Scorer.score`; each candidate is one request that reuses the cached prefix."""
+        prefix = [step.text for step in request.prefix]
+        rewards = await together(
+            self._last_reward(request.problem.question, [*prefix, candidate.text], request.priority)
+            for candidate in request.candidates
+        )
+        return tuple(Score(reward=reward) for reward in rewards)
+
+    async def score_chain(self, question: str, steps: tuple[str, ...]) -> tuple[float, ...]:
+        """Rewards of all steps of a chain, in one pass without the cache.
+
+        Raises:
+            EngineError: the model gave another number of scores than there are steps.
+        """
+        prompt = self._format()
+        ids = prompt.ids(question, steps)
+        rows = await self._rows(ids, cached_prefix=False)
+        if len(rows) != len(ids):
+            raise EngineError(f"the reward model gave {len(rows)} rows for {len(ids)} tokens")
+        return tuple(float(rows[position][1]) for position in prompt.tags(ids, len(steps)))
+
+    async def _last_reward(self, question: str, steps: list[str], priority: int) -> float:
+        ids = self._format().ids(question, steps)
+        rows = await self._rows(ids, cached_prefix=True, priority=priority)
+        return float(rows[-1][1])
+
+    async def _rows(self, ids: list[int], *, cached_prefix: bool, priority: int = 0) -> Any:
+        llm = self.running()
+        if len(ids) > self.spec.model.max_model_len:
+            raise RequestError(
+                f"a chain of {len(ids)} tokens exceeds the reward model's max_model_len "
+                f"({self.spec.model.max_model_len})"
+            )
+        params = PoolingParams(task=TASK, skip_reading_prefix_cache=not cached_prefix)
+        output = await self.last_output(
+            llm.encode(
+                TokensPrompt(prompt_token_ids=ids), params, self.next_id(), priority=priority
+            )
+        )
+        rows = output.outputs.data
+        if rows.ndim != 2 or not 1 <= len(rows) <= len(ids) or rows.shape[1] != NUM_LABELS:
+            raise EngineError(
+                f"the reward model answered {len(ids)} tokens with shape {tuple(rows.shape)}"
+            )
+        return rows
+
+    async def _check_head(self) -> None:
+        tasks = await self.running().get_supported_tasks()
+        if TASK in tasks:
+            try:
+                await self._last_reward("1 + 1?", ["2"], 0)
+                return
+            except EngineError as error:
+                await self.check()
+                raise self._wrong_head(str(error)) from error
+        raise self._wrong_head(f"it offers {', '.join(tasks) or 'nothing'}")
+
+    def _wrong_head(self, found: str) -> ModelError:
+        return ModelError(
+            f"model {self.spec.path} is no process reward model with {NUM_LABELS} classes a token "
+            f"({found}); name one in the format of Qwen2.5-Math-PRM"
+        )
+
+    def _format(self) -> RewardPrompt:
+        if self._prompt is None:
+            raise EngineError(f"the reward model {self.spec.path} was not started")
+        return self._prompt
