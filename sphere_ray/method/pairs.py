@@ -177,10 +177,10 @@ def _searched_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
 
 
 def _small_model_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
-    """Stage 3: the policy's latest right Sol_max over the small model's mistakes, worst first."""
+    """Stage 3: the policy's right Sol_max over the small model's mistakes, Sol_min first."""
     rights = [
         chain
-        for stage in (StageName.SELF_CORRECTION, StageName.SELF_GENERATION)
+        for stage in (StageName.SELF_GENERATION, StageName.SELF_CORRECTION)
         for chain in _select(chains, stage, Branch.MAX)
         if chain.correct
     ]

@@ -120,6 +120,11 @@ def test_many_problems_are_sampled_reproducibly_and_close_to_the_normal_limit():
     assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.1)
 
 
+def test_a_sampled_p_value_is_never_zero():
+    after = [0.5, 1.0] * 40
+    assert paired_test([0.0] * 80, after, seed=0, permutations=99) == pytest.approx(0.01)
+
+
 def test_no_difference_is_no_evidence():
     assert paired_test([1.0, 0.0], [1.0, 0.0], seed=0) == 1.0
     assert paired_test([], [], seed=0) == 1.0

@@ -127,6 +127,19 @@ def test_the_small_models_sol_max_serves_where_its_sol_min_does_not():
     assert rollout.dropped == ("not_terminated",)
 
 
+def test_the_small_models_sol_min_comes_first():
+    small = [
+        wrong(text, stage=DIVERSITY, branch=branch)
+        for branch, text in (
+            (Branch.MAX, "Nearly right, I would say #### 3"),
+            (Branch.MIN, "Small model says nothing much #### 9"),
+        )
+    ]
+    rollout = built(right(), *small)
+    assert [pair.rejected for pair in rollout.pairs] == [small[1].text]
+    assert rollout.dropped == ("per_problem_cap",)
+
+
 def test_after_a_correction_the_corrected_chain_is_chosen():
     first = wrong("Guess #### 9", branch=Branch.MAX)
     fixed = right(stage=CORRECTION, parent_id=first.chain_id)
@@ -140,14 +153,18 @@ def test_samples_pair_likeliest_right_with_likeliest_wrong_each_once():
         step = Step(candidates=(candidate(text, logprob=logprob),), chosen=0)
         return chain(GENERATION, Branch.SAMPLE, text, verdict, steps=(step,))
 
+    cut = replace(
+        sample("cut in the middle of", Verdict.TRUNCATED, 0.0), finish_reason=FinishReason.LENGTH
+    )
     samples = (
+        cut,
         sample("unlikely but right #### 4", Verdict.CORRECT, -2.0),
         sample("likely and right #### 4", Verdict.CORRECT, -0.1),
         sample("an unlikely mistake, this one #### 5", Verdict.WRONG, -3.0),
         sample("a likely mistake, and that #### 6", Verdict.WRONG, -0.2),
         sample("the likeliest of mistakes, oh #### 7", Verdict.WRONG, -0.1),
     )
-    expected = [(samples[1].text, samples[4].text), (samples[0].text, samples[3].text)]
+    expected = [(samples[2].text, samples[5].text), (samples[1].text, samples[4].text)]
     pairs = built(*samples, method=rules(max_per_problem=5)).pairs
     assert [(p.chosen, p.rejected) for p in pairs] == expected
     assert built(*samples).pairs == pairs[:1]
@@ -368,7 +385,7 @@ def test_the_off_policy_share_is_capped_in_any_order(on, off, share, random):
 
 
 def test_the_same_pair_of_two_problems_is_kept_once():
-    pairs = [made(1, problem="q"), made(1, DIVERSITY, "r"), made(1, problem="p"), made(2)]
+    pairs = [made(1, problem="q"), made(1, DIVERSITY, "a"), made(1, problem="p"), made(2)]
     kept, dropped = cap_off_policy(pairs, PairSettings())
     assert [(pair.pair_id, pair.problem_id) for pair in kept] == [("0001", "p"), ("0002", "p")]
     assert dropped == {"duplicate": 2}

@@ -178,8 +178,9 @@ async def test_the_token_limit_truncates_and_bounds_the_last_request():
     assert [r.max_tokens for r in search.generator.requests] == [6, 4, 4]
 
 
-async def test_no_plausible_step_is_no_answer():
-    first, second = (await pruned_search(search_of(always("\n\n")))).chains
+@pytest.mark.parametrize("text", ["\n\n", ""])
+async def test_no_plausible_first_step_is_no_answer(text):
+    first, second = (await pruned_search(search_of(always(text)))).chains
     assert first.finish_reason is second.finish_reason is FinishReason.NO_CANDIDATE
     assert first.verdict is second.verdict is Verdict.NO_ANSWER
     assert first.steps == ()

@@ -47,6 +47,7 @@ def test_plausible_is_ended_not_empty_and_short_enough(text, stop, plausible):
         r"so \boxed{4}.",
         r"so \boxed{\frac{1}{\sqrt{2}}} apples",
         r"thus \boxed{\{1, 2\}}",
+        r"thus \boxed{\left\{ 1 \right.}",
         "#### 4",
         "We add.\n#### 1,234",
         "The answer is 18.",
@@ -67,6 +68,7 @@ def test_a_stated_answer_ends_a_chain(text):
     [
         r"so \boxed{4",
         r"so \boxed{\{4\}",
+        r"so \boxed{4 \}",
         "####",
         "We look for the answer.",
         "The answer is the sum of both numbers:",
