@@ -12,11 +12,14 @@ import signal
 import sys
 from typing import BinaryIO
 
+from sphere_ray.errors import GraderError
 from sphere_ray.grading.symbolic import compare_symbolically
+from sphere_ray.records import Verdict
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, limit_s: float) -> None:
     """Answer `[answer, gold]` lines with a verdict each, until the requests end."""
+    warm_up()
     replies.write(b"ready\n")
     for line in iter(requests.readline, b""):
         signal.setitimer(signal.ITIMER_REAL, limit_s)
@@ -24,6 +27,14 @@ def serve(requests: BinaryIO, replies: BinaryIO, limit_s: float) -> None:
         verdict = compare_symbolically(answer, gold)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(verdict.value.encode() + b"\n")
+
+
+def warm_up() -> None:
+    """Load what math-verify loads late, so that no request pays for it, and check that it works."""
+    right = compare_symbolically("(x+1)^2", "x^2+2x+1")
+    wrong = compare_symbolically(r"\sqrt{8}", r"2\sqrt{3}")
+    if (right, wrong) != (Verdict.CORRECT, Verdict.WRONG):
+        raise GraderError(f"math-verify grades known answers as {right} and {wrong}")
 
 
 def main(memory_mib: int, limit_s: float) -> None:

@@ -15,9 +15,8 @@ rationals = st.builds(
     st.integers(1, 1000),
 )
 answer_text = st.text(alphabet="0123456789.,+-*/^%$(){}[] \\abcxfrtie=_", max_size=40)
-markup = st.lists(
-    st.sampled_from(r"\text{ } { \left $ \, ~ 5 , x \boxed{ ** %".split(" ")), max_size=15
-).map("".join)
+MARKUP = ["\\text{", "}", "{", "\\left", "$", "\\,", "~", "5", ",", "x", "\\boxed{", "**", "%"]
+markup = st.lists(st.sampled_from(MARKUP), max_size=15).map("".join)
 
 
 def spellings(value: Fraction) -> list[str]:
@@ -28,7 +27,7 @@ def spellings(value: Fraction) -> list[str]:
         f"{sign}{top}/{bottom}",
         rf"{sign}\frac{{{top}}}{{{bottom}}}",
         rf"{sign}\dfrac{{{3 * top}}}{{{3 * bottom}}}",
-        f"{sign}{top} / {bottom} units",
+        f"{sign}{top} / {bottom} cm",
     ]
     if bottom == 1:
         forms += [

@@ -1,0 +1,105 @@
+"""Real gold answers: right against themselves in many forms, wrong against other problems'."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sphere_ray.grading import GraderPool, extract_gold
+from sphere_ray.records import Verdict
+
+pytestmark = pytest.mark.timeout(900)
+
+FORMS = {
+    "boxed": r"So we get $\boxed{%s}$.",
+    "plain": "The answer is %s.",
+    "dollars": "The final answer is $%s$.",
+    "hashes": "A step.\n#### %s",
+}
+UNIT_FORMS = {
+    "unit": r"\boxed{%s \text{ cm}}",
+    "words": "The answer is %s apples.",
+    "currency": r"The answer is \$%s.",
+    "bold": "She has **%s** left.",
+}
+OTHERS = 10
+
+# Golds that cannot be parsed, so that a different answer is ungradable instead of wrong.
+UNGRADABLE_GOLDS = {
+    "$t(0,4]$": "damaged in the source: a parameter glued to a half-open interval",
+    r"\sqrt{4 \pi G \rho_{0} r_{0}^{2}}=\text { constant}": "prose on one side of an equation",
+}
+
+BUILT_IN = ["2", "-84", "17.5%", "023", r"$\frac{25}{2}$", "$(3,2)$", "$-2,0,2$", r"$20 \sqrt{7}$",
+            "$k=1$", "$f(x)=x+1$", r"$\binom{2n}{n}$", "3.83e35", r"1.6} \mathrm{~cm",
+            r"(-\infty,-5)", r"$2,-\log _{10} 250$"]  # fmt: skip
+
+
+def key(gold: str) -> str:
+    """Spelling-independent enough to tell which golds differ; not the grader's own notion."""
+    text = gold.replace("$", "").replace(" ", "").replace(",", "").rstrip(".")
+    try:
+        return str(float(text))
+    except ValueError:
+        return gold.replace("$", "").replace(" ", "").rstrip(".")
+
+
+async def failures(
+    pool: GraderPool, cases: list[tuple[str, str]], expected: Verdict
+) -> list[tuple[str, str, str]]:
+    grades = await asyncio.gather(*(pool.grade(response, gold) for response, gold in cases))
+    return [
+        (response, gold, grade.verdict)
+        for (response, gold), grade in zip(cases, grades, strict=True)
+        if grade.verdict is not expected
+    ]
+
+
+def other_golds(golds: list[str]) -> list[tuple[str, str]]:
+    """Each gold against ten seeded golds of other problems that differ from it."""
+    pairs = []
+    for rank, gold in enumerate(golds):
+        others = [other for other in golds if key(other) != key(gold)]
+        chosen = random.Random(rank).sample(others, min(OTHERS, len(others)))
+        pairs += [(f"\\boxed{{{other}}}", gold) for other in chosen]
+    return pairs
+
+
+async def check(pool: GraderPool, golds: list[str], forms: dict[str, str]) -> None:
+    own = [(form % gold, gold) for gold in golds for form in forms.values()]
+    assert await failures(pool, own, Verdict.CORRECT) == []
+    wrong = await failures(pool, other_golds(golds), Verdict.WRONG)
+    unexplained = [
+        case
+        for case in wrong
+        if case[2] is not Verdict.UNGRADABLE
+        or not any(damaged in case[0] or damaged == case[1] for damaged in UNGRADABLE_GOLDS)
+    ]
+    assert unexplained == []
+
+
+async def test_a_sample_of_competition_golds(pool: GraderPool) -> None:
+    await check(pool, [extract_gold(gold) for gold in BUILT_IN], FORMS)
+
+
+async def test_every_competition_gold(pool: GraderPool, data_dir: Path) -> None:
+    lines = (data_dir / "golds.jsonl").read_text().splitlines()
+    await check(pool, [extract_gold(str(json.loads(line)["answer"])) for line in lines], FORMS)
+
+
+@pytest.mark.parametrize("name", ["gsm8k/test_660.jsonl", "gsm8k/train_1500.jsonl"])
+async def test_every_gsm8k_gold(pool: GraderPool, data_dir: Path, name: str) -> None:
+    lines = (data_dir / name).read_text().splitlines()
+    golds = [extract_gold(json.loads(line)["answer"]) for line in lines]
+    await check(pool, golds, FORMS | UNIT_FORMS)
+
+
+async def test_every_numeric_competition_gold_with_a_unit(pool: GraderPool, data_dir: Path) -> None:
+    lines = (data_dir / "golds.jsonl").read_text().splitlines()
+    golds = [extract_gold(str(json.loads(line)["answer"])) for line in lines]
+    numbers = [gold for gold in golds if gold.lstrip("-").replace(".", "").isdigit()]
+    assert len(numbers) > 200
+    own = [(form % gold, gold) for gold in numbers for form in UNIT_FORMS.values()]
+    assert await failures(pool, own, Verdict.CORRECT) == []
