@@ -119,6 +119,8 @@ def follow(
     """Open a hub and keep `tracker` up to date from it while the context is open.
 
     The counter named `done` becomes the phase's `done` (on top of what an earlier session did).
+    What stages count in their last moments may arrive too late, so totals are lower bounds;
+    summaries count committed rows instead.
     """
     hub = CounterHub()
     stop = threading.Event()
@@ -159,19 +161,25 @@ class RunMetrics:
     _COUNTED = ("problems", "chains", "tokens", "pairs", "errors")
     _VALUES = ("loss", "accuracy")
 
-    def __init__(self, run: str) -> None:
+    def __init__(
+        self,
+        run: str,
+        *,
+        counter: Callable[..., RayCounter] = RayCounter,
+        gauge: Callable[..., Gauge] = Gauge,
+    ) -> None:
         """Register the metrics with Ray."""
         self._run = run
         self._counters = {
-            name: RayCounter(f"sphere_{name}_total", f"Number of {name} so far.", self._TAGS)
+            name: counter(f"sphere_{name}_total", f"Number of {name} so far.", self._TAGS)
             for name in self._COUNTED
         }
         self._gauges = {
-            name: Gauge(f"sphere_{name}", description, self._TAGS)
+            name: gauge(f"sphere_{name}", description, self._TAGS)
             for name, description in {
                 "phase": "1 while the phase runs, else 0.",
-                "done": "Units of the phase that are done.",
-                "total": "Units of the phase.",
+                "phase_done": "Units of the phase that are done.",
+                "phase_total": "Units of the phase.",
                 "tokens_per_second": "Decoded tokens a second, mean over the phase.",
                 "loss": "Training loss of the last step.",
                 "accuracy": "Share of pairs whose chosen side has the higher implicit reward.",
@@ -184,7 +192,11 @@ class RunMetrics:
         iteration = "" if snapshot.iteration is None else str(snapshot.iteration)
         tags = {"run": self._run, "iteration": iteration, "phase": snapshot.name}
         running = snapshot.state in (PhaseState.STARTED, PhaseState.RUNNING)
-        gauges = {"phase": float(running), "done": snapshot.done, "total": snapshot.total}
+        gauges = {
+            "phase": float(running),
+            "phase_done": snapshot.done,
+            "phase_total": snapshot.total,
+        }
         if snapshot.tokens_per_second is not None:
             gauges["tokens_per_second"] = snapshot.tokens_per_second
         gauges |= {name: snapshot.counts[name] for name in self._VALUES if name in snapshot.counts}

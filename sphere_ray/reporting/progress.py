@@ -30,9 +30,9 @@ class PhaseState(StrEnum):
 class Snapshot:
     """A phase at one moment.
 
-    `done` and `total` are in `unit`; `first` of them were done by an earlier session and take no
-    part in rates. `counts` are running totals (int) or current values such as a loss (float);
-    `seconds` counts from the start of this session's phase.
+    `done` and `total` (0: not known yet) are in `unit`; `first` of them were done by an earlier
+    session and take no part in rates. `counts` are running totals (int) or current values such as
+    a loss (float); `seconds` counts from the start of this session's phase.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Snapshot:
     def eta(self) -> float | None:
         """Seconds left at this session's pace, None while nothing is done."""
         progressed = self.done - self.first
-        if progressed <= 0 or self.seconds <= 0:
+        if progressed <= 0 or self.seconds <= 0 or not self.total:
             return None
         return max(self.total - self.done, 0) * self.seconds / progressed
 
@@ -90,7 +90,8 @@ def describe_counts(snapshot: Snapshot) -> str:
 
 def describe(snapshot: Snapshot) -> str:
     """Format a snapshot as one plain line."""
-    parts = [f"{snapshot.title}: {snapshot.done:,}/{snapshot.total:,} {snapshot.unit}"]
+    of = f"/{snapshot.total:,}" if snapshot.total else ""
+    parts = [f"{snapshot.title}: {snapshot.done:,}{of} {snapshot.unit}"]
     counts = describe_counts(snapshot)
     if counts:
         parts.append(counts)
@@ -137,12 +138,13 @@ class _Bar:
             console=console,
             refresh_per_second=4,
         )
-        self._task: TaskID = self._progress.add_task(first.title, total=first.total, text="")
+        self._task: TaskID = self._progress.add_task(first.title, total=None, text="")
         self._progress.start()
 
     def show(self, snapshot: Snapshot) -> None:
         text = describe(snapshot).removeprefix(f"{snapshot.title}: ")
-        self._progress.update(self._task, completed=snapshot.done, text=text)
+        total = snapshot.total or None
+        self._progress.update(self._task, completed=snapshot.done, total=total, text=text)
 
     def close(self) -> None:
         self._progress.stop()
@@ -167,26 +169,33 @@ class PhaseTracker:
         """The latest numbers."""
         return self._snapshot
 
-    def update(self, done: int | None = None, **counts: Number) -> None:
-        """Replace `done` and the given numbers: totals so far, not increments."""
+    def update(
+        self, done: int | None = None, *, total: int | None = None, **counts: Number
+    ) -> None:
+        """Replace `done`, `total` and the given numbers: totals so far, not increments."""
         with self._lock:
-            if self._snapshot.state in (PhaseState.FINISHED, PhaseState.STOPPED):
+            now = self._snapshot
+            if now.state in (PhaseState.FINISHED, PhaseState.STOPPED):
                 return  # A poller's last word came after the end of the phase.
-            self._change(PhaseState.RUNNING, done, counts)
+            self._change(
+                replace(
+                    now,
+                    state=PhaseState.RUNNING,
+                    done=now.done if done is None else done,
+                    total=now.total if total is None else total,
+                    counts={**now.counts, **counts},
+                )
+            )
 
     def end(self, state: PhaseState) -> None:
-        """Make the numbers final."""
+        """Make the numbers final; a finished phase has done its total, counted or not."""
         with self._lock:
-            self._change(state, None, {})
+            now = self._snapshot
+            done = max(now.done, now.total) if state is PhaseState.FINISHED else now.done
+            self._change(replace(now, state=state, done=done))
 
-    def _change(self, state: PhaseState, done: int | None, counts: Mapping[str, Number]) -> None:
-        self._snapshot = replace(
-            self._snapshot,
-            state=state,
-            done=self._snapshot.done if done is None else done,
-            counts={**self._snapshot.counts, **counts},
-            seconds=self._clock() - self._began,
-        )
+    def _change(self, snapshot: Snapshot) -> None:
+        self._snapshot = replace(snapshot, seconds=self._clock() - self._began)
         self._tell()
 
     def _tell(self) -> None:

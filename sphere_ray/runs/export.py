@@ -1,26 +1,23 @@
 """Preference pairs of a run in the formats of other trainers.
 
-Reads only what the run committed, a batch at a time, and knows nothing of how pairs came about.
+Reads only what the run committed, a file at a time, and knows nothing of how pairs came about.
 """
 
 import json
-import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import PreferencePair
+from sphere_ray.runs import storage
+from sphere_ray.runs.store import CONFIG, MANIFEST
 from sphere_ray.schema import from_table
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TRL_SCHEMA = pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)])
-_BATCH_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +52,17 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
     Raises:
         RunDirectoryError: not a run directory, or it has no committed pairs.
     """
-    source, root = fsspec.core.url_to_fs(run_dir)
-    files = _committed_pairs(source, root, run_dir, iteration)
-    target, folder = fsspec.core.url_to_fs(output or posixpath.join(run_dir, "export", "trl"))
-    target.makedirs(folder, exist_ok=True)
-    jsonl, parquet = (posixpath.join(folder, f"pairs.{kind}") for kind in ("jsonl", "parquet"))
+    run_dir = storage.resolve(run_dir)
+    files = _committed_pairs(run_dir, iteration)
+    folder = storage.resolve(output) if output else f"{run_dir}/export/trl"
+    jsonl, parquet = f"{folder}/pairs.jsonl", f"{folder}/pairs.parquet"
     num_pairs = 0
     with (
-        _whole(target, jsonl) as lines,
-        _whole(target, parquet) as columns,
+        storage.replacing(jsonl) as lines,
+        storage.replacing(parquet) as columns,
         pq.ParquetWriter(columns, _TRL_SCHEMA) as writer,
     ):
-        for pairs in _batches(source, files):
+        for pairs in _batches(files):
             rows = [trl_row(pair) for pair in pairs]
             lines.writelines(_line(row) for row in rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=_TRL_SCHEMA))
@@ -74,45 +70,33 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
     return Exported(num_pairs=num_pairs, jsonl=jsonl, parquet=parquet)
 
 
-def _committed_pairs(source: Any, root: str, run_dir: str, iteration: int | None) -> list[str]:
+def _committed_pairs(run_dir: str, iteration: int | None) -> list[str]:
     """The data files of every pairs phase that has its manifest, in order of iterations."""
-    if not source.exists(posixpath.join(root, "config.json")):
+    names = storage.listing(run_dir)
+    if CONFIG not in names:
         raise RunDirectoryError(
-            f"{run_dir} is not a run directory (it has no config.json); give the run_dir of a run"
+            f"{run_dir} is not a run directory (it has no {CONFIG}); give the run_dir of a run"
         )
-    manifests = sorted(source.glob(posixpath.join(root, "iter-*", "pairs", "manifest.json")))
-    phases = {posixpath.dirname(path) for path in manifests}
-    wanted = {p for p in phases if iteration is None or f"/iter-{iteration:03}/" in f"{p}/"}
-    files = [file for phase in sorted(wanted) for file in sorted(source.glob(f"{phase}/*.parquet"))]
-    if not files:
+    committed = [
+        name
+        for name in names
+        if name.startswith("iter-") and storage.exists(f"{run_dir}/{name}/pairs/{MANIFEST}")
+    ]
+    wanted = [n for n in committed if iteration is None or n == f"iter-{iteration:03}"]
+    if not wanted:
         where = "" if iteration is None else f" of iteration {iteration}"
-        known = ", ".join(sorted(posixpath.basename(posixpath.dirname(p)) for p in phases))
         raise RunDirectoryError(
-            f"{run_dir} has no committed pairs{where} (pairs exist in: {known or 'none yet'}); "
-            "let the run finish its rollout, or choose another iteration"
+            f"{run_dir} has no committed pairs{where} (there are: {', '.join(committed) or 'none'})"
+            "; let the rollout finish, or choose another iteration"
         )
-    return files
+    folders = [f"{run_dir}/{name}/pairs" for name in wanted]
+    return [f"{folder}/{file}" for folder in folders for file in storage.data_files(folder)]
 
 
-def _batches(source: Any, files: list[str]) -> Iterator[list[PreferencePair]]:
+def _batches(files: list[str]) -> Iterator[list[PreferencePair]]:
     for path in files:
-        with source.open(path, "rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS):
-                yield from_table(pa.Table.from_batches([batch]), PreferencePair)
+        yield from_table(storage.read_table(path), PreferencePair)
 
 
 def _line(row: dict[str, list[dict[str, str]]]) -> bytes:
     return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
-
-
-@contextmanager
-def _whole(target: Any, path: str) -> Iterator[IO[bytes]]:
-    """Open `path` for writing under another name; it gets its own when all is written."""
-    partial = f"{path}.partial"
-    try:
-        with target.open(partial, "wb") as file:
-            yield file
-    except BaseException:
-        target.rm(partial)
-        raise
-    target.mv(partial, path)

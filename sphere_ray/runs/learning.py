@@ -152,5 +152,9 @@ def _make_room(session: Session) -> None:
 
 def _show(tracker: PhaseTracker, step: StepMetrics) -> None:
     tracker.update(
-        done=step.step, loss=step.loss, accuracy=step.reward_accuracy, margin=step.margin
+        done=step.step,
+        total=step.steps,
+        loss=step.loss,
+        accuracy=step.reward_accuracy,
+        margin=step.margin,
     )

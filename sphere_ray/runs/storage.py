@@ -85,7 +85,7 @@ def exists(path: str) -> bool:
 
 def write_text(text: str, path: str) -> None:
     """Write a text file, replacing what was there in one step."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(text.encode("utf-8"))
 
 
@@ -130,7 +130,7 @@ def read_json(path: str) -> Any:
 
 def write_table(table: pa.Table, path: str) -> None:
     """Write a table as one parquet file, replacing what was there in one step."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 
@@ -188,7 +188,7 @@ def _read_parquet(path: str) -> pa.Table:
 
 
 @contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
+def replacing(path: str) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` only once it is complete."""
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/{_TEMPORARY}{uuid.uuid4().hex}-{name}"

@@ -19,7 +19,7 @@ STAGES = ("self_generation", "self_correction", "diversity")
 def check_run(run_dir: Path) -> None:
     """Assert that summary.json of a finished run says what its data files hold."""
     summary = json.loads((run_dir / "summary.json").read_text())
-    policy_evaluation = run_dir / "evaluation"
+    policy_evaluation = run_dir / "evaluation" / "base"
     for item in summary["iterations"]:
         folder = run_dir / f"iter-{item['iteration']:03}"
         said = {key: value for key, value in item["rollout"].items() if key != "seconds"}
@@ -34,7 +34,10 @@ def check_run(run_dir: Path) -> None:
         assert item["evaluation"]["n"] == len(rows(folder / "evaluation"))
         if item["promoted"]:
             policy_evaluation = folder / "evaluation"
-    check_test(summary["test"], rows(run_dir / "test" / "base"), rows(run_dir / "test" / "final"))
+    base, final = run_dir / "test" / "base", run_dir / "test" / "final"
+    promoted = any(item["promoted"] for item in summary["iterations"])
+    assert final.exists() == promoted
+    check_test(summary["test"], rows(base), rows(final if promoted else base))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

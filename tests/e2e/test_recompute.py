@@ -156,7 +156,7 @@ def run_dir(tmp_path):
     write(tmp_path / "iter-000" / "rollouts", ROLLOUTS, Rollout)
     write(tmp_path / "iter-000" / "pairs", PAIRS, PreferencePair)
     write(tmp_path / "iter-000" / "evaluation", AFTER, EvaluationRow)
-    write(tmp_path / "evaluation", BEFORE, EvaluationRow)
+    write(tmp_path / "evaluation" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "final", AFTER[::-1], EvaluationRow)
     summary = {

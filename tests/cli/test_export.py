@@ -1,0 +1,91 @@
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from sphere_ray.errors import RunDirectoryError
+from sphere_ray.records import Message, PreferencePair, StageName
+from sphere_ray.runs.export import export_trl
+from sphere_ray.schema import to_table
+
+PAIR = PreferencePair(
+    pair_id="1",
+    problem_id="p",
+    stage=StageName.SELF_GENERATION,
+    prompt=(Message(role="system", content="Think."), Message(role="user", content="2+2?")),
+    chosen="2+2=4.\n\nSo \\boxed{4} \u00e9",
+    rejected="2+2=5",
+)
+STEP = replace(
+    PAIR, pair_id="2", prefix="First.\n\n", prefix_ids=(7, 8), chosen="Good.", rejected="Bad."
+)
+
+
+def commit(run_dir, iteration, pairs):
+    folder = run_dir / f"iter-{iteration:03}" / "pairs"
+    folder.mkdir(parents=True)
+    (run_dir / "config.json").write_text("{}")
+    for i, pair in enumerate(pairs):
+        pq.write_table(to_table([pair], PreferencePair), folder / f"part-{i}.parquet")
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_pairs_are_written_as_conversations_in_both_formats(tmp_path):
+    commit(tmp_path, 0, [PAIR, STEP])
+    written = export_trl(str(tmp_path), output=None, iteration=None)
+    prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}]
+    whole, step = read(written.jsonl)
+    assert whole == {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": PAIR.chosen}],
+        "rejected": [{"role": "assistant", "content": PAIR.rejected}],
+    }
+    assert step["prompt"] == prompt
+    assert step["chosen"] == [{"role": "assistant", "content": "First.\n\nGood."}]
+    assert step["rejected"] == [{"role": "assistant", "content": "First.\n\nBad."}]
+    assert pq.read_table(written.parquet).to_pylist() == [whole, step]
+    assert written.num_pairs == 2
+    assert sorted(p.name for p in (tmp_path / "export" / "trl").iterdir()) == [
+        "pairs.jsonl",
+        "pairs.parquet",
+    ]
+
+
+def test_iterations_are_joined_in_order_or_chosen(tmp_path):
+    for iteration in (1, 0):
+        commit(tmp_path, iteration, [replace(PAIR, chosen=f"from {iteration}")])
+    everything = export_trl(str(tmp_path), output=str(tmp_path / "all"), iteration=None)
+    assert [r["chosen"][0]["content"] for r in read(everything.jsonl)] == ["from 0", "from 1"]
+    second = export_trl(str(tmp_path), output=str(tmp_path / "one"), iteration=1)
+    assert [r["chosen"][0]["content"] for r in read(second.jsonl)] == ["from 1"]
+
+
+def test_uncommitted_pairs_are_not_exported(tmp_path):
+    commit(tmp_path, 0, [PAIR])
+    (commit(tmp_path, 1, [STEP]) / "manifest.json").unlink()
+    assert export_trl(str(tmp_path), output=None, iteration=None).num_pairs == 1
+    with pytest.raises(RunDirectoryError, match=r"of iteration 1 \(there are: iter-000\)"):
+        export_trl(str(tmp_path), output=None, iteration=1)
+
+
+def test_a_damaged_file_leaves_no_export_behind(tmp_path):
+    folder = commit(tmp_path, 0, [PAIR])
+    (folder / "part-1.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(RunDirectoryError, match="damaged"):
+        export_trl(str(tmp_path), output=None, iteration=None)
+    assert list((tmp_path / "export" / "trl").iterdir()) == []
+
+
+@pytest.mark.parametrize(("files", "told"), [([], "no config.json"), (["config.json"], "no commi")])
+def test_what_is_no_finished_run_is_refused(tmp_path, files, told):
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(RunDirectoryError, match=told):
+        export_trl(str(tmp_path), output=None, iteration=None)

@@ -1,0 +1,59 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+WITH_A_RUN_THAT_WAITS = textwrap.dedent(
+    """
+    import signal, sys
+    from types import ModuleType
+
+    def run(settings):
+        try:
+            print("running", flush=True)
+            signal.pause()
+        finally:
+            print("cleaned up", flush=True)
+
+    evolve = ModuleType("sphere_ray.runs.evolve")
+    evolve.run = run
+    sys.modules[evolve.__name__] = evolve
+    from jobs.run import main
+    main()
+    """
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_job_that_is_stopped_cleans_up_and_tells(config, number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_A_RUN_THAT_WAITS, "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert out == "cleaned up\n"
+    assert err.startswith("stopped; run the same command again")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("jobs.run", ["--config", "absent.yaml", "--set", "a=1"]),
+        ("jobs.export", ["--run", "absent", "--format", "trl"]),
+        ("jobs.evaluate", ["--model", "m", "--problems", "file:p", "--config", "absent.yaml"]),
+    ],
+)
+def test_jobs_fail_as_the_commands_do(module, arguments):
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "absent" in done.stderr

@@ -1,0 +1,117 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from sphere_ray.reporting.table import print_evaluation, print_summary
+
+SCORE = {"pass@1": 0.2766, "mean@k": None, "ci95": [0.2, 0.35]}
+BETTER = {"pass@1": 0.3533, "mean@k": 0.3, "ci95": [0.28, 0.43]}
+SUMMARY = {
+    "run": "laptop",
+    "base": {"path": "m", "fingerprint": "f"},
+    "iterations": [
+        {
+            "iteration": 0,
+            "rollout": {
+                "problems": 48,
+                "chains": 131,
+                "tokens": 52_400,
+                "seconds": 100.0,
+                "by_stage": {
+                    "self_generation": {"problems": 48, "chains": 96, "correct": 40},
+                    "self_correction": {"problems": 17, "chains": 34, "correct": 5},
+                },
+                "routes": {"self_generation:pair": 21},
+                "prm_inversions": 6,
+                "wrong_to_correct": 5,
+                "correct_to_wrong": 2,
+            },
+            "pairs": {"total": 27, "by_stage": {"diversity": 9}, "dropped": {"too_long": 13}},
+            "training": {
+                "pairs": 27,
+                "steps": 4,
+                "zero_stage": 2,
+                "workers": 2,
+                "loss_first": 0.6931,
+                "loss_last": 0.4321,
+                "reward_accuracy": 0.875,
+                "seconds": 61.0,
+            },
+            "evaluation": {"n": 100, "before": SCORE, "after": BETTER},
+            "promoted": True,
+        },
+        {
+            "iteration": 1,
+            "rollout": {
+                "problems": 0,
+                "chains": 0,
+                "tokens": 0,
+                "seconds": 0.0,
+                "by_stage": {},
+                "routes": {},
+                "prm_inversions": 0,
+                "wrong_to_correct": 0,
+                "correct_to_wrong": 0,
+            },
+            "pairs": {"total": 0, "by_stage": {}, "dropped": {}},
+            "training": None,
+            "evaluation": None,
+            "promoted": False,
+        },
+    ],
+    "test": {
+        "n": 300,
+        "base": {**SCORE, "by_family": {"ages": {"n": 60, **SCORE}, "fares": {"n": 9, **BETTER}}},
+        "final": {**BETTER, "by_family": {"ages": {"n": 60, **BETTER}, "fares": {"n": 9, **SCORE}}},
+        "difference": 0.0767,
+        "p_value": 0.00213,
+    },
+    "seconds_by_phase": {"rollouts": 90.0, "policy": 30.0},
+}
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200, color_system=None)
+
+
+def lines(console):
+    return console.file.getvalue().splitlines()
+
+
+def line_with(console, *words):
+    found = [line for line in lines(console) if all(word in line for word in words)]
+    assert found, f"no line has {words}"
+    return found[0]
+
+
+def test_every_figure_of_a_run_is_shown(console):
+    print_summary(SUMMARY, console)
+    assert "48" in line_with(console, "problems", "self_correction 17")
+    assert "131" in line_with(console, "chains")
+    line_with(console, "tokens", "52,400", "524 tokens/s")
+    line_with(console, "self_generation:pair 21")
+    line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
+    line_with(console, "27", "diversity 9")
+    line_with(console, "too_long 13")
+    line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2")
+    line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100", "promoted")
+    line_with(console, "ages", "60", "27.7", "35.3", "+7.7")
+    line_with(console, "fares", "9", "-7.7")
+    line_with(console, "mean of families", "+0.0")
+    line_with(console, "all", "300", "+7.7")
+    line_with(console, "p = 0.00213")
+    line_with(console, "rollouts", "1:30", "75.0")
+
+
+def test_an_iteration_without_training_says_so(console):
+    print_summary(SUMMARY, console)
+    line_with(console, "training", "none")
+    line_with(console, "validation", "kept the old policy")
+
+
+def test_one_model(console):
+    print_evaluation({"n": 60, **BETTER, "by_family": {"ages": {"n": 60, **SCORE}}}, console)
+    line_with(console, "ages", "60", "27.7", "20.0 to 35.0", "-")
+    line_with(console, "all", "60", "35.3", "28.0 to 43.0", "30.0")
