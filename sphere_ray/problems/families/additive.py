@@ -7,8 +7,9 @@ _GATHER = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 20), "b": (2, 13)},
+            operands={"a": (2, 14), "b": (2, 9)},
             steps=("total = a + b",),
+            limit=20,
             story=(
                 (
                     "{who} collected {a} {item} on Saturday and {b} {item} on Sunday.",
@@ -24,8 +25,9 @@ _GATHER = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 13), "b": (2, 10), "c": (2, 9)},
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
             steps=("both = a + b", "total = both + c"),
+            limit=20,
             story=(
                 (
                     "{who} has {a} {item}, {who2} has {b} and {who3} has {c}.",
@@ -40,8 +42,9 @@ _GATHER = Family(
             ),
         ),
         3: Level(
-            operands={"a": (2, 13), "b": (2, 10), "c": (2, 9), "d": (2, 10)},
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 6), "d": (2, 9)},
             steps=("first = a + b", "most = first + c", "left = most - d"),
+            limit=20,
             story=(
                 (
                     "{who} had {a} {item}. {who.cap} got {b} from {who2} and {c} from {who3}.",
@@ -65,21 +68,23 @@ _GIVE = Family(
     words={"item": "food"},
     levels={
         1: Level(
-            operands={"a": (4, 30), "b": (2, 20)},
+            operands={"a": (4, 15), "b": (2, 12)},
             steps=("left = a - b",),
+            limit=20,
             story=(
                 (
                     "{who} had {a} {item}. {who.cap} gave {b} of them to {who2}.",
                     "There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.",
-                    "{who} baked or bought {a} {item} and sold {b} of them.",
+                    "{who} brought {a} {item} and sold {b} of them.",
                     "A basket holds {a} {item}. {who} takes {b} out.",
                 ),
                 ("How many {item} are left?", "How many {item} remain?"),
             ),
         ),
         2: Level(
-            operands={"a": (6, 30), "b": (2, 12), "c": (2, 12)},
+            operands={"a": (6, 20), "b": (2, 9), "c": (2, 9)},
             steps=("rest = a - b", "left = rest - c"),
+            limit=20,
             story=(
                 (
                     "{who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.",
@@ -90,8 +95,9 @@ _GIVE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (6, 27), "b": (2, 10), "c": (2, 10), "d": (2, 9)},
+            operands={"a": (6, 20), "b": (2, 9), "c": (2, 9), "d": (2, 9)},
             steps=("rest = a - b", "less = rest - c", "left = less + d"),
+            limit=20,
             story=(
                 (
                     "{who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.",
@@ -109,19 +115,21 @@ _COMPARE = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (3, 20), "b": (2, 10)},
-            steps=("other = a - b",),
+            operands={"a": (2, 14), "b": (2, 9)},
+            steps=("other = a + b",),
+            limit=20,
             story=(
                 (
-                    "{who} has {a} {item}. {who2} has {b} fewer {item} than {who}.",
-                    "{who} has {a} {item}, which is {b} more than {who2} has.",
+                    "{who} has {a} {item}. {who2} has {b} more {item} than {who}.",
+                    "{who} found {a} {item}, and {who2} found {b} more than that.",
                 ),
                 ("How many {item} does {who2} have?", "How many {item} is that for {who2}?"),
             ),
         ),
         2: Level(
-            operands={"a": (2, 15), "b": (2, 9)},
+            operands={"a": (2, 9), "b": (2, 9)},
             steps=("other = a + b", "total = a + other"),
+            limit=24,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {b} more {item} than {who}.",
@@ -136,14 +144,15 @@ _COMPARE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (2, 12), "b": (2, 9), "c": (2, 9)},
-            steps=("second = a + b", "third = second - c", "total = a + third"),
+            operands={"a": (2, 8), "b": (2, 8), "c": (2, 5)},
+            steps=("second = a + b", "third = second + c", "total = a + third"),
+            limit=20,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {b} more than {who}. "
-                    "{who3} has {c} fewer than {who2}.",
+                    "{who3} has {c} more than {who2}.",
                     "{who} found {a} {item}. {who2} found {b} more than {who}, "
-                    "and {who3} found {c} fewer than {who2}.",
+                    "and {who3} found {c} more than {who2}.",
                 ),
                 (
                     "How many {item} do {who} and {who3} have together?",
@@ -159,8 +168,9 @@ _BEFORE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"b": (2, 17), "c": (2, 15)},
+            operands={"b": (2, 14), "c": (2, 9)},
             steps=("start = b + c",),
+            limit=20,
             story=(
                 (
                     "{who} had some {item}. {who.cap} gave {b} of them to {who2} and has {c} left.",
@@ -175,8 +185,9 @@ _BEFORE = Family(
             ),
         ),
         2: Level(
-            operands={"b": (2, 12), "c": (2, 12), "d": (2, 9)},
+            operands={"b": (2, 12), "c": (2, 9), "d": (2, 6)},
             steps=("given = b + c", "start = given + d"),
+            limit=20,
             story=(
                 (
                     "{who} had some {item}. {who.cap} gave {b} to {who2} and {c} to {who3}, "
@@ -197,8 +208,9 @@ _ASIDE = Family(
     words={"item": "food", "thing": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 20), "b": (2, 13), "c": (2, 20)},
+            operands={"a": (2, 14), "b": (2, 9), "c": (2, 20)},
             steps=("total = a + b",),
+            limit=20,
             story=(
                 (
                     "{who} has {a} {item} and {c} {thing}. {who2} has {b} {item}.",
@@ -210,14 +222,15 @@ _ASIDE = Family(
             ),
         ),
         2: Level(
-            operands={"a": (4, 23), "b": (2, 13), "c": (2, 20), "d": (2, 10)},
-            steps=("left = a - b", "now = left + d"),
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 20), "d": (2, 6)},
+            steps=("more = a + b", "now = more + d"),
+            limit=20,
             story=(
                 (
-                    "{who} has {a} {item} and {c} {thing}. {who.cap} eats {b} {item}.",
-                    "{who} had {c} {thing} and {a} {item}. {who.cap} gave {b} {item} to {who2}.",
+                    "{who} has {a} {item} and {c} {thing}. {who.cap} gets {b} {item} from {who2}.",
+                    "{who} had {c} {thing} and {a} {item}. {who2} gave {b} {item} to {who}.",
                 ),
-                ("Then {who.she} buys {d} more {item}.", "{who2} brings {d} more {item}."),
+                ("Then {who.she} buys {d} more {item}.", "{who3} brings {d} more {item}."),
                 ("How many {item} does {who} have now?", "How many {item} does {who} end up with?"),
             ),
         ),

@@ -7,8 +7,9 @@ _PACK = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (2, 9), "b": (2, 9)},
+            operands={"a": (2, 10), "b": (2, 10)},
             steps=("total = a * b",),
+            limit=90,
             story=(
                 (
                     "{who} has {a} {box.many} with {b} {item} in each {box}.",
@@ -23,14 +24,15 @@ _PACK = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 9), "b": (2, 9), "c": (2, 10)},
+            operands={"a": (2, 6), "b": (2, 6), "c": (2, 9)},
             steps=("packed = a * b", "total = packed + c"),
+            limit=40,
             story=(
                 (
                     "{who} has {a} {box.many} with {b} {item} in each {box}",
-                    "{who} fills {a} {box.many} with {b} {item} each",
+                    "{who} finds {a} {box.many} of {b} {item} each",
                 ),
-                ("and {c} more {item} on the table.", "and has {c} loose {item} besides."),
+                ("and {c} more {item} on the table.", "and {c} loose {item} besides."),
                 (
                     "How many {item} does {who} have in total?",
                     "How many {item} is that altogether?",
@@ -40,6 +42,7 @@ _PACK = Family(
         3: Level(
             operands={"a": (2, 5), "b": (2, 5), "c": (2, 5), "d": (2, 5)},
             steps=("first = a * b", "second = c * d", "total = first + second"),
+            limit=40,
             story=(
                 (
                     "{who} has {a} {box.many} with {b} {item} each, "
@@ -57,8 +60,9 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (3, 48), "n": (2, 9)},
+            operands={"a": (4, 60), "n": (2, 6)},
             steps=("each = a / n",),
+            limit=10,
             story=(
                 (
                     "{who} shares {a} {item} equally among {n} friends.",
@@ -69,8 +73,9 @@ _SHARE = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 30), "b": (2, 20), "n": (2, 9)},
+            operands={"a": (2, 12), "b": (2, 9), "n": (2, 5)},
             steps=("total = a + b", "each = total / n"),
+            limit=20,
             story=(
                 (
                     "{who} has {a} {item} and {who2} has {b}. "
@@ -85,14 +90,19 @@ _SHARE = Family(
             ),
         ),
         3: Level(
-            operands={"a": (5, 30), "b": (2, 17), "c": (2, 10), "n": (2, 9)},
-            steps=("total = a + b", "rest = total - c", "each = rest / n"),
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 9), "n": (2, 5)},
+            steps=(
+                "total = a + b",
+                "more = total + c",
+                "each = more / n",
+            ),
+            limit=20,
             story=(
                 (
-                    "{who} has {a} {item} and gets {b} more. {who.cap} keeps {c} for {who.her} own "
-                    "use and shares the rest equally among {n} friends.",
-                    "A class has {a} old and {b} new {item}. {c} of them are broken. "
-                    "The others are divided equally among {n} groups.",
+                    "{who} has {a} {item}, {who2} has {b} and {who3} has {c}. "
+                    "All of them are divided equally among {n} groups.",
+                    "A class has {a} red, {b} blue and {c} green {item}. "
+                    "They are shared equally among {n} students.",
                 ),
                 ("How many {item} does each one get?", "How many {item} does each receive?"),
             ),
@@ -105,8 +115,9 @@ _SHOP = Family(
     words={"ware": "ware"},
     levels={
         1: Level(
-            operands={"n": (2, 9), "p": (2, 9)},
+            operands={"n": (2, 10), "p": (2, 10)},
             steps=("cost = n * p",),
+            limit=90,
             story=(
                 (
                     "{who} buys {n} {ware.many}. Each {ware} costs ${p}.",
@@ -121,23 +132,23 @@ _SHOP = Family(
             ),
         ),
         2: Level(
-            operands={"n": (2, 6), "p": (2, 6), "m": (10, 50)},
-            steps=("cost = n * p", "change = m - cost"),
+            operands={"n": (2, 6), "p": (2, 6), "q": (2, 9)},
+            steps=("cost = n * p", "total = cost + q"),
+            limit=40,
             story=(
                 (
-                    "{who} has ${m}. {who.cap} buys {n} {ware.many} for ${p} each.",
-                    "{who} buys {n} {ware.many} at ${p} each and had ${m} before.",
-                    "A {ware} costs ${p}. {who} has ${m} and buys {n} {ware.many}.",
+                    "{who} buys {n} {ware.many} for ${p} each and a {ware2} for ${q}.",
+                    "A {ware} costs ${p} and a {ware2} costs ${q}. "
+                    "{who} buys {n} {ware.many} and one {ware2}.",
+                    "{who} pays ${q} for a {ware2} and also buys {n} {ware.many} at ${p} each.",
                 ),
-                (
-                    "How many dollars does {who} have left?",
-                    "How much money does {who.she} have left?",
-                ),
+                ("How many dollars does {who} pay?", "What is the total cost in dollars?"),
             ),
         ),
         3: Level(
             operands={"n": (2, 5), "p": (2, 6), "k": (2, 5), "q": (2, 6)},
             steps=("first = n * p", "second = k * q", "total = first + second"),
+            limit=40,
             story=(
                 (
                     "{who} buys {n} {ware.many} for ${p} each and {k} {ware2.many} for ${q} each.",
@@ -148,13 +159,14 @@ _SHOP = Family(
             ),
         ),
         4: Level(
-            operands={"n": (2, 5), "p": (2, 6), "k": (2, 5), "q": (2, 6), "m": (20, 50)},
+            operands={"n": (2, 5), "p": (2, 6), "k": (2, 5), "q": (2, 6), "m": (15, 50)},
             steps=(
                 "first = n * p",
                 "second = k * q",
                 "total = first + second",
                 "change = m - total",
             ),
+            limit=50,
             story=(
                 (
                     "{who} has ${m} and buys {n} {ware.many} for ${p} each "
@@ -173,8 +185,9 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 12), "k": (2, 5)},
+            operands={"a": (2, 20), "k": (2, 6)},
             steps=("other = a * k",),
+            limit=60,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
@@ -184,8 +197,9 @@ _TIMES = Family(
             ),
         ),
         2: Level(
-            operands={"a": (2, 10), "k": (2, 5)},
+            operands={"a": (2, 16), "k": (2, 5)},
             steps=("other = a * k", "total = a + other"),
+            limit=60,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
@@ -198,17 +212,18 @@ _TIMES = Family(
             ),
         ),
         3: Level(
-            operands={"a": (2, 10), "k": (2, 5), "c": (2, 10)},
-            steps=("other = a * k", "total = a + other", "left = total - c"),
+            operands={"a": (2, 8), "k": (2, 5), "c": (2, 9)},
+            steps=("other = a * k", "total = a + other", "all = total + c"),
+            limit=40,
             story=(
                 ("{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",),
                 (
-                    "Together they give {c} {item} to {who3}.",
-                    "They lose {c} of their {item}.",
+                    "{who3} brings {c} more {item}.",
+                    "They find {c} more {item} later.",
                 ),
                 (
-                    "How many {item} do they have left together?",
-                    "How many {item} do the two have left in total?",
+                    "How many {item} are there now in total?",
+                    "How many {item} is that altogether?",
                 ),
             ),
         ),
@@ -220,8 +235,9 @@ _EARN = Family(
     words={"job": "job"},
     levels={
         1: Level(
-            operands={"h": (2, 9), "w": (2, 9)},
+            operands={"h": (2, 10), "w": (2, 10)},
             steps=("pay = h * w",),
+            limit=90,
             story=(
                 (
                     "{who} earns ${w} an hour for {job}. {who.cap} works {h} hours.",
@@ -231,8 +247,9 @@ _EARN = Family(
             ),
         ),
         2: Level(
-            operands={"h": (2, 6), "w": (2, 6), "s": (2, 25)},
+            operands={"h": (2, 6), "w": (2, 6), "s": (2, 9)},
             steps=("pay = h * w", "total = pay + s"),
+            limit=40,
             story=(
                 (
                     "{who} has saved ${s}. {who.cap} then works {h} hours {job} for ${w} an hour.",
@@ -246,16 +263,20 @@ _EARN = Family(
             ),
         ),
         3: Level(
-            operands={"h": (2, 6), "w": (2, 6), "s": (2, 20), "c": (2, 20)},
-            steps=("pay = h * w", "total = pay + s", "left = total - c"),
+            operands={"h": (2, 6), "w": (2, 6), "s": (2, 9), "c": (2, 9)},
+            steps=("pay = h * w", "total = pay + s", "all = total + c"),
+            limit=40,
             story=(
                 (
                     "{who} has saved ${s}. {who.cap} then works {h} hours {job} for ${w} an hour "
-                    "and spends ${c} on a present.",
+                    "and finds ${c} in a coat.",
                     "{who} had ${s} and earned ${w} an hour for {h} hours of {job}. "
-                    "{who.cap} then paid ${c} for a present.",
+                    "{who2} then gave {who} ${c} as a present.",
                 ),
-                ("How many dollars does {who} have left?", "How much money is left?"),
+                (
+                    "How many dollars does {who} have now?",
+                    "How much money does {who} have altogether?",
+                ),
             ),
         ),
     },
@@ -267,8 +288,9 @@ _READ = Family(
     words={"text": "text"},
     levels={
         1: Level(
-            operands={"d": (2, 9), "p": (2, 9)},
+            operands={"d": (2, 10), "p": (2, 10)},
             steps=("pages = d * p",),
+            limit=90,
             story=(
                 (
                     "{who} reads {p} pages of a {text} every day for {d} days.",
@@ -278,23 +300,22 @@ _READ = Family(
             ),
         ),
         2: Level(
-            operands={"t": (15, 50), "d": (2, 6), "p": (2, 9)},
-            steps=("pages = d * p", "left = t - pages"),
+            operands={"d": (2, 6), "p": (2, 6), "q": (2, 9)},
+            steps=("pages = d * p", "total = pages + q"),
+            limit=40,
             story=(
                 (
-                    "A {text} has {t} pages. {who} reads {p} pages a day for {d} days.",
-                    "{who} reads a {text} of {t} pages. {who.cap} reads {p} pages on each of {d} "
-                    "days.",
+                    "{who} reads {p} pages of a {text} a day for {d} days and then {q} more.",
+                    "{who} read {q} pages of a {text} on Sunday. "
+                    "After that {who.she} read {p} pages on each of {d} days.",
                 ),
-                (
-                    "How many pages are left to read?",
-                    "How many pages does {who} still have to read?",
-                ),
+                ("How many pages does {who} read?", "How many pages is that in total?"),
             ),
         ),
         3: Level(
-            operands={"t": (15, 50), "a": (2, 15), "b": (2, 15), "c": (2, 10)},
+            operands={"t": (6, 20), "a": (2, 6), "b": (2, 6), "c": (2, 6)},
             steps=("first = a + b", "pages = first + c", "left = t - pages"),
+            limit=20,
             story=(
                 (
                     "A {text} has {t} pages. {who} reads {a} pages on Monday, {b} on Tuesday "
