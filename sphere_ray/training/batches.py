@@ -102,8 +102,8 @@ def collate(pairs: Sequence[EncodedPair]) -> Tensors:
     mask_ns = torch.zeros_like(ids_ns)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start, end = prompt_width - len(prompt), prompt_width + len(completion)
-        ids_ns[row, start:prompt_width] = torch.as_tensor(prompt)
-        ids_ns[row, prompt_width:end] = torch.as_tensor(completion)
+        ids_ns[row, start:prompt_width] = torch.tensor(prompt)
+        ids_ns[row, prompt_width:end] = torch.tensor(completion)
         mask_ns[row, start:end] = 1
     return Tensors(
         input_ids_ns=ids_ns,
@@ -118,5 +118,5 @@ def pad_logps(rows: Sequence[Sequence[float]], width: int) -> Tensor:
     """Per-token log-probs as a float32 tensor [n, t], zero where there is no token."""
     logps_nt = torch.zeros(len(rows), width)
     for row, values in enumerate(rows):
-        logps_nt[row, : len(values)] = torch.as_tensor(values)
+        logps_nt[row, : len(values)] = torch.tensor(values)
     return logps_nt

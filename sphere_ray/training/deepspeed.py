@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -59,6 +60,9 @@ class ShardedPolicy:
     def __init__(self, engine: Any) -> None:
         """Wrap a DeepSpeed engine."""
         self._engine = engine
+        # Without a DeepSpeed optimizer around AdamW (stage 0, fp32) nobody records the norm.
+        self._replicated = engine.optimizer is engine.basic_optimizer
+        self._norm = torch.tensor(0.0)
 
     def __call__(self, **inputs: Any) -> Any:
         """The model's forward."""
@@ -85,11 +89,16 @@ class ShardedPolicy:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.backward(loss)
+        if self._replicated:
+            self._norm = get_total_norm(
+                [p.grad for p in self.model.parameters() if p.grad is not None]
+            )
         self._engine.step()
 
     def grad_norm(self) -> float:
         """Global gradient norm of the last update, before clipping."""
-        return float(self._engine.get_global_grad_norm())
+        norm = self._norm if self._replicated else self._engine.get_global_grad_norm()
+        return float(norm)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         """Write this worker's part of a resumable checkpoint, with `state`."""

@@ -1,12 +1,11 @@
 """The training loop of one worker: steps, metrics, checkpoints, and the model at the end."""
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import ray.train
-
+from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError
 from sphere_ray.training.batches import global_batches, shard
 from sphere_ray.training.deepspeed import (
@@ -16,57 +15,44 @@ from sphere_ray.training.deepspeed import (
     shard_for_training,
 )
 from sphere_ray.training.guard import check_collapse
-from sphere_ray.training.messages import StepMetrics, TrainRequest
-from sphere_ray.training.policy import check_model, export, load_model
+from sphere_ray.training.messages import LoopOutcome, StepMetrics, TrainRequest
+from sphere_ray.training.policy import export, load_model
 from sphere_ray.training.reference import ReferenceTable
 from sphere_ray.training.schedule import learning_rate
 from sphere_ray.training.step import PlannedStep, Trainee, take_step
-from sphere_ray.training.workers import Worker
+from sphere_ray.training.workers import Host, Worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopOutcome:
-    """Every step, and how many of them an earlier call had made."""
-
-    history: tuple[StepMetrics, ...]
-    pairs: int
-    resumed_at: int
-
-
-def run_worker(
-    request: TrainRequest, report: Callable[[StepMetrics], None]
-) -> LoopOutcome | SphereError:
+def run_worker(request: TrainRequest, host: Host) -> LoopOutcome | SphereError:
     """Train; a deliberate error is returned, so that Ray Train does not retry it.
 
-    `report` receives the metrics of each step on the first worker.
+    The first worker reports the `StepMetrics` of each step.
     """
-    worker = Worker.join(request.placement)
+    worker = Worker.join(request.placement, host.device)
     try:
-        worker.agree(lambda: check_model(request.model_dir))
-        return _train(request, worker, report)
+        worker.agree(lambda: check_directory(Path(request.model_dir)))
+        return _train(request, worker, host)
     except SphereError as error:
         return error
 
 
-def _train(
-    request: TrainRequest, worker: Worker, report: Callable[[StepMetrics], None]
-) -> LoopOutcome:
+def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
     settings = request.settings
     table = ReferenceTable(request.reference_path)
     steps = _plan(table, request, worker)
     policy = _build_policy(request)
     trainee = Trainee(policy=policy, table=table, loss=settings.loss, world=worker.world)
-    history = _restore(policy)
+    history = _restore(policy, host)
     resumed_at = len(history)
     for step in steps[resumed_at:]:
         rate = learning_rate(step.number, len(steps), request.learning_rate, settings)
         metrics = take_step(trainee, step, steps=len(steps), rate=rate)
         history.append(metrics)
         if worker.rank == 0:
-            report(metrics)
+            host.report(metrics)
         check_collapse(history, settings.guard)
         if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(steps):
-            _checkpoint(policy, history)
+            _checkpoint(policy, history, host)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
         export(policy.model, weights, request.model_dir, request.output_dir)
@@ -106,17 +92,15 @@ def _build_policy(request: TrainRequest) -> ShardedPolicy:
     )
 
 
-def _restore(policy: ShardedPolicy) -> list[StepMetrics]:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return []
-    with checkpoint.as_directory() as directory:
-        state = policy.load(Path(directory))
+def _restore(policy: ShardedPolicy, host: Host) -> list[StepMetrics]:
+    with host.latest_checkpoint() as directory:
+        if directory is None:
+            return []
+        state = policy.load(directory)
     return [StepMetrics(**step) for step in state["history"]]
 
 
-def _checkpoint(policy: ShardedPolicy, history: Sequence[StepMetrics]) -> None:
+def _checkpoint(policy: ShardedPolicy, history: Sequence[StepMetrics], host: Host) -> None:
     with tempfile.TemporaryDirectory() as directory:
         policy.save(Path(directory), {"history": [asdict(step) for step in history]})
-        checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report({"step": len(history)}, checkpoint=checkpoint)
+        host.save_checkpoint(Path(directory), len(history))

@@ -87,6 +87,24 @@ class StepMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReferencePart:
+    """What the reference workers did; `tokens` counts both rows of each pair."""
+
+    pairs: int
+    dropped: Mapping[str, int]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopOutcome:
+    """What the training workers did: every step, and how many of them an earlier call had made."""
+
+    history: tuple[StepMetrics, ...]
+    pairs: int
+    resumed_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
     """What training made; `seconds` is this call's wall time, `history` has every step.
 

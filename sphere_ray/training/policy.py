@@ -18,22 +18,8 @@ from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
 from sphere_ray.training.batches import Tensors
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _ATTENTION_DROPOUT = "attention_dropout"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def check_model(model_dir: str) -> None:
-    """Refuse what is not a model directory.
-
-    Raises:
-        ModelError: no config.json or no weights in it.
-    """
-    path = Path(model_dir)
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{model_dir} is not a model directory: it has no config.json")
-    if not any(True for pattern in WEIGHTS for _ in path.glob(pattern)):
-        raise ModelError(f"{model_dir} has no weights ({' or '.join(WEIGHTS)})")
 
 
 def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:

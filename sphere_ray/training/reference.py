@@ -5,7 +5,6 @@ The reference phase writes it, one part per worker; training reads it and needs 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import torch
 
+from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError, TrainingError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
@@ -26,9 +26,9 @@ from sphere_ray.training.deepspeed import (
     shard_for_inference,
 )
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
-from sphere_ray.training.messages import ReferenceRequest
-from sphere_ray.training.policy import check_model, completion_logps, load_model
-from sphere_ray.training.workers import Worker
+from sphere_ray.training.messages import ReferencePart, ReferenceRequest
+from sphere_ray.training.policy import completion_logps, load_model
+from sphere_ray.training.workers import Host, Worker
 
 _IDS = pa.list_(pa.int32())
 _LOGPS = pa.list_(pa.float32())
@@ -46,15 +46,6 @@ SCHEMA = pa.schema(
 _FILLER = EncodedPair(pair_id="", prompt_ids=(0,), chosen_ids=(0,), rejected_ids=(0,))
 
 Logps = tuple[Sequence[float], Sequence[float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferencePart:
-    """What the reference workers did together."""
-
-    pairs: int
-    dropped: Counter[str]
-    tokens: int
 
 
 class ReferenceTable:
@@ -115,37 +106,37 @@ def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps])
     partial.replace(path)
 
 
-def run_worker(
-    request: ReferenceRequest, report: Callable[[tuple[int, int]], None]
-) -> ReferencePart | SphereError:
+def run_worker(request: ReferenceRequest, host: Host) -> ReferencePart | SphereError:
     """Compute this worker's part; a deliberate error is returned, so that it is not retried.
 
-    `report` receives (pairs done, pairs in total) on the first worker.
+    The first worker reports (pairs done, pairs in total).
     """
-    worker = Worker.join(request.placement)
+    worker = Worker.join(request.placement, host.device)
     try:
-        worker.agree(lambda: check_model(request.model_dir))
-        return _compute(request, worker, report)
+        worker.agree(lambda: check_directory(Path(request.model_dir)))
+        return _compute(request, worker, host.report)
     except SphereError as error:
         return error
 
 
 def _compute(
-    request: ReferenceRequest, worker: Worker, report: Callable[[tuple[int, int]], None]
+    request: ReferenceRequest, worker: Worker, report: Callable[[Any], None]
 ) -> ReferencePart:
     pairs, dropped = _encode_share(request, worker)
     shares = worker.gather(
-        ReferencePart(pairs=len(pairs), dropped=dropped, tokens=sum(pair.tokens for pair in pairs))
+        ReferencePart(
+            pairs=len(pairs), dropped=dict(dropped), tokens=sum(pair.tokens for pair in pairs)
+        )
     )
     total = ReferencePart(
         pairs=sum(share.pairs for share in shares),
-        dropped=sum((share.dropped for share in shares), Counter()),
+        dropped=dict(sum((Counter(share.dropped) for share in shares), Counter[str]())),
         tokens=sum(share.tokens for share in shares),
     )
     if total.pairs < request.settings.min_pairs:
         raise TrainingError(
             f"only {total.pairs} pairs can be trained on (training.min_pairs: "
-            f"{request.settings.min_pairs}; dropped: {dict(total.dropped)}); roll out more problems"
+            f"{request.settings.min_pairs}; dropped: {total.dropped}); roll out more problems"
         )
     # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
     micro = request.settings.micro_batch_size
@@ -180,8 +171,8 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
         model = load_model(request.model_dir, request.settings)
     if request.placement.zero_stage == 3:
         return shard_for_inference(model, config)
-    model.to(device=worker.device)
-    return model.eval()
+    module: torch.nn.Module = model
+    return module.to(worker.device).eval()
 
 
 @torch.no_grad()

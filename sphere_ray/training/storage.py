@@ -13,7 +13,13 @@ from sphere_ray.training.messages import ReferenceRequest, TrainRequest
 logger = logging.getLogger(__name__)
 
 _IDENTITY = "identity.json"
-_NOT_IDENTITY = {"settings.checkpoint_every", "settings.guard", "placement.max_failures"}
+_NOT_IDENTITY = {
+    "settings.checkpoint_every",
+    "settings.guard",
+    "settings.min_pairs",
+    "placement.max_failures",
+    "placement.cpus_per_worker",
+}
 
 
 def open_run(request: ReferenceRequest | TrainRequest) -> str | None:

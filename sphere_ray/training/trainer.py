@@ -4,6 +4,7 @@ It imports neither torch nor DeepSpeed; the workers do.
 """
 
 import importlib
+import os
 import signal
 import threading
 import time
@@ -13,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.train.v2.api.result import Result
 from ray.util.queue import Queue
 
 from sphere_ray.config.training import TrainerPlacement
@@ -52,7 +52,7 @@ def compute_reference(
     for stale in Path(request.output_dir).glob("part-*"):
         stale.unlink()
     relay = (lambda message: on_progress(*message)) if on_progress else None
-    part = _fit("sphere_ray.training.reference", request, relay)
+    part = _fit(request, relay)
     return ReferenceResult(
         path=request.output_dir,
         pairs=part.pairs,
@@ -77,7 +77,7 @@ def train(
     """
     started = time.monotonic()
     restarted_because = open_run(request)
-    outcome = _fit("sphere_ray.training.loop", request, on_step)
+    outcome = _fit(request, on_step)
     last = outcome.history[-1]
     return TrainResult(
         model_dir=request.output_dir,
@@ -93,25 +93,16 @@ def train(
     )
 
 
-def _fit(module: str, request: Request, on_message: Callable[[Any], None] | None) -> Any:
+def _fit(request: Request, on_message: Callable[[Any], None] | None) -> Any:
     placement = request.placement
     with _relay(on_message) as queue, _own_interrupts():
         trainer = TorchTrainer(
-            partial(_work, module, request, queue),
+            partial(_work, request, queue),
             scaling_config=_scaling(placement),
-            run_config=RunConfig(
-                name=request.name,
-                storage_path=request.storage_path,
-                failure_config=FailureConfig(
-                    max_failures=placement.max_failures,
-                    controller_failure_limit=_PLACEMENT_ATTEMPTS,
-                ),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                worker_runtime_env={"env_vars": _environment(placement)},
-            ),
+            run_config=_run_config(request),
         )
         try:
-            result: Result = trainer.fit()
+            result: Any = trainer.fit()
         except TrainingFailedError as error:
             raise TrainingError(_sentence(request.name, error)) from error
     outcome = result.return_value
@@ -122,9 +113,25 @@ def _fit(module: str, request: Request, on_message: Callable[[Any], None] | None
     return outcome
 
 
-def _work(module: str, request: Request, queue: Queue) -> Any:
-    # The driver stays free of torch and DeepSpeed: only workers import them.
-    return importlib.import_module(module).run_worker(request, queue.put)
+def _work(request: Request, queue: Queue) -> Any:
+    # Only here are torch and DeepSpeed imported, so the driver stays free of them, and this is
+    # early enough for their environment variables.
+    os.environ.update(_environment(request.placement))
+    return importlib.import_module("sphere_ray.training.host").run(request, queue)
+
+
+def _run_config(request: Request) -> RunConfig:
+    # Ray's type annotations are those of Train v1, which has no such options.
+    failures: dict[str, Any] = {
+        "max_failures": request.placement.max_failures,
+        "controller_failure_limit": _PLACEMENT_ATTEMPTS,
+    }
+    return RunConfig(
+        name=request.name,
+        storage_path=request.storage_path,
+        failure_config=FailureConfig(**failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=1),
+    )
 
 
 def _scaling(placement: TrainerPlacement) -> ScalingConfig:

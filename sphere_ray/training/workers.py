@@ -1,18 +1,43 @@
-"""One Ray Train worker's place among the others, and how they come to a common mind."""
+"""One worker's place among the others, and how they come to a common mind.
+
+What the worker is run by (Ray Train, or a test) reaches it as a `Host`.
+"""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import SphereError
 from sphere_ray.training.deepspeed import join_process_group
 
 T = TypeVar("T")
+
+
+class Host(Protocol):
+    """What runs a worker."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+        ...
+
+    def report(self, message: Any) -> None:
+        """Send progress to the driver."""
+        ...
+
+    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
+        """The directory of the last checkpoint that all workers saved, if there is one."""
+        ...
+
+    def save_checkpoint(self, directory: Path, step: int) -> None:
+        """Keep what all workers wrote to their `directory`, merged; all workers call it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +49,12 @@ class Worker:
     device: torch.device
 
     @classmethod
-    def join(cls, placement: TrainerPlacement) -> "Worker":
-        """Join the process group that Ray Train made for this worker."""
+    def join(cls, placement: TrainerPlacement, device: torch.device) -> "Worker":
+        """Join the process group that the host made for this worker."""
         if not placement.use_gpu:
             # Ray counts CPUs; without this every worker would take all cores.
             torch.set_num_threads(max(1, int(placement.cpus_per_worker)))
         join_process_group(use_gpu=placement.use_gpu)
-        device = get_device() if placement.use_gpu else torch.device("cpu")
         return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
 
     def gather(self, value: T) -> list[T]:

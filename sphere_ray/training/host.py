@@ -1,0 +1,55 @@
+"""A Ray Train worker as the loops see it: device, progress, checkpoints."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.util.queue import Queue
+
+from sphere_ray.training import loop, reference
+from sphere_ray.training.messages import ReferenceRequest, TrainRequest
+
+
+class RayHost:
+    """Implements `workers.Host` inside a Ray Train worker."""
+
+    def __init__(self, progress: Queue) -> None:
+        """Report progress to this queue."""
+        self._progress = progress
+
+    @property
+    def device(self) -> torch.device:
+        """The device that Ray gave this worker."""
+        device: torch.device = ray.train.torch.get_device()
+        return device
+
+    def report(self, message: Any) -> None:
+        """Send progress to the driver."""
+        self._progress.put(message)
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The last checkpoint, downloaded if it is remote."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as directory:
+            yield Path(directory)
+
+    def save_checkpoint(self, directory: Path, step: int) -> None:
+        """Hand a checkpoint to Ray Train, which merges the workers' directories in its storage."""
+        checkpoint = ray.train.Checkpoint.from_directory(str(directory))
+        ray.train.report({"step": step}, checkpoint=checkpoint)
+
+
+def run(request: ReferenceRequest | TrainRequest, progress: Queue) -> Any:
+    """Run the worker's loop for this request."""
+    host = RayHost(progress)
+    if isinstance(request, ReferenceRequest):
+        return reference.run_worker(request, host)
+    return loop.run_worker(request, host)

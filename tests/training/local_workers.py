@@ -1,0 +1,93 @@
+"""Training workers without Ray: processes joined by gloo, for tests of what they compute."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sphere_ray.training import loop, reference
+from sphere_ray.training.messages import ReferenceRequest, StepMetrics, TrainRequest
+
+Request = ReferenceRequest | TrainRequest
+
+
+class StopHere(Exception):
+    """The worker dies here, as far as its loop can tell."""
+
+
+class LocalHost:
+    """Keeps the checkpoints of a request in its storage path; can stop after a given step."""
+
+    def __init__(self, request: Request, stop_after: int | None = None) -> None:
+        self._kept = Path(request.storage_path) / request.name
+        self._stop_after = stop_after
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def report(self, message: Any) -> None:
+        if isinstance(message, StepMetrics) and message.step == self._stop_after:
+            raise StopHere
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        yield self._kept if self._kept.is_dir() else None
+
+    def save_checkpoint(self, directory: Path, step: int) -> None:
+        shutil.copytree(directory, self._kept, dirs_exist_ok=True)
+        dist.barrier()
+
+
+def run_requests(requests: Sequence[Request], scratch: Path) -> list[Any]:
+    """Run requests one after another in one group of workers; the first worker's outcomes."""
+    (world,) = {request.placement.workers for request in requests}
+    scratch.mkdir(parents=True)
+    (scratch / "requests").write_bytes(pickle.dumps(list(requests)))
+    environment = os.environ | {
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.local_workers", str(scratch)],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+        )
+        for rank in range(world)
+    ]
+    try:
+        codes = [worker.wait(timeout=300) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert not any(codes), f"workers exited with {codes}"
+    outcomes: list[Any] = pickle.loads((scratch / "outcomes").read_bytes())
+    return outcomes
+
+
+def _main(scratch: Path) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
+    outcomes = []
+    for request in pickle.loads((scratch / "requests").read_bytes()):
+        run = reference if isinstance(request, ReferenceRequest) else loop
+        outcomes.append(run.run_worker(request, LocalHost(request)))
+    if rank == 0:
+        (scratch / "outcomes").write_bytes(pickle.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

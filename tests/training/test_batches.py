@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.errors import ConfigError
+from sphere_ray.training.batches import (
+    MicroBatch,
+    accumulation,
+    collate,
+    global_batches,
+    pad_logps,
+    shard,
+)
+from sphere_ray.training.encoding import EncodedPair
+
+
+def settings_for(micro: int, per_rank: int, world: int) -> TrainingSettings:
+    return TrainingSettings(micro_batch_size=micro, batch_size=micro * per_rank * world)
+
+
+def weighted(micro_batches: list[MicroBatch]) -> list[int]:
+    return [
+        index
+        for batch in micro_batches
+        for index, weight in zip(batch.indices, batch.weights, strict=True)
+        if weight
+    ]
+
+
+@given(
+    count=st.integers(1, 60),
+    micro=st.integers(1, 3),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+def test_every_world_size_sees_the_same_global_batches(
+    count: int, micro: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    lengths = np.array(data.draw(st.lists(st.integers(2, 500), min_size=count, max_size=count)))
+    batch_size = 12 * micro
+    for batch in global_batches(count, batch_size, seed=seed, epoch=epoch):
+        seen = []
+        for world in (1, 2, 3, 4):
+            settings = settings_for(micro, 12 // world, world)
+            shards = [
+                shard(batch, lengths, rank=rank, world=world, settings=settings)
+                for rank in range(world)
+            ]
+            # Equal numbers of equal forwards, or collectives would hang.
+            assert {len(s) for s in shards} == {12 // world}
+            assert {len(m.indices) for s in shards for m in s} == {micro}
+            seen.append(sorted(index for s in shards for index in weighted(s)))
+        assert seen == [sorted(batch.tolist())] * 4
+
+
+@given(count=st.integers(1, 200), batch_size=st.integers(1, 64), seed=st.integers(0, 9))
+def test_an_epoch_has_every_pair_once_and_epochs_differ(
+    count: int, batch_size: int, seed: int
+) -> None:
+    epochs = [
+        np.concatenate(global_batches(count, batch_size, seed=seed, epoch=epoch)).tolist()
+        for epoch in range(2)
+    ]
+    assert all(sorted(order) == list(range(count)) for order in epochs)
+    if count > 30:
+        assert epochs[0] != epochs[1]
+
+
+def test_fillers_are_the_shortest_pair() -> None:
+    lengths = np.array([9, 4, 7])
+    settings = settings_for(micro=4, per_rank=1, world=1)
+    (micro_batch,) = shard(np.array([0, 2]), lengths, rank=0, world=1, settings=settings)
+    assert micro_batch == MicroBatch(indices=(0, 2, 1, 1), weights=(1.0, 1.0, 0.0, 0.0))
+
+
+def test_a_forward_holds_similar_lengths_on_all_ranks() -> None:
+    lengths = np.arange(16)[::-1].copy()
+    settings = settings_for(micro=2, per_rank=4, world=2)
+    shards = [
+        shard(np.arange(16), lengths, rank=rank, world=2, settings=settings) for rank in (0, 1)
+    ]
+    for forwards in zip(*shards, strict=True):
+        widths = [lengths[index] for forward in forwards for index in forward.indices]
+        assert max(widths) - min(widths) == 3
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    settings = TrainingSettings(batch_size=8, micro_batch_size=3)
+    with pytest.raises(ConfigError, match=r"batch_size \(8\)"):
+        accumulation(settings, TrainerPlacement(workers=2))
+
+
+def test_collate_aligns_completions_and_hides_padding() -> None:
+    pairs = [
+        EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1,), rejected_ids=(2, 3)),
+        EncodedPair(pair_id="b", prompt_ids=(8,), chosen_ids=(4, 4, 4), rejected_ids=(9,)),
+    ]
+    tensors = collate(pairs)
+    assert tensors.input_ids_ns.tolist() == [
+        [5, 6, 7, 1, 0, 0],
+        [0, 0, 8, 4, 4, 4],
+        [5, 6, 7, 2, 3, 0],
+        [0, 0, 8, 9, 0, 0],
+    ]
+    assert tensors.attention_mask_ns.sum(dim=1).tolist() == [4, 4, 5, 2]
+    assert tensors.completion_mask_nt.sum(dim=1).tolist() == [1, 3, 2, 1]
+    # A row's first token is at position 0 wherever its padding puts it.
+    assert tensors.position_ids_ns[1].tolist() == [0, 0, 0, 1, 2, 3]
+    masked = tensors.completion_ids_nt.masked_fill(~tensors.completion_mask_nt, 0)
+    assert torch.equal(masked, tensors.completion_ids_nt)
+
+
+def test_logps_are_padded_with_zeros() -> None:
+    assert pad_logps([[-1.0], [-2.0, -3.0]], 3).tolist() == [[-1.0, 0.0, 0.0], [-2.0, -3.0, 0.0]]

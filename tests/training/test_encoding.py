@@ -1,0 +1,64 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.errors import ModelError
+from sphere_ray.training.encoding import PairEncoder, encode_pairs
+from tests.training.pairs import make_pairs
+
+END_OF_TURN, END_OF_TEXT = 2, 0
+PAIR = make_pairs(1)[0]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> PairEncoder:
+    directory: Path = tmp_path_factory.mktemp("tiny")
+    make_llama(directory)
+    return PairEncoder(str(directory))
+
+
+def test_a_whole_chain_ends_with_end_of_sequence(encoder: PairEncoder) -> None:
+    encoded = encoder.encode(PAIR)
+    assert encoded.chosen_ids[-1] == encoded.rejected_ids[-1] == END_OF_TURN
+    assert END_OF_TURN not in encoded.chosen_ids[:-1]
+
+
+@pytest.mark.parametrize("end", [END_OF_TURN, END_OF_TEXT])
+def test_the_engines_own_end_is_kept(encoder: PairEncoder, end: int) -> None:
+    encoded = encoder.encode(replace(PAIR, chosen_ids=(40, 41, end), rejected_ids=(50, 51)))
+    assert encoded.chosen_ids == (40, 41, end)
+    assert encoded.rejected_ids == (50, 51, END_OF_TURN)
+
+
+def test_a_step_gets_no_end_and_its_prefix_belongs_to_the_prompt(encoder: PairEncoder) -> None:
+    whole = encoder.encode(PAIR)
+    step = encoder.encode(replace(PAIR, prefix="Step 1", prefix_ids=(60, 61), chosen_ids=(40,)))
+    assert step.prompt_ids == (*whole.prompt_ids, 60, 61)
+    assert step.chosen_ids == (40,)
+    assert step.rejected_ids == whole.rejected_ids[:-1]
+
+
+def test_the_prompt_is_the_chat_template_up_to_the_answer(encoder: PairEncoder) -> None:
+    tokenizer = encoder._tokenizer
+    text = tokenizer.decode(encoder.encode(PAIR).prompt_ids)
+    expected = f"<|im_start|>user\n{PAIR.prompt[0].content}<|im_end|>\n<|im_start|>assistant\n"
+    assert text == expected
+
+
+def test_unusable_pairs_are_dropped_by_reason(encoder: PairEncoder) -> None:
+    pairs = [
+        PAIR,
+        replace(PAIR, chosen="", rejected="x"),
+        replace(PAIR, chosen_ids=(40,), rejected_ids=(40, END_OF_TURN)),
+        replace(PAIR, rejected="so 42 " * 200),
+    ]
+    kept, dropped = encode_pairs(pairs, encoder, max_length=200)
+    assert [pair.pair_id for pair in kept] == [PAIR.pair_id]
+    assert dropped == {"empty": 1, "identical": 1, "too_long": 1}
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no tokenizer"):
+        PairEncoder(str(tmp_path))
