@@ -84,6 +84,14 @@ class RunSettings(Settings):
                 f"method.search.max_chain_tokens ({self.method.search.max_chain_tokens}) leaves no "
                 f"room for the prompt in engines.policy.max_model_len ({limit}); lower the first"
             )
+        search = self.method.search
+        corrects = self.method.stages.self_correction and search.strategy == "pruned_steps"
+        if corrects and 2 * search.max_chain_tokens >= limit:
+            raise ValueError(
+                f"self-correction puts an attempt of up to method.search.max_chain_tokens "
+                f"({search.max_chain_tokens}) before a new one, which does not fit in "
+                f"engines.policy.max_model_len ({limit}); lower the first or raise the second"
+            )
         if self.evaluation.max_tokens >= limit:
             raise ValueError(
                 f"evaluation.max_tokens ({self.evaluation.max_tokens}) leaves no room for the "

@@ -55,6 +55,8 @@ def _stream(
     assignment: Assignment,
     settings: RolloutSettings,
 ) -> None:
+    # The second reader lists files in tasks of a whole CPU each, which two CPUs do not have left.
+    ray.data.DataContext.get_current().use_datasource_v2 = False
     dataset = ray.data.read_parquet(problems, num_cpus=TASK_CPUS)
     context = dataset.context
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S

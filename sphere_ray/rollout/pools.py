@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import ray
@@ -123,13 +123,13 @@ class Pools:
         self._wait(ready)
 
     def _launch(self, spec: EngineSpec, replica: int) -> Any:
-        actor = ray.remote(EngineActor).options(
+        hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
+        actor = hosting.options(
             num_cpus=0,
             num_gpus=spec.pool.gpus * spec.pool.tensor_parallel,
             max_restarts=-1,  # the ledger keeps the budget
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
-            concurrency_groups={"control": 8},
             runtime_env={"env_vars": engine_environment(spec) | _threads(spec)},
         )
         return actor.remote(spec, f"{spec.name}/{replica}", self._ledger)

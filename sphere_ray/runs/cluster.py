@@ -33,6 +33,7 @@ def connected(settings: RunSettings) -> Iterator[str]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers
     try:

@@ -75,9 +75,9 @@ def _run(session: Session) -> RunSummary:
         _iterate(session, problems, base, state, iteration, seconds)
     final_test = base_test
     if state.policy != base:
-        final_test, manifest = evaluate(
-            session, problems, "test", state.policy, (None, "test/final")
-        )
+        # Named by its model: more iterations later evaluate another one beside it.
+        place = f"test/iter-{state.policy.iteration - 1:03}"
+        final_test, manifest = evaluate(session, problems, "test", state.policy, (None, place))
         _count(seconds, manifest)
     return {
         "run": settings.name,

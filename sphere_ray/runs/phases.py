@@ -174,14 +174,13 @@ def stream(
     if done == total:
         return
     session.serve(roles.specs)
-    with (
-        session.board.phase(
-            phase.name, total, "problems", iteration=iteration, first=done
-        ) as tracker,
-        follow(tracker, done="problems") as hub,
-    ):
-        assignment = session.assignment(roles, iteration or 0, hub.sink())
-        graph(source, phase.path, assignment, session.settings.rollout)
+    board = session.board.phase(phase.name, total, "problems", iteration=iteration, first=done)
+    with board as tracker:
+        with follow(tracker, done="problems") as hub:
+            assignment = session.assignment(roles, iteration or 0, hub.sink())
+            graph(source, phase.path, assignment, session.settings.rollout)
+        # The last counts of a stage actor are lost when it ends; the files are the truth.
+        tracker.update(done=storage.count_rows(phase.path))
 
 
 def read_rollouts(path: str) -> Iterator[Rollout]:
