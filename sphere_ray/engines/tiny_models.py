@@ -52,6 +52,11 @@ CORPUS = (
     "There are 7 days in a week and 24 hours in a day: 7 * 24 = 168 hours.\n\n",
     "She sells 3 cups for $5 each, which is 3 x 5 = 15 dollars, and keeps 15 - 4 = 11.\n\n",
     "Please reason step by step, and put your final answer within \\boxed{}.\n\n",
+    "A farmer plants 9 rows of 14 trees; each tree bears 25 kg of fruit. What is the weight?\n",
+    "First we multiply the number of rows by the number of trees: 9 * 14 = 126 trees.\n\n",
+    "Then the total weight is 126 * 25 = 3150 kg. So the farmer picks 3150 kg of fruit.\n\n",
+    "Anna read 18 pages on Monday, twice as many on Tuesday and half of the other 66 pages.\n\n",
+    "Let x be the price of one ticket. Then 4x + 10 = 90, so 4x = 80 and x = 20.\n\n",
     "You are a helpful assistant. Solve the problem. Find the mistake, then solve it again.\n\n",
 )
 
