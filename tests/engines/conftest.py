@@ -60,10 +60,12 @@ def cpu_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for key, value in engine_environment(spec).items():
             patch.setenv(key, value)
+        # Two OpenMP threads that spin for a core they do not get are slower than one.
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
 def _pool(**pool: Any) -> PoolSettings:
     return PoolSettings(
-        **({"kv_cache_gib": 0.25, "enforce_eager": True, "max_num_seqs": 32} | pool)
+        **({"kv_cache_gib": 0.25, "enforce_eager": True, "max_num_seqs": 128} | pool)
     )

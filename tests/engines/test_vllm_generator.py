@@ -1,0 +1,197 @@
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sphere_ray.engines.engine import EngineSpec, build_engine
+from sphere_ray.engines.tokens import prompt_ids
+from sphere_ray.engines.vllm_generator import VllmGenerator
+from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
+from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.records import Candidate, Message, StopReason
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
+
+QUESTION = (Message(role="user", content="Tom has 12 apples and buys 30 more. How many now?"),)
+EOS = {0, 2}
+
+
+def ask(**changes: Any) -> GenerateRequest:
+    defaults: dict[str, Any] = {
+        "problem_id": "p",
+        "messages": QUESTION,
+        "n": 1,
+        "temperature": 1.0,
+        "max_tokens": 24,
+        "seed": 1,
+    }
+    return GenerateRequest(**(defaults | changes))
+
+
+STOPPED = ask(n=96, max_tokens=40, stop=("p",))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(generator_spec: Callable[..., EngineSpec]) -> AsyncIterator[VllmGenerator]:
+    engine = build_engine(generator_spec())
+    assert isinstance(engine, VllmGenerator)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stopped(engine: VllmGenerator) -> tuple[Candidate, ...]:
+    return await engine.generate(STOPPED)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(generator_spec: Callable[..., EngineSpec]) -> Any:
+    return AutoTokenizer.from_pretrained(generator_spec().path)
+
+
+async def test_n_samples_differ_and_text_is_the_decoded_ids(
+    engine: VllmGenerator, tokenizer: Any
+) -> None:
+    candidates = await engine.handle(ask(n=5))
+    assert len({candidate.token_ids for candidate in candidates}) == 5
+    for candidate in candidates:
+        assert candidate.text == tokenizer.decode(
+            list(candidate.token_ids), skip_special_tokens=True
+        )
+        assert candidate.reward is None
+        assert candidate.logprob < 0
+
+
+async def test_why_a_candidate_stopped_shows_in_its_tokens(
+    stopped: tuple[Candidate, ...],
+) -> None:
+    assert {candidate.stop_reason for candidate in stopped} == set(StopReason)
+    for candidate in stopped:
+        reason, ids = candidate.stop_reason, candidate.token_ids
+        assert ("p" in candidate.text) == (reason is StopReason.BOUNDARY)
+        assert (ids[-1] in EOS) == (reason is StopReason.END)
+        assert reason is not StopReason.LENGTH or len(ids) == STOPPED.max_tokens
+        assert not EOS & set(ids[:-1])
+
+
+async def test_a_stop_string_inside_a_token_keeps_ids_and_text_equal(
+    stopped: tuple[Candidate, ...], tokenizer: Any
+) -> None:
+    beyond = [c for c in stopped if "p" in c.text and not c.text.endswith("p")]
+    assert beyond, "no token of the tiny vocabulary crossed the stop string"
+    for candidate in beyond:
+        assert candidate.text == tokenizer.decode(
+            list(candidate.token_ids), skip_special_tokens=True
+        )
+
+
+async def test_continuing_a_prefix_equals_generating_in_one_go(engine: VllmGenerator) -> None:
+    (whole,) = await engine.generate(ask(temperature=0.0, max_tokens=30))
+    head = whole.token_ids[:17]
+    (rest,) = await engine.generate(ask(temperature=0.0, max_tokens=13, prefix_ids=head))
+    assert head + rest.token_ids == whole.token_ids
+
+
+async def test_logprobs_equal_those_of_transformers(engine: VllmGenerator, tokenizer: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(engine.spec.path, dtype=torch.float32).eval()
+    prompt = prompt_ids(tokenizer, QUESTION)
+    for candidate in await engine.generate(ask(n=4, temperature=0.7)):
+        ids = torch.tensor([[*prompt, *candidate.token_ids]])
+        with torch.no_grad():
+            logprobs = model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        chosen = logprobs.gather(1, ids[0, len(prompt) :, None])
+        assert candidate.logprob == pytest.approx(chosen.mean().item(), abs=1e-3)
+
+
+async def test_a_continued_prefix_comes_from_the_cache(engine: VllmGenerator) -> None:
+    (first,) = await engine.generate(ask(temperature=0.0, max_tokens=100))
+    before = engine.stats()
+    await engine.generate(ask(prefix_ids=first.token_ids[:96], n=3))
+    after = engine.stats()
+    assert after.prefix_hits - before.prefix_hits >= 3 * 96
+    assert after.prefix_queries > before.prefix_queries
+    assert after.generated_tokens > before.generated_tokens
+
+
+async def test_max_tokens_shrinks_to_the_room_that_is_left(
+    engine: VllmGenerator, tokenizer: Any
+) -> None:
+    room = 9
+    used = len(prompt_ids(tokenizer, QUESTION))
+    prefix = (5,) * (engine.spec.model.max_model_len - used - room)
+    (candidate,) = await engine.generate(ask(prefix_ids=prefix, max_tokens=400))
+    assert len(candidate.token_ids) <= room
+    with pytest.raises(RequestError, match="leaves no room"):
+        await engine.generate(ask(prefix_ids=(*prefix, *(5,) * room)))
+
+
+async def test_a_refused_request_leaves_the_engine_alive(engine: VllmGenerator) -> None:
+    with pytest.raises(RequestError):
+        await engine.generate(ask(prefix_ids=(1 << 20,)))
+    await engine.check()
+    assert await engine.generate(ask())
+
+
+async def test_a_late_request_is_aborted(
+    engine: VllmGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = engine.spec.pool.model_copy(update={"request_timeout_s": 0.001})
+    monkeypatch.setattr(engine, "spec", replace(engine.spec, pool=hurried))
+    with pytest.raises(DeadlineExceededError, match=r"0\.001 s"):
+        await engine.generate(ask(max_tokens=400))
+    monkeypatch.undo()
+    await engine.generate(ask(max_tokens=4))
+    assert engine.stats().running + engine.stats().waiting <= 1
+
+
+async def test_the_engine_lists_its_processes(engine: VllmGenerator) -> None:
+    names = [psutil.Process(pid).name() for pid in engine.stats().pids]
+    assert any("EngineCore" in name for name in names)
+
+
+async def test_tensor_parallel_gives_the_same_tokens(
+    engine: VllmGenerator, generator_spec: Callable[..., EngineSpec]
+) -> None:
+    request = ask(temperature=0.0, max_tokens=20)
+    (expected,) = await engine.generate(request)
+    split = VllmGenerator(generator_spec(tensor_parallel=2))
+    await split.start()
+    try:
+        (found,) = await split.generate(request)
+    finally:
+        await split.close()
+    assert found.token_ids == expected.token_ids
+    assert found.logprob == pytest.approx(expected.logprob, abs=1e-3)
+
+
+async def test_equal_seeds_give_equal_samples_and_a_killed_engine_is_reported(
+    generator_spec: Callable[..., EngineSpec],
+) -> None:
+    engine = VllmGenerator(generator_spec(deterministic=True))
+    with pytest.raises(EngineError, match="not running"):
+        await engine.check()
+    await engine.start()
+    try:
+        first = await engine.generate(ask(n=3, seed=2**63 - 1))
+        again = await engine.generate(ask(n=3, seed=2**63 - 1))
+        other = await engine.generate(ask(n=3, seed=5))
+        assert [c.token_ids for c in first] == [c.token_ids for c in again]
+        assert [c.token_ids for c in first] != [c.token_ids for c in other]
+        running = asyncio.create_task(engine.generate(ask(n=16, max_tokens=400)))
+        await asyncio.sleep(0)
+        for pid in engine.stats().pids:
+            if "EngineCore" in psutil.Process(pid).name():
+                psutil.Process(pid).kill()
+        with pytest.raises(EngineError):
+            await running
+        with pytest.raises(EngineError):
+            await engine.check()
+    finally:
+        await engine.close()
