@@ -32,6 +32,8 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))", r" \\text{degree}"),
         (r"\\(?:leqslant|leq)(?![a-zA-Z])", r"\\le"),
         (r"\\(?:geqslant|geq)(?![a-zA-Z])", r"\\ge"),
+        (r"_\{\s*\\(max|min)\s*\}", r"_{\1}"),
+        (r"(?<=[0-9])\.(?=[/*^+\-)}])", ""),
         (r"\\%", "%"),
         (r"^(?:\\approx|\u2248|approximately|about)(?![a-zA-Z])", ""),
         (r"^[\s*`:]+|[\s*`.,;:]+$", ""),

@@ -35,6 +35,7 @@ _LATEX = (
 _EXPLICIT_UNIT = re.compile(
     r"(?:\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{[^{}]*\}(?:\^\{?-?\d\}?)?)+$"
 )
+_OPERAND_END = re.compile(r"[A-Za-z0-9)}\]!']\s*\Z")
 _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 _TUPLE = re.compile(r"\([^()\[\]]*,[^()\[\]]*\)")
 _DIGITS = 300
@@ -72,7 +73,7 @@ def _parse(text: str) -> tuple[Any, ...]:
 def _split_explicit_unit(text: str) -> tuple[str, str]:
     r"""Cut a final `\text{...}` or `\mathrm{...}`; bare letters may be algebra and stay."""
     match = _EXPLICIT_UNIT.search(text)
-    if match is None or match.start() == 0:
+    if match is None or not _OPERAND_END.search(text, 0, match.start()):
         return text, ""
     split = split_unit("1" + match.group())
     return (text, "") if split is None else (text[: match.start()], split[1])

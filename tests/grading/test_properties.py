@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sphere_ray.grading import extract_answer, normalise
@@ -42,6 +42,7 @@ def spellings(value: Fraction) -> list[str]:
     return forms
 
 
+@settings(deadline=None)
 @given(rationals)
 def test_every_spelling_of_a_rational_is_equal_to_every_other(value: Fraction) -> None:
     forms = [normalise(form) for form in spellings(value)]
@@ -50,6 +51,7 @@ def test_every_spelling_of_a_rational_is_equal_to_every_other(value: Fraction) -
             assert compare_exactly(left, right) is True, (left, right)
 
 
+@settings(deadline=None)
 @given(rationals, rationals)
 def test_different_rationals_are_wrong_in_every_spelling(left: Fraction, right: Fraction) -> None:
     if left == right:
