@@ -69,11 +69,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestResult:
-    """Problems by split, the rows left out, and how many rows were read by split."""
+    """Problems, number of rows read and source by split, and the rows left out."""
 
     problems: Mapping[str, tuple[Problem, ...]]
     rejected: tuple[Rejected, ...]
     rows: Mapping[str, int]
+    sources: Mapping[str, str]
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -107,32 +108,47 @@ def ingest(
     Raises:
         ProblemSourceError: a source cannot be read at all.
     """
+    return ingest_splits({split: getattr(settings, split) for split in SPLITS}, read)
+
+
+def ingest_splits(
+    splits: Mapping[str, SplitSettings], read: Callable[[str], Iterator[RawRow]] = read_source
+) -> IngestResult:
+    """Read splits in the order given; a question belongs to the first split that has it.
+
+    Raises:
+        ProblemSourceError: a source cannot be read at all.
+    """
     ledger = _Ledger()
-    problems = {
-        split: _ingest_split(split, getattr(settings, split), read, ledger) for split in SPLITS
-    }
-    rows = {split: ledger.rows[split] for split in SPLITS}
-    return IngestResult(problems=problems, rejected=tuple(ledger.rejected), rows=rows)
+    problems = {name: _ingest_split(name, split, read, ledger) for name, split in splits.items()}
+    return IngestResult(
+        problems=problems,
+        rejected=tuple(ledger.rejected),
+        rows={name: ledger.rows[name] for name in splits},
+        sources={name: split.source for name, split in splits.items()},
+    )
 
 
-def require_usable(result: IngestResult, settings: ProblemSettings, rejected_path: str) -> None:
+def require_usable(result: IngestResult, max_share: float, rejected_path: str) -> None:
     """Refuse a split that is empty or has too many bad rows; `rejected_path` is where they lie.
+
+    `max_share` is `problems.max_rejected_share`.
 
     Raises:
         ProblemSourceError: with the counts and the most common reason.
     """
-    for split in SPLITS:
-        where = f"problems.{split} ({getattr(settings, split).source})"
+    for split, source in result.sources.items():
+        where = f"problems.{split} ({source})"
         rows = result.rows[split]
         if not rows:
             raise ProblemSourceError(f"{where} has no rows; give a source with problems")
         refused = [r for r in result.rejected if r.split == split]
         bad = [r for r in refused if r.reason not in _HARMLESS]
-        if len(bad) > settings.max_rejected_share * rows:
+        if len(bad) > max_share * rows:
             raise ProblemSourceError(
                 f"{where}: {len(bad)} of {rows} rows were rejected, {_most_common(bad)}; "
                 f"see {rejected_path}, correct the source, or raise problems.max_rejected_share "
-                f"(now {settings.max_rejected_share})"
+                f"(now {max_share})"
             )
         if not result.problems[split]:
             raise ProblemSourceError(

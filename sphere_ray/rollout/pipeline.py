@@ -55,12 +55,13 @@ def _stream(
     assignment: Assignment,
     settings: RolloutSettings,
 ) -> None:
+    defaults = ray.data.DataContext.get_current()
+    defaults.enable_progress_bars = False
     # The second reader lists files in tasks of a whole CPU each, which two CPUs do not have left.
-    ray.data.DataContext.get_current().use_datasource_v2 = False
+    defaults.use_datasource_v2 = False
     dataset = ray.data.read_parquet(problems, num_cpus=TASK_CPUS)
     context = dataset.context
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    context.enable_progress_bars = False
     context.checkpoint_config = CheckpointConfig(
         id_column=ID_COLUMN,
         checkpoint_path=checkpoint_dir(output),

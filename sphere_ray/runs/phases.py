@@ -42,7 +42,7 @@ def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
     result = ingest(settings)
     rejected = session.store.path_of("rejected/rows.jsonl")
     storage.write_text(rejected_lines(result.rejected), rejected)
-    require_usable(result, settings, rejected)
+    require_usable(result, settings.max_rejected_share, rejected)
     phase.begin()
     for split in SPLITS:
         storage.write_table(

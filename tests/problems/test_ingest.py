@@ -150,10 +150,10 @@ def test_too_many_bad_rows_refuse_the_source(bad: int) -> None:
     allowed = settings(max_rejected_share=0.4)
     result = ingest(allowed, reader({"train": rows, "validation": [qa("v")], "test": [qa("t")]}))
     if bad <= 4:
-        require_usable(result, allowed, "runs/x/rejected")
+        require_usable(result, allowed.max_rejected_share, "runs/x/rejected")
         return
     with pytest.raises(ProblemSourceError) as caught:
-        require_usable(result, allowed, "runs/x/rejected")
+        require_usable(result, allowed.max_rejected_share, "runs/x/rejected")
     assert str(caught.value) == (
         "problems.train (train): 5 of 10 rows were rejected, 5 of them for missing answer "
         "(first: train:6); see runs/x/rejected, correct the source, "
@@ -163,15 +163,15 @@ def test_too_many_bad_rows_refuse_the_source(bad: int) -> None:
 
 def test_duplicates_do_not_refuse_a_source() -> None:
     result = run([qa("q")] * 10, validation=[qa("v")], test=[qa("t")])
-    require_usable(result, settings(), "rejected")
+    require_usable(result, settings().max_rejected_share, "rejected")
 
 
 def test_a_split_without_rows_or_without_problems_is_refused() -> None:
     with pytest.raises(ProblemSourceError, match=r"problems\.train \(train\) has no rows"):
-        require_usable(run([], validation=[qa("v")], test=[qa("t")]), settings(), "rejected")
+        require_usable(run([], validation=[qa("v")], test=[qa("t")]), settings().max_rejected_share, "rejected")
     result = run([qa("t")], validation=[qa("v")], test=[qa("t")])
     with pytest.raises(ProblemSourceError, match="none of 1 rows is left, 1 of them for in held"):
-        require_usable(result, settings(), "rejected")
+        require_usable(result, settings().max_rejected_share, "rejected")
 
 
 def test_an_identity_depends_on_question_and_answer_only(tmp_path: Path) -> None:

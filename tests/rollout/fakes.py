@@ -1,0 +1,70 @@
+"""Stand-ins for engine actors, with the calling conventions of Ray's handles."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from ray.exceptions import ActorDiedError
+
+from sphere_ray.engines.engine import Request
+from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.records import Candidate, StopReason
+from sphere_ray.rollout.actor import Reply
+
+
+def request(problem: str = "p", *, n: int = 1, priority: int = 0) -> GenerateRequest:
+    return GenerateRequest(
+        problem_id=problem,
+        messages=(),
+        n=n,
+        temperature=1.0,
+        max_tokens=8,
+        seed=0,
+        priority=priority,
+    )
+
+
+def answer(text: str = "x") -> tuple[Candidate, ...]:
+    return (Candidate(text=text, token_ids=(1,), logprob=-1.0, stop_reason=StopReason.END),)
+
+
+class Method:
+    """`actor.method.remote(...)` and `actor.method.options(...).remote(...)`."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def options(self, **_: Any) -> "Method":
+        return self
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+
+class FakeActor:
+    """Answers each request by `reply(requests, alone)`; None from it is the death of the actor."""
+
+    def __init__(self, reply: Callable[[Sequence[Request], bool], list[Reply] | None]) -> None:
+        self._reply = reply
+        self.calls: list[tuple[list[str], bool]] = []
+        self.restarts = 0
+        self.serve = Method(self._serve)
+        self.ready = Method(self._ready)
+
+    async def _serve(self, requests: Sequence[Request], *, alone: bool) -> AsyncIterator[Any]:
+        self.calls.append(([r.problem_id for r in requests], alone))  # type: ignore[union-attr]
+        replies = self._reply(requests, alone)
+        if replies is None:
+            raise ActorDiedError
+        for reply in replies:
+            yield _done(reply)
+
+    async def _ready(self) -> None:
+        self.restarts += 1
+
+
+async def _done(reply: Reply) -> Reply:
+    return reply
+
+
+def answer_all(requests: Sequence[Request], alone: bool) -> list[Reply]:
+    return [Reply(index=i, response=answer(str(i))) for i in range(len(requests))]
