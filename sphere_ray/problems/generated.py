@@ -21,9 +21,9 @@ ARITHMETIC = "arithmetic"
 GYM = "reasoning-gym/"
 
 _TENTHS: Mapping[str, range] = {
-    "train": range(6),
-    "validation": range(6, 8),
-    "test": range(8, 10),
+    "train": range(5),
+    "validation": range(5, 7),
+    "test": range(7, 10),
 }
 """Which tenths of the hash space belong to a split."""
 

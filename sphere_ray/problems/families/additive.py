@@ -7,9 +7,9 @@ _GATHER = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 14), "b": (2, 9)},
+            operands={"a": (2, 18), "b": (2, 12)},
             steps=("total = a + b",),
-            limit=20,
+            limit=24,
             story=(
                 (
                     "{who} collected {a} {item} on Saturday and {b} {item} on Sunday.",
@@ -68,7 +68,7 @@ _GIVE = Family(
     words={"item": "food"},
     levels={
         1: Level(
-            operands={"a": (4, 15), "b": (2, 12)},
+            operands={"a": (4, 20), "b": (2, 16)},
             steps=("left = a - b",),
             limit=20,
             story=(
@@ -115,9 +115,9 @@ _COMPARE = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 14), "b": (2, 9)},
+            operands={"a": (2, 18), "b": (2, 12)},
             steps=("other = a + b",),
-            limit=20,
+            limit=24,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {b} more {item} than {who}.",
@@ -168,9 +168,9 @@ _BEFORE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"b": (2, 14), "c": (2, 9)},
+            operands={"b": (2, 18), "c": (2, 12)},
             steps=("start = b + c",),
-            limit=20,
+            limit=24,
             story=(
                 (
                     "{who} had some {item}. {who.cap} gave {b} of them to {who2} and has {c} left.",

@@ -7,9 +7,9 @@ _PACK = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (2, 10), "b": (2, 10)},
+            operands={"a": (2, 20), "b": (2, 20)},
             steps=("total = a * b",),
-            limit=90,
+            limit=80,
             story=(
                 (
                     "{who} has {a} {box.many} with {b} {item} in each {box}.",
@@ -60,9 +60,9 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (4, 60), "n": (2, 6)},
+            operands={"a": (4, 100), "n": (2, 8)},
             steps=("each = a / n",),
-            limit=10,
+            limit=15,
             story=(
                 (
                     "{who} shares {a} {item} equally among {n} friends.",
@@ -115,9 +115,9 @@ _SHOP = Family(
     words={"ware": "ware"},
     levels={
         1: Level(
-            operands={"n": (2, 10), "p": (2, 10)},
+            operands={"n": (2, 20), "p": (2, 20)},
             steps=("cost = n * p",),
-            limit=90,
+            limit=80,
             story=(
                 (
                     "{who} buys {n} {ware.many}. Each {ware} costs ${p}.",
@@ -185,9 +185,9 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 20), "k": (2, 6)},
+            operands={"a": (2, 25), "k": (2, 7)},
             steps=("other = a * k",),
-            limit=60,
+            limit=100,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
@@ -235,9 +235,9 @@ _EARN = Family(
     words={"job": "job"},
     levels={
         1: Level(
-            operands={"h": (2, 10), "w": (2, 10)},
+            operands={"h": (2, 20), "w": (2, 20)},
             steps=("pay = h * w",),
-            limit=90,
+            limit=80,
             story=(
                 (
                     "{who} earns ${w} an hour for {job}. {who.cap} works {h} hours.",
@@ -288,9 +288,9 @@ _READ = Family(
     words={"text": "text"},
     levels={
         1: Level(
-            operands={"d": (2, 10), "p": (2, 10)},
+            operands={"d": (2, 20), "p": (2, 20)},
             steps=("pages = d * p",),
-            limit=90,
+            limit=80,
             story=(
                 (
                     "{who} reads {p} pages of a {text} every day for {d} days.",
