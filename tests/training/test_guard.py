@@ -33,7 +33,7 @@ def shifts(*values: float) -> list[StepMetrics]:
 
 
 def test_a_collapsed_window_stops_training() -> None:
-    with pytest.raises(CollapseError, match="step 4.*1.00 nats"):
+    with pytest.raises(CollapseError, match=r"step 4.*1.00 nats"):
         check_collapse(shifts(0, -1, -1, -2), GUARD)
 
 

@@ -47,7 +47,7 @@ def test_another_number_of_workers_starts_over_and_says_so(request_: TrainReques
 
 def test_another_ray_starts_over(request_: TrainRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = leave_checkpoint(request_)
-    monkeypatch.setattr("sphere_ray.training.storage.version", lambda package: "9.9")
+    monkeypatch.setattr("sphere_ray.training.storage.version", lambda _: "9.9")
     reason = open_run(request_)
     assert reason is not None
     assert "ray was" in reason

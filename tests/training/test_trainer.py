@@ -1,0 +1,154 @@
+"""The driver's side on a local Ray of two CPUs: progress, resuming after deaths, errors."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.errors import ModelError
+from sphere_ray.training.messages import ReferenceRequest, StepMetrics, TrainRequest
+from sphere_ray.training.trainer import compute_reference, train
+from tests.training.local_workers import run_requests
+from tests.training.pairs import write_pairs
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(400)]
+
+SETTINGS = TrainingSettings(
+    epochs=8,
+    batch_size=8,
+    micro_batch_size=4,
+    learning_rate=1e-4,
+    precision="fp32",
+    max_length=256,
+    checkpoint_every=3,
+)
+PLACEMENT = TrainerPlacement(workers=2, zero_stage=2)
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    context = ray.init(num_cpus=2, include_dashboard=False)
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
+    """A request whose reference table was made through Ray."""
+    root: Path = tmp_path_factory.mktemp("trainer")
+    (root / "model").mkdir()
+    make_llama(root / "model")
+    seen: list[tuple[int, int]] = []
+    reference = compute_reference(
+        ReferenceRequest(
+            model_dir=str(root / "model"),
+            pairs_path=write_pairs(root / "pairs.parquet", 22),
+            output_dir=str(root / "reference"),
+            storage_path=str(root / "storage"),
+            name="reference",
+            settings=SETTINGS,
+            placement=PLACEMENT,
+        ),
+        lambda done, total: seen.append((done, total)),
+    )
+    assert reference.pairs == 22
+    assert seen[-1] == (22, 22)
+    return TrainRequest(
+        model_dir=str(root / "model"),
+        reference_path=reference.path,
+        output_dir=str(root / "policy"),
+        storage_path=str(root / "storage"),
+        name="dpo",
+        seed=1,
+        learning_rate=1e-4,
+        settings=SETTINGS,
+        placement=PLACEMENT,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(request_: TrainRequest, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    scratch = tmp_path_factory.mktemp("uninterrupted")
+    quiet = replace(request_, storage_path=str(scratch), output_dir=str(scratch / "policy"))
+    (outcome,) = run_requests([quiet], scratch / "group")
+    return [step.loss for step in outcome.history]
+
+
+def named(request: TrainRequest, name: str) -> TrainRequest:
+    return replace(request, name=name, output_dir=str(Path(request.output_dir).with_name(name)))
+
+
+def a_train_worker() -> psutil.Process:
+    mine = psutil.Process().children(recursive=True)
+    return next(process for process in mine if "RayTrainWorker" in " ".join(process.cmdline()))
+
+
+def test_a_killed_worker_continues_from_the_last_checkpoint(
+    request_: TrainRequest, uninterrupted: list[float]
+) -> None:
+    steps: list[int] = []
+
+    def kill_once(metrics: StepMetrics) -> None:
+        if metrics.step == 8 and 8 not in steps:
+            a_train_worker().send_signal(signal.SIGKILL)
+        steps.append(metrics.step)
+
+    result = train(named(request_, "worker-killed"), kill_once)
+
+    assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
+    repeated = steps.index(8, steps.index(8) + 1)
+    assert steps[repeated - 1] == 7
+    assert 1 not in steps[2:]  # not from the beginning
+    assert (Path(result.model_dir) / "model.safetensors").is_file()
+    assert result.loss_last < result.loss_first
+
+
+def test_the_same_call_continues_after_the_driver_was_killed(
+    address: str, request_: TrainRequest, uninterrupted: list[float], tmp_path: Path
+) -> None:
+    request = named(request_, "driver-killed")
+    (tmp_path / "request").write_bytes(pickle.dumps(request))
+    driver = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.training.killed_driver",
+            address,
+            str(tmp_path / "request"),
+            "10",
+        ],
+        cwd=Path(__file__).parents[2],
+        env=os.environ,
+        timeout=300,
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL
+    assert not Path(request.output_dir).exists()
+
+    result = train(request)
+
+    assert 0 < result.resumed_at < STEPS
+    assert result.restarted_because is None
+    assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
+
+
+def test_a_users_mistake_is_one_sentence_and_not_retried(
+    request_: TrainRequest, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    with pytest.raises(ModelError, match=r"config\.json") as raised:
+        train(replace(named(request_, "no-model"), model_dir=str(tmp_path)), seen.append)
+    assert "\n" not in str(raised.value)
+    assert not seen
