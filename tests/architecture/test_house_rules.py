@@ -25,7 +25,7 @@ MAX_IMPORT_SECONDS = 0.3
 
 # Spelt in pieces, for this file is tracked too.
 FOREIGN = re.compile(
-    "|".join(["/wo" + "rk/", "/ro" + "ot/", "/opt/" + "wheels", "/tmp/" + r"s\b", "file:" + "///"])
+    "|".join(["/wo" + "rk/", "/r" + "oot/", "/opt/" + "wheels", "/tmp/" + r"s\b", "file:" + "///"])
     + "|https?://[^ ]*" + "(?:/simple|pypi|artifactory|nexus|jfrog)"
 )  # fmt: skip
 
