@@ -8,7 +8,7 @@ may come from vLLM's cache: only the new step is computed, and its tag is the la
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from vllm import AsyncEngineArgs, PoolingParams, TokensPrompt
@@ -23,7 +23,7 @@ from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import Score, ScoreRequest
 from sphere_ray.records import Message
 
-TASK = "token_classify"
+TASK: Final = "token_classify"
 NUM_LABELS = 2
 QUESTION_CACHE = 1 << 12
 STEP_CACHE = 1 << 16
