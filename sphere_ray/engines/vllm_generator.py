@@ -65,7 +65,7 @@ class VllmGenerator(VllmEngine):
         llm = self.running()
         prompt = [*self._prompt_ids(request.messages), *request.prefix_ids]
         if max(request.prefix_ids, default=0) >= llm.model_config.get_vocab_size():
-            # vLLM does not look, and a worker that meets such an id dies.
+            # Ids of another model's tokenizer are refused here, before they reach a worker.
             raise RequestError("a prefix has token ids outside the model's vocabulary")
         room = self.spec.model.max_model_len - len(prompt)
         if room < 1:
