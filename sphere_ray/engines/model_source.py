@@ -23,6 +23,7 @@ from sphere_ray.errors import ModelError
 MADE: Mapping[str, tuple[str, str]] = {
     "embedded:smollm2-135m-instruct": ("sphere_ray.engines.embedded", "convert_smollm2"),
     "tiny:llama": ("sphere_ray.engines.tiny_models", "make_llama"),
+    "tiny:guesser": ("sphere_ray.engines.tiny_guesser", "make_guesser"),
     "tiny:qwen2": ("sphere_ray.engines.tiny_models", "make_qwen2"),
     "tiny:qwen2-prm": ("sphere_ray.engines.tiny_models", "make_qwen2_prm"),
 }

@@ -64,13 +64,13 @@ CORPUS = (
 def make_llama(directory: Path) -> None:
     """A causal language model with tied embeddings."""
     torch.manual_seed(SEED)
-    _save_causal(LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)), directory)
+    save_causal(LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)), directory)
 
 
 def make_qwen2(directory: Path) -> None:
     """A causal language model with an output head of its own."""
     torch.manual_seed(SEED + 1)
-    _save_causal(Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=False)), directory)
+    save_causal(Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=False)), directory)
 
 
 def make_qwen2_prm(directory: Path) -> None:
@@ -120,7 +120,8 @@ def make_tokenizer(extra_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     )
 
 
-def _save_causal(model: PreTrainedModel, directory: Path) -> None:
+def save_causal(model: PreTrainedModel, directory: Path) -> None:
+    """Save a model beside the tokenizer of this module."""
     model.generation_config = GenerationConfig(eos_token_id=[2, 0], pad_token_id=0)
     model.save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)

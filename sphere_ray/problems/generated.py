@@ -33,10 +33,15 @@ _MAX_MISSES = 2000
 _GYM_SEED_STRIDE = 1_000_000
 """reasoning-gym makes item i of a data set from seed + i: distinct seeds must lie far apart."""
 
+_ARITHMETIC_ONLY = ("levels", "families", "max_answer")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedSpec:
-    """A parsed `generated:` URI; `families` and `levels` are empty for reasoning-gym."""
+    """A parsed `generated:` URI; the last three are of no use to reasoning-gym.
+
+    `max_answer` keeps problems whose answer is at most that (0: all).
+    """
 
     source: str
     split: str
@@ -44,13 +49,15 @@ class GeneratedSpec:
     count: int
     families: tuple[str, ...] = ()
     levels: tuple[int, ...] = ()
+    max_answer: int = 0
 
 
 def parse_generated(uri: str) -> GeneratedSpec:
     """Parse `generated:arithmetic?split=train&seed=0&count=300&levels=1,2&families=a,b`.
 
     `split` and `count` are required; `seed` is 0 unless given; `levels` is 1,2 and `families` all
-    that the split may use. `generated:reasoning-gym/NAME` takes split, seed and count.
+    that the split may use; `max_answer=4` keeps answers of at most 4.
+    `generated:reasoning-gym/NAME` takes split, seed and count.
 
     Raises:
         ProblemSourceError: an unknown generator, family or parameter, or a bad value.
@@ -76,11 +83,12 @@ def parse_generated(uri: str) -> GeneratedSpec:
         count=_number(uri, "count", values.get("count", ""), 1),
         families=families if is_arithmetic else (),
         levels=levels if is_arithmetic else (),
+        max_answer=_number(uri, "max_answer", values.get("max_answer", "0"), 0),
     )
 
 
 def _parameters(uri: str, query: str, is_arithmetic: bool) -> dict[str, str]:
-    known = ("split", "seed", "count", *(("levels", "families") if is_arithmetic else ()))
+    known = ("split", "seed", "count", *(_ARITHMETIC_ONLY if is_arithmetic else ()))
     values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
@@ -202,7 +210,9 @@ def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProbl
             continue
         misses = 0
         seen.add(operands)
-        yield family.pose(level, operands, rng)
+        problem = family.pose(level, operands, rng)
+        if not spec.max_answer or problem.answer <= spec.max_answer:
+            yield problem
 
 
 def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
