@@ -12,7 +12,15 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sphere_ray.engines.tiny_models import CORPUS, SEED, SHAPE, make_tokenizer, save_causal
+from sphere_ray.engines.tiny_models import (
+    CORPUS,
+    END_OF_TURN,
+    SEED,
+    SHAPE,
+    TURN,
+    make_tokenizer,
+    save_causal,
+)
 
 OPENINGS = (
     "We count what is there.\n",
@@ -21,6 +29,8 @@ OPENINGS = (
     "Each group has the same size.\n",
 )
 ANSWERS = (1, 2, 3, 4)
+IGNORED = -100
+"""The target that cross_entropy leaves out."""
 STEPS, BATCH, LEARNING_RATE = 150, 32, 1e-2
 
 
@@ -35,26 +45,23 @@ def make_guesser(directory: Path) -> None:
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - step / STEPS)
-        prompts = [rng.choice(CORPUS)[: rng.randrange(20, 60)] for _ in range(BATCH)]
-        replies = [f"{opening}#### {answer}" for opening, answer in rng.choices(choices, k=BATCH)]
+        heads = [_head(rng.choice(CORPUS)[: rng.randrange(20, 60)]) for _ in range(BATCH)]
         texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}],
-                tokenize=False,
-            )
-            for prompt, reply in zip(prompts, replies, strict=True)
+            f"{head}{opening}#### {answer}{END_OF_TURN}"
+            for head, (opening, answer) in zip(heads, rng.choices(choices, k=BATCH), strict=True)
         ]
         batch = tokenizer(texts, return_tensors="pt", padding=True)
-        starts = [
-            len(tokenizer(text.rpartition("assistant\n")[0] + "assistant\n").input_ids)
-            for text in texts
-        ]
-        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
-        for row, start in enumerate(starts):
-            labels[row, :start] = -100
+        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, IGNORED)
+        for row, head in enumerate(heads):
+            labels[row, : len(tokenizer(head).input_ids)] = IGNORED
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     save_causal(model, directory)
+
+
+def _head(question: str) -> str:
+    """A question in the chat format, up to where the answer begins."""
+    return f"{TURN}user\n{question}{END_OF_TURN}\n{TURN}assistant\n"
