@@ -53,8 +53,8 @@ class ReferenceTable:
 
     def __init__(self, path: str) -> None:
         """Read every part under `path`."""
-        parts = pa.dataset.dataset(path, format="parquet", schema=SCHEMA)
-        self._table = parts.to_table().sort_by("pair_id").combine_chunks()
+        table = _read_parquet(path).select(SCHEMA.names)
+        self._table = table.sort_by("pair_id").combine_chunks()
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -84,6 +84,11 @@ class ReferenceTable:
 
     def _values(self, column: str, index: int) -> Any:
         return self._table[column][index].values.to_numpy()
+
+
+def _read_parquet(path: str) -> pa.Table:
+    # A phase's directory also holds its manifest.
+    return pa.dataset.dataset(path, format="parquet", exclude_invalid_files=True).to_table()
 
 
 def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps]) -> None:
@@ -157,9 +162,7 @@ def _compute(
 def _encode_share(
     request: ReferenceRequest, worker: Worker
 ) -> tuple[list[EncodedPair], Counter[str]]:
-    table = pa.dataset.dataset(
-        request.pairs_path, format="parquet", exclude_invalid_files=True
-    ).to_table()
+    table = _read_parquet(request.pairs_path)
     share = table.take(pa.array(range(worker.rank, table.num_rows, worker.world), pa.int64()))
     encoder = PairEncoder(request.model_dir)
     return encode_pairs(from_table(share, PreferencePair), encoder, request.settings.max_length)

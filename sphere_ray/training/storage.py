@@ -43,14 +43,6 @@ def open_run(request: ReferenceRequest | TrainRequest) -> str | None:
     return reason
 
 
-def discard_run(request: ReferenceRequest | TrainRequest) -> None:
-    """Delete the request's checkpoints; call it once the phase is committed."""
-    files, base = FileSystem.from_uri(request.storage_path)
-    root = f"{base}/{request.name}"
-    if files.get_file_info(root).type is not FileType.NotFound:
-        files.delete_dir(root)
-
-
 def _identity(request: ReferenceRequest | TrainRequest) -> dict[str, Any]:
     identity = {
         key: value

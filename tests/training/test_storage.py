@@ -5,7 +5,7 @@ import pytest
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.training.messages import TrainRequest
-from sphere_ray.training.storage import discard_run, open_run
+from sphere_ray.training.storage import open_run
 
 
 @pytest.fixture
@@ -59,9 +59,3 @@ def test_checkpoints_of_unknown_origin_are_not_trusted(request_: TrainRequest) -
     kept.mkdir(parents=True)
     assert open_run(request_) is not None
     assert not kept.exists()
-
-
-def test_a_committed_run_leaves_nothing(request_: TrainRequest) -> None:
-    leave_checkpoint(request_)
-    discard_run(request_)
-    assert not (Path(request_.storage_path) / request_.name).exists()

@@ -22,7 +22,7 @@ from sphere_ray.training.trainer import compute_reference, train
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(600)]
 
 SETTINGS = TrainingSettings(
     epochs=8,

@@ -34,7 +34,7 @@ from sphere_ray.training.schedule import learning_rate
 from tests.training.local_workers import Request, run_requests
 from tests.training.pairs import write_pairs
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 PAIRS = 22  # not a multiple of the batch
 RATE = 1e-3
