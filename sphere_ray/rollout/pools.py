@@ -51,11 +51,16 @@ def probe_node(pids: Sequence[int]) -> NodeMemory:
 
 
 def _threads(spec: EngineSpec) -> dict[str, str]:
-    """OpenMP threads of an engine on the CPU: Ray gives one to an actor that reserves no CPU."""
+    """OpenMP threads of an engine on the CPU: one core stays free for stages and graders.
+
+    Threads that wait for each other spin: two of them on two busy cores were ten times slower than
+    one (and Ray would give one to an actor that reserves no CPU).
+    """
     if spec.pool.gpus:
         return {}
     cores = min(node.cpus for node in living_nodes())
-    return {"OMP_NUM_THREADS": str(max(1, int(cores) // spec.pool.tensor_parallel))}
+    engines = spec.pool.tensor_parallel * spec.pool.replicas
+    return {"OMP_NUM_THREADS": str(max(1, int(cores - 1) // engines))}
 
 
 def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeMemory]:
