@@ -279,6 +279,7 @@ def test_vllm_scores_the_result_like_the_trainer(
             sys.executable,
             str(Path(__file__).with_name("vllm_logps.py")),
             str(root / name),
+            "bfloat16" if settings.precision == "bf16" else "float32",
             str(tmp_path / "ids"),
             str(tmp_path / "logps"),
         ],

@@ -9,9 +9,10 @@ from vllm import LLM, SamplingParams
 GIB = 1 << 30
 
 
-def _main(model_dir: str, ids_file: str, output_file: str) -> None:
+def _main(model_dir: str, dtype: str, ids_file: str, output_file: str) -> None:
     engine = LLM(
         model=model_dir,
+        dtype=dtype,  # its own choice for float32 weights is bfloat16
         max_model_len=512,
         enforce_eager=True,
         block_size=32,
