@@ -168,7 +168,9 @@ def test_duplicates_do_not_refuse_a_source() -> None:
 
 def test_a_split_without_rows_or_without_problems_is_refused() -> None:
     with pytest.raises(ProblemSourceError, match=r"problems\.train \(train\) has no rows"):
-        require_usable(run([], validation=[qa("v")], test=[qa("t")]), settings().max_rejected_share, "rejected")
+        require_usable(
+            run([], validation=[qa("v")], test=[qa("t")]), settings().max_rejected_share, "rejected"
+        )
     result = run([qa("t")], validation=[qa("v")], test=[qa("t")])
     with pytest.raises(ProblemSourceError, match="none of 1 rows is left, 1 of them for in held"):
         require_usable(result, settings().max_rejected_share, "rejected")
