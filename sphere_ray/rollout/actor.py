@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import ray
-from ray.actor import ActorHandle
 
 from sphere_ray.engines.engine import EngineSpec, EngineStats, Request, Response, build_engine
 from sphere_ray.errors import EngineError, RowError
@@ -91,8 +90,11 @@ class RestartLedger:
 class EngineActor:
     """One replica of a pool; `status` and `close` never queue behind generation."""
 
-    def __init__(self, spec: EngineSpec, name: str, ledger: "ActorHandle[RestartLedger]") -> None:
-        """Remember what to build; `ready` builds it."""
+    def __init__(self, spec: EngineSpec, name: str, ledger: str) -> None:
+        """Remember what to build; `ready` builds it. `ledger` names the RestartLedger's actor.
+
+        (A handle among the arguments would lie in the object store, where a restart may lose it.)
+        """
         self._spec = spec
         self._name = name
         self._ledger = ledger
@@ -156,7 +158,7 @@ class EngineActor:
 
     async def _start(self) -> None:
         budget = self._spec.pool.max_restarts_per_hour
-        if not await self._ledger.allows.remote(self._name, budget):
+        if not await ray.get_actor(self._ledger).allows.remote(self._name, budget):
             raise EngineError(
                 f"{self._name} died more than {budget} times within an hour; look for the cause in "
                 "the Ray logs of this actor, then run the same command again"

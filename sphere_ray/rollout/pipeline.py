@@ -7,6 +7,7 @@ import ray.data
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.config.run import RolloutSettings
 from sphere_ray.errors import EngineError, SphereError
 from sphere_ray.rollout.stages import (
@@ -22,7 +23,6 @@ from sphere_ray.rollout.stages import (
 Graph: TypeAlias = Callable[[str, str, Assignment, RolloutSettings], None]
 
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
-STAGE_CPUS = 0.1
 TASK_CPUS = 0.1
 """Reading and writing small tables; whole CPUs for them hang a machine with two."""
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -82,7 +83,9 @@ class Pools:
         self._release_timeout_s = release_timeout_s
         self._actors: dict[EngineSpec, list[Any]] = {}
         self._baseline = {m.node_id: m.gpu_used_mib for m in _probe({})}
-        self._ledger = ray.remote(RestartLedger).options(num_cpus=0).remote()
+        self._ledger_name = f"restarts-{uuid.uuid4().hex}"
+        ledger = ray.remote(RestartLedger).options(name=self._ledger_name, num_cpus=0)
+        self._ledger = ledger.remote()  # it lives as long as this reference
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
         """Run exactly the pools of `specs`: keep those that run, stop others, start the missing.
@@ -137,7 +140,7 @@ class Pools:
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec) | _threads(spec)},
         )
-        return actor.remote(spec, f"{spec.name}/{replica}", self._ledger)
+        return actor.remote(spec, f"{spec.name}/{replica}", self._ledger_name)
 
     def _wait(self, ready: Sequence[Any]) -> None:
         try:
