@@ -16,11 +16,11 @@ from vllm.config import PoolerConfig
 
 from sphere_ray.config.engines import ProcessRewardSettings
 from sphere_ray.engines.engine import EngineSpec, Request
-from sphere_ray.engines.together import together
 from sphere_ray.engines.tokens import load_tokenizer, prompt_ids
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import Score, ScoreRequest
+from sphere_ray.method.together import together
 from sphere_ray.records import Message
 
 TASK: Final = "token_classify"

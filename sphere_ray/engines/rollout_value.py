@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.method import SearchSettings
-from sphere_ray.engines.together import together
 from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
+from sphere_ray.method.together import together
 from sphere_ray.records import Verdict
 
 
