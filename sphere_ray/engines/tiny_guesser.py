@@ -1,7 +1,7 @@
 """A tiny language model that answers every question in two steps with a guess from 1 to 4.
 
-On problems with such answers it is right about once in four, so that a whole run with real engines
-has pairs, corrections and mistakes within seconds.
+It guesses 4 more often than not. On problems with such answers it is then often right, or mostly
+wrong, so that a whole run with real engines enters every stage and has pairs within seconds.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sphere_ray.engines.tiny_models import (
     CORPUS,
@@ -28,7 +28,7 @@ OPENINGS = (
     "Some are added and some are taken away.\n",
     "Each group has the same size.\n",
 )
-ANSWERS = (1, 2, 3, 4)
+ANSWERS = (1, 2, 3, 4, 4, 4, 4, 4, 4, 4)
 IGNORED = -100
 """The target that cross_entropy leaves out."""
 STEPS, BATCH, LEARNING_RATE = 150, 32, 1e-2
@@ -36,9 +36,17 @@ STEPS, BATCH, LEARNING_RATE = 150, 32, 1e-2
 
 def make_guesser(directory: Path) -> None:
     """Fit the model of `tiny:llama` to random openings and guesses; takes some seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on busy cores threads of so little work wait for each other
+    try:
+        save_causal(_fitted(make_tokenizer()), directory)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fitted(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     torch.manual_seed(SEED + 3)
     rng = random.Random(SEED)
-    tokenizer = make_tokenizer()
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     choices = list(itertools.product(OPENINGS, ANSWERS))
@@ -59,7 +67,7 @@ def make_guesser(directory: Path) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-    save_causal(model, directory)
+    return model
 
 
 def _head(question: str) -> str:

@@ -22,7 +22,7 @@ from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Trained, learn, reference
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
-from sphere_ray.runs.roles import base_model
+from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import PhaseDir, RunStore
 from sphere_ray.schema import from_table
@@ -59,6 +59,7 @@ def run(settings: RunSettings) -> RunSummary:
 def _run(session: Session) -> RunSummary:
     settings, seconds = session.settings, defaultdict[str, float](float)
     base = base_model(settings.engines)
+    roles_of(settings.engines, base)  # a missing model is noticed now, not after an evaluation
     problems, manifest = ingest_problems(session)
     _count(seconds, manifest)
     validation, manifest = evaluate(

@@ -71,6 +71,7 @@ def roll_out(
     phase = session.store.phase(iteration, "rollouts", upstream)
     if (manifest := phase.committed()) is not None:
         return phase, manifest
+    session.connect()
     started = time.monotonic()
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
@@ -142,6 +143,7 @@ def evaluate(
     phase = session.store.phase(iteration, name, upstream)
     manifest = phase.committed()
     if manifest is None:
+        session.connect()
         started = time.monotonic()
         phase.begin(resumable=True)
         spec = policy_spec(session.settings.engines, model)

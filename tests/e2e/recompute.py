@@ -34,10 +34,11 @@ def check_run(run_dir: Path) -> None:
         assert item["evaluation"]["n"] == len(rows(folder / "evaluation"))
         if item["promoted"]:
             policy_evaluation = folder / "evaluation"
-    base, final = run_dir / "test" / "base", run_dir / "test" / "final"
-    promoted = any(item["promoted"] for item in summary["iterations"])
-    assert final.exists() == promoted
-    check_test(summary["test"], rows(base), rows(final if promoted else base))
+    promoted = [item["iteration"] for item in summary["iterations"] if item["promoted"]]
+    tests = run_dir / "test"
+    final = f"iter-{promoted[-1]:03}" if promoted else "base"
+    assert (tests / final / "manifest.json").exists()
+    check_test(summary["test"], rows(tests / "base"), rows(tests / final))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

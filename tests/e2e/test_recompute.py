@@ -158,7 +158,8 @@ def run_dir(tmp_path):
     write(tmp_path / "iter-000" / "evaluation", AFTER, EvaluationRow)
     write(tmp_path / "evaluation" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "base", BEFORE, EvaluationRow)
-    write(tmp_path / "test" / "final", AFTER[::-1], EvaluationRow)
+    write(tmp_path / "test" / "iter-000", AFTER[::-1], EvaluationRow)
+    (tmp_path / "test" / "iter-000" / "manifest.json").touch()
     summary = {
         "iterations": [
             {
