@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
-from huggingface_hub import constants, try_to_load_from_cache
+import httpx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from sphere_ray.config.engines import ModelSettings
 from sphere_ray.errors import ModelError
@@ -45,9 +47,10 @@ def models_dir() -> Path:
 
 
 def resolve_model(settings: ModelSettings, cache_dir: Path | None = None) -> str:
-    """Return the absolute directory of a model, or the hub name that engines download themselves.
+    """Return the absolute directory of a model.
 
-    An `embedded:` or `tiny:` model is made in `cache_dir` (default `models_dir()`) on first use.
+    An `embedded:` or `tiny:` model is made in `cache_dir` (default `models_dir()`) on first use;
+    a hub model is downloaded to the Hugging Face cache, which all nodes have to share (`HF_HOME`).
 
     Raises:
         ModelError: there is no such model, or its directory lacks something.
@@ -64,14 +67,9 @@ def resolve_model(settings: ModelSettings, cache_dir: Path | None = None) -> str
             f"model {path} is neither a directory, nor a hub name (OWNER/NAME), nor one of "
             f"{', '.join(MADE)}"
         )
-    if constants.HF_HUB_OFFLINE and not isinstance(
-        try_to_load_from_cache(path, "config.json", revision=settings.revision), str
-    ):
-        raise ModelError(
-            f"model {path} is not in the local Hugging Face cache and HF_HUB_OFFLINE is set; "
-            "download it first, or name a directory"
-        )
-    return path
+    directory = _from_hub(path, settings.revision)
+    check_directory(directory)
+    return str(directory)
 
 
 def check_directory(directory: Path) -> None:
@@ -104,24 +102,36 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def model_fingerprint(path: str, revision: str | None = None) -> str:
-    """Identity of a model's content: 16 hex digits.
+def model_fingerprint(path: str) -> str:
+    """Identity of the content of a model directory: 16 hex digits.
 
-    A directory is hashed whole (about 1 GB/s): after DPO with a small learning rate most bf16
-    weights are bit-equal to the parent's, so samples of them could not tell the two apart. A hub
-    name stands for itself and its revision; pin the revision to make that exact.
+    All of it is hashed (about 1 GB/s): after DPO with a small learning rate most bf16 weights are
+    bit-equal to the parent's, so samples of them could not tell the two apart.
     """
     digest = hashlib.blake2b(digest_size=8)
     directory = Path(path)
-    if not directory.is_dir():
-        digest.update(f"hub:{path}@{revision or 'main'}".encode())
-        return digest.hexdigest()
     for file in sorted(directory.iterdir()):
         if file.is_file() and file.suffix in CONTENT_SUFFIXES:
             digest.update(f"{file.name}:{file.stat().st_size}:".encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "blake2b").digest())
     return digest.hexdigest()
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """Download what loading needs of a hub model, or find it in the cache."""
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=[f"*{s}" for s in CONTENT_SUFFIXES]
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"model {name} at {revision or 'main'} is neither in the local Hugging Face cache nor "
+            f"to be had from the hub ({reason}); correct the name, or name a directory"
+        ) from error
 
 
 def _missing_weights(directory: Path) -> str:

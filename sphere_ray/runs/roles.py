@@ -37,8 +37,7 @@ def base_model(engines: EngineSettings) -> ModelRef:
     if engines.backend == "simulated":
         return ModelRef(path="", iteration=0, fingerprint="simulated")
     path = resolve_model(engines.policy)
-    fingerprint = model_fingerprint(path, engines.policy.revision)
-    return ModelRef(path=path, iteration=0, fingerprint=fingerprint)
+    return ModelRef(path=path, iteration=0, fingerprint=model_fingerprint(path))
 
 
 def roles_of(engines: EngineSettings, policy: ModelRef) -> Roles:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,14 +94,18 @@ def test_an_unknown_name_is_answered_with_the_known_ones(path: str) -> None:
         resolve(path)
 
 
-def test_hub_names_pass_through_unless_offline(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_hub_model_is_the_directory_in_the_shared_cache(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert resolve("Qwen/Qwen2.5-7B-Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+    cached = tmp_path / "hub" / "models--owner--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    shutil.copytree(directory, cached / "snapshots" / "abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
-        resolve("Qwen/Qwen2.5-7B-Instruct-not-here")
+    assert Path(resolve("owner/model")).samefile(cached / "snapshots" / "abc")
+    with pytest.raises(ModelError, match="model owner/other at main is neither"):
+        resolve("owner/other")
 
 
 def test_the_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,11 +122,6 @@ def test_fingerprints_follow_content(directory: Path) -> None:
     assert model_fingerprint(str(directory)) == first
     (directory / "model.safetensors").write_text("weightz")
     assert model_fingerprint(str(directory)) != first
-
-
-def test_fingerprints_of_hub_names_follow_the_revision() -> None:
-    assert model_fingerprint("a/b") == model_fingerprint("a/b", "main")
-    assert model_fingerprint("a/b") != model_fingerprint("a/b", "v2")
 
 
 @pytest.mark.parametrize("name", TINY)
