@@ -18,7 +18,7 @@ class ModelSettings(Settings):
     path: str
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
-    max_model_len: int = Field(4096, ge=16)
+    max_model_len: int = Field(8192, ge=16)
 
 
 class PoolSettings(Settings):

@@ -11,7 +11,7 @@ from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, S
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
 from sphere_ray.method.together import together
-from sphere_ray.records import Verdict
+from sphere_ray.records import Candidate, StopReason, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RolloutValueScorer:
             self._completions_of(request, index, token_ids, room)
         )
         values = await together(
-            self._reaches(text + completion.text, request) for completion in completions
+            self._value(text, completion, request) for completion in completions
         )
         return Score(
             reward=sum(values) / len(values),
@@ -70,6 +70,11 @@ class RolloutValueScorer:
             seed=derive_seed(request.seed, "completions", index),
             priority=request.priority,
         )
+
+    async def _value(self, text: str, completion: Candidate, request: ScoreRequest) -> float:
+        if completion.stop_reason is StopReason.LENGTH:
+            return 0.0  # a number that was cut may look like the answer
+        return await self._reaches(text + completion.text, request)
 
     async def _reaches(self, response: str, request: ScoreRequest) -> float:
         grade = await self.grader.grade(response, request.problem.answer)

@@ -57,8 +57,7 @@ class Gate:
         async with self._changed:
             await self._changed.wait_for(lambda: not self._closed)
             if alone:
-                self._closed = True
-                await self._changed.wait_for(lambda: self._running == 0)
+                await self._empty()
             self._running += 1
         try:
             yield
@@ -68,6 +67,15 @@ class Gate:
                 if alone:
                     self._closed = False
                 self._changed.notify_all()
+
+    async def _empty(self) -> None:
+        self._closed = True
+        try:
+            await self._changed.wait_for(lambda: self._running == 0)
+        except asyncio.CancelledError:
+            self._closed = False
+            self._changed.notify_all()
+            raise
 
 
 class RestartLedger:
@@ -145,8 +153,9 @@ class EngineActor:
                 return Reply(index=index, response=await self._engine.handle(request))
             except RowError as error:
                 return Reply(index=index, error=error)
-            except EngineError as error:
-                self._die(error)
+            except EngineError:
+                # A dead engine ends this process; one that lives but broke its contract is told on.
+                await self._check()
                 raise
 
     async def _started(self) -> None:
@@ -174,10 +183,13 @@ class EngineActor:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await self._engine.check()
-            except EngineError as error:
-                self._die(error)
+            await self._check()
+
+    async def _check(self) -> None:
+        try:
+            await self._engine.check()
+        except EngineError as error:
+            self._die(error)
 
     def _die(self, error: EngineError) -> None:
         logger.error("%s: engine died (%s); the actor exits to be restarted", self._name, error)

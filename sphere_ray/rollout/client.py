@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.engines.engine import Request, Response
 from sphere_ray.errors import EngineError, RequestError, SphereError
@@ -117,18 +117,24 @@ class Replica:
         deadline = asyncio.get_running_loop().time() + RESTART_TIMEOUT_S
         while True:
             try:
-                await self.actor.ready.remote()
+                async with asyncio.timeout_at(deadline):
+                    await self.actor.ready.remote()
                 return
-            except RayActorError as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise EngineError(f"an engine died and did not come back: {error}") from error
+            except TimeoutError as error:
+                raise EngineError(
+                    f"an engine died and did not come back within {RESTART_TIMEOUT_S:.0f} s; "
+                    "is its node gone?"
+                ) from error
+            except RayActorError:
                 await asyncio.sleep(RETRY_S)
             except RayTaskError as error:
                 raise cause_of(error) from error
 
     def _flush(self) -> None:
-        batch, self._pending = self._pending, []
-        self._start(batch, alone=False)
+        pending, self._pending = self._pending, []
+        batch = [(request, answer) for request, answer in pending if not answer.done()]
+        if batch:
+            self._start(batch, alone=False)
 
     def _start(self, batch: list[tuple[Request, asyncio.Future[Response]]], *, alone: bool) -> None:
         call = asyncio.create_task(self._call(batch, alone=alone))
@@ -153,10 +159,10 @@ class Replica:
                     answer.set_exception(reply.error)
                 else:
                     answer.set_result(reply.response)
-        except RayActorError as error:
-            failure = ReplicaLostError(str(error))
         except RayTaskError as error:
             failure = cause_of(error)
+        except RayError as error:  # the actor, its node, or a reply on its way is lost
+            failure = ReplicaLostError(str(error))
         for _, answer in batch:
             if not answer.done():
                 answer.set_exception(failure)

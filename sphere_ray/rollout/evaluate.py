@@ -1,33 +1,43 @@
 """Evaluation of one problem: a greedy answer and, if asked for, samples; pure over the ports."""
 
 import asyncio
+from dataclasses import dataclass
 
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.config.run import EvaluationSettings
-from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Progress
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.seeds import derive_seed
-from sphere_ray.method.stages import Context
 from sphere_ray.records import Candidate, EvaluationRow, FinishReason, Problem, StopReason, Verdict
 
 
-async def evaluate_problem(
-    problem: Problem, context: Context, settings: EvaluationSettings
-) -> EvaluationRow:
-    """Answer `problem` greedily once and at `settings.temperature` `num_samples` times."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """What an evaluation works with; unlike a search it needs no scorer."""
+
+    settings: EvaluationSettings
+    prompts: PromptSettings
+    policy: Generator
+    grader: Grader
+    progress: Progress
+    run_seed: int
+
+
+async def evaluate_problem(problem: Problem, exam: Exam) -> EvaluationRow:
+    """Answer `problem` greedily once and at the evaluation's temperature `num_samples` times."""
+    settings = exam.settings
     greedy_only = settings.num_samples == 0
     (greedy,), samples = await asyncio.gather(
-        _answer(problem, context, settings, n=1, temperature=0.0),
+        _answer(problem, exam, n=1, temperature=0.0),
         _nothing()
         if greedy_only
-        else _answer(
-            problem, context, settings, n=settings.num_samples, temperature=settings.temperature
-        ),
+        else _answer(problem, exam, n=settings.num_samples, temperature=settings.temperature),
     )
     (verdict, answer), *graded = await asyncio.gather(
-        *(_grade(candidate, problem, context) for candidate in (greedy, *samples))
+        *(_grade(candidate, problem, exam) for candidate in (greedy, *samples))
     )
     tokens = sum(len(candidate.token_ids) for candidate in (greedy, *samples))
-    context.progress.add(chains=1 + len(samples), tokens=tokens)
+    exam.progress.add(chains=1 + len(samples), tokens=tokens)
     return EvaluationRow(
         problem_id=problem.problem_id,
         family=problem.family,
@@ -49,24 +59,22 @@ async def _nothing() -> tuple[Candidate, ...]:
 
 
 async def _answer(
-    problem: Problem, context: Context, settings: EvaluationSettings, *, n: int, temperature: float
+    problem: Problem, exam: Exam, *, n: int, temperature: float
 ) -> tuple[Candidate, ...]:
-    return await context.policy.generate(
+    return await exam.policy.generate(
         GenerateRequest(
             problem_id=problem.problem_id,
-            messages=question_messages(problem.question, context.settings.prompts),
+            messages=question_messages(problem.question, exam.prompts),
             n=n,
             temperature=temperature,
-            max_tokens=settings.max_tokens,
-            seed=derive_seed(context.run_seed, "evaluation", problem.problem_id, n),
+            max_tokens=exam.settings.max_tokens,
+            seed=derive_seed(exam.run_seed, "evaluation", problem.problem_id, n),
         )
     )
 
 
-async def _grade(
-    candidate: Candidate, problem: Problem, context: Context
-) -> tuple[Verdict, str | None]:
+async def _grade(candidate: Candidate, problem: Problem, exam: Exam) -> tuple[Verdict, str | None]:
     if candidate.stop_reason is StopReason.LENGTH:
         return Verdict.TRUNCATED, None
-    grade = await context.grader.grade(candidate.text, problem.answer)
+    grade = await exam.grader.grade(candidate.text, problem.answer)
     return grade.verdict, grade.answer

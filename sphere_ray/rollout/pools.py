@@ -42,13 +42,20 @@ def probe_node(pids: Sequence[int]) -> NodeMemory:
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         used = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-    except FileNotFoundError:  # a node without GPUs
+    except (OSError, subprocess.SubprocessError):  # a node without GPUs, or without a driver
         used = ""
     return NodeMemory(
         node_id=ray.get_runtime_context().get_node_id(),
-        gpu_used_mib=tuple(int(line) for line in used.split()),
-        alive=tuple(pid for pid in pids if psutil.pid_exists(pid)),
+        gpu_used_mib=tuple(int(line) if line.isdecimal() else 0 for line in used.splitlines()),
+        alive=tuple(pid for pid in pids if _lives(pid)),
     )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _threads(spec: EngineSpec) -> dict[str, str]:
@@ -123,11 +130,14 @@ class Pools:
     def _start(self, specs: Sequence[EngineSpec]) -> None:
         ready = []
         for spec in specs:
-            self._actors[spec] = [self._launch(spec, i) for i in range(spec.pool.replicas)]
-            ready += [actor.ready.remote() for actor in self._actors[spec]]
-            if 0 < spec.pool.gpus < 1:
-                # Engines that share a GPU disturb each other's memory profile while starting.
-                self._wait(ready)
+            self._actors[spec] = []
+            for replica in range(spec.pool.replicas):
+                actor = self._launch(spec, replica)
+                self._actors[spec].append(actor)
+                ready.append(actor.ready.remote())
+                if 0 < spec.pool.gpus < 1:
+                    # Engines that share a GPU disturb each other's memory profile while starting.
+                    self._wait(ready)
         self._wait(ready)
 
     def _launch(self, spec: EngineSpec, replica: int) -> Any:
@@ -140,7 +150,9 @@ class Pools:
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec) | _threads(spec)},
         )
-        return actor.remote(spec, f"{spec.name}/{replica}", self._ledger_name)
+        # Planned starts are no deaths, so each launch has an account of its own.
+        name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
+        return actor.remote(spec, name, self._ledger_name)
 
     def _wait(self, ready: Sequence[Any]) -> None:
         try:

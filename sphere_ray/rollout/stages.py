@@ -15,13 +15,14 @@ from sphere_ray.config.engines import RolloutValueSettings, ScorerSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.run import EvaluationSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
-from sphere_ray.errors import DeadlineExceededError, RowError
+from sphere_ray.errors import DeadlineExceededError, EngineError, RowError
 from sphere_ray.method.pairs import build_pairs
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.stages import Context, diversify, self_correct, self_generate
+from sphere_ray.method.together import together
 from sphere_ray.records import EvaluationRow, Problem, Rollout
 from sphere_ray.rollout.client import PoolClient
-from sphere_ray.rollout.evaluate import evaluate_problem
+from sphere_ray.rollout.evaluate import Exam, evaluate_problem
 from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
@@ -141,23 +142,31 @@ class Evaluate:
     """Problems in, graded answers of the policy out."""
 
     def __init__(self, assignment: Assignment) -> None:
-        """Remember the assignment."""
-        self._assignment = assignment
+        """Build what the evaluation works with."""
+        self._timeout_s = assignment.problem_timeout_s
+        self._exam = Exam(
+            settings=assignment.evaluation,
+            prompts=assignment.method.prompts,
+            policy=assignment.policy,
+            grader=assignment.grader,
+            progress=assignment.progress,
+            run_seed=assignment.seed,
+        )
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer and grade all problems of a batch at once; a failed row fails the evaluation."""
-        given = self._assignment
-        rows: list[EvaluationRow] = await asyncio.gather(
-            *(
-                within(
-                    evaluate_problem(problem, given.context(), given.evaluation),
-                    given.problem_timeout_s,
-                )
-                for problem in from_table(table, Problem)
-            )
-        )
-        given.progress.add(problems=len(rows))
+        rows = await together(self._row(problem) for problem in from_table(table, Problem))
+        self._exam.progress.add(problems=len(rows))
         yield to_table(rows, EvaluationRow)
+
+    async def _row(self, problem: Problem) -> EvaluationRow:
+        try:
+            return await within(evaluate_problem(problem, self._exam), self._timeout_s)
+        except RowError as error:
+            # Left out, it would flatter the model; counted as wrong, it would blame it.
+            raise EngineError(
+                f"problem {problem.problem_id} cannot be evaluated: {error}"
+            ) from error
 
 
 async def within(work: Awaitable[T], seconds: float) -> T:

@@ -38,7 +38,7 @@ def _on_a_cpu(model: str) -> dict[str, object]:
         "name": "evaluate",
         "run_dir": "runs/evaluate",
         "problems": {s: {"source": f"generated:arithmetic?split={s}"} for s in splits},
-        "method": {"search": {"max_chain_tokens": 1024, "max_step_tokens": 256}},
+        "method": {"search": {"max_chain_tokens": 512, "max_step_tokens": 256}},
         "engines": {
             "policy": {"path": model, "max_model_len": 2048},
             "policy_pool": {"kv_cache_gib": 2},

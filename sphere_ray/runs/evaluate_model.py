@@ -50,7 +50,9 @@ def evaluate_model(
 
 
 def _settings_for(settings: RunSettings, model: str, samples: int) -> RunSettings:
-    policy = settings.engines.policy.model_copy(update={"path": model})
+    known = settings.engines.policy
+    revision = known.revision if known.path == model else None
+    policy = known.model_copy(update={"path": model, "revision": revision})
     engines = settings.engines.model_copy(update={"policy": policy})
     evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
     return settings.model_copy(update={"engines": engines, "evaluation": evaluation})

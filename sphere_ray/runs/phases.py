@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
 from sphere_ray.method.pairs import cap_off_policy
 from sphere_ray.problems.ingest import SPLITS, ingest, rejected_lines, require_usable
@@ -17,7 +18,7 @@ from sphere_ray.records import (
 )
 from sphere_ray.reporting.metrics import follow
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.stages import rollouts_of
+from sphere_ray.rollout.stages import ID_COLUMN, rollouts_of
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.roles import Roles, policy_spec, roles_of
@@ -67,7 +68,12 @@ def roll_out(
     Raises:
         EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
     """
-    upstream = {"problems": problems.fingerprint, "policy": policy.fingerprint}
+    roles = roles_of(session.settings.engines, policy)
+    upstream = {
+        "problems": problems.fingerprint,
+        "policy": policy.fingerprint,
+        **{name: model_fingerprint(spec.path) for name, spec in roles.others.items() if spec.path},
+    }
     phase = session.store.phase(iteration, "rollouts", upstream)
     if (manifest := phase.committed()) is not None:
         return phase, manifest
@@ -75,7 +81,6 @@ def roll_out(
     started = time.monotonic()
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
-    roles = roles_of(session.settings.engines, policy)
     stream(session, pipeline.rollout, source, phase, roles, iteration)
     failed: Counter[str] = Counter()
     rows = tokens = 0
@@ -99,7 +104,7 @@ def roll_out(
         tokens=tokens,
         seconds=time.monotonic() - started,
     )
-    return phase, _committed(phase, report)
+    return phase, _committed(phase, source, report)
 
 
 def collect_pairs(
@@ -159,7 +164,7 @@ def evaluate(
             tokens=sum(row.num_tokens for row in rows),
             seconds=time.monotonic() - started,
         )
-        manifest = _committed(phase, report)
+        manifest = _committed(phase, source, report)
     return read_evaluation(phase.path), manifest
 
 
@@ -196,16 +201,22 @@ def read_evaluation(path: str) -> list[EvaluationRow]:
     return from_table(storage.read_table(path), EvaluationRow)
 
 
-def _committed(phase: PhaseDir, report: PhaseReport) -> Manifest:
+def _committed(phase: PhaseDir, source: str, report: PhaseReport) -> Manifest:
     """Commit a streamed phase; the ids of committed rows have served their purpose.
 
     Raises:
-        EngineError: rows are missing.
+        EngineError: not every problem has exactly one row.
     """
-    if report.rows_in != report.rows_out:
+    wanted, found = (Counter(storage.read_column(p, ID_COLUMN)) for p in (source, phase.path))
+    if missing := (wanted - found).total():
         raise EngineError(
-            f"{phase.path} has {report.rows_out} rows of {report.rows_in}; "
+            f"{phase.path} lacks {missing} of {wanted.total()} problems; "
             "run the same command again to make the missing ones"
+        )
+    if surplus := found - wanted:
+        raise EngineError(
+            f"{phase.path} has {surplus.total()} rows too many, for example of problem "
+            f"{next(iter(surplus))}; remove the directory and run the same command again"
         )
     manifest = phase.commit(report)
     storage.remove(pipeline.checkpoint_dir(phase.path))

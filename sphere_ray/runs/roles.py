@@ -27,6 +27,12 @@ class Roles:
         """All of them, once each."""
         return tuple(dict.fromkeys(s for s in (self.policy, self.small, self.reward) if s))
 
+    @property
+    def others(self) -> dict[str, EngineSpec]:
+        """The roles that a model of their own plays, besides the policy."""
+        roles = {"small": self.small, "reward": self.reward}
+        return {name: spec for name, spec in roles.items() if spec and spec != self.policy}
+
 
 def base_model(engines: EngineSettings) -> ModelRef:
     """The model the run begins with, made or checked.

@@ -11,6 +11,7 @@ from typing import Self
 
 from sphere_ray.config import RunSettings
 from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.reporting.events import EventLog
 from sphere_ray.reporting.metrics import RunMetrics
@@ -64,7 +65,6 @@ class Session:
         self.connect()
         if self._pools is None:
             self._pools = Pools(self.settings.ray.release_timeout_s)
-            self._open.callback(self.release)
         self._pools.ensure(specs)
 
     def release(self) -> None:
@@ -107,7 +107,14 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         """Release engines and leave Ray."""
-        self._open.close()
+        try:
+            self.release()
+        except ReleaseError as late:
+            if error is None:
+                raise
+            self.board.say(str(late))  # what ended the run matters more
+        finally:
+            self._open.__exit__(kind, error, trace)
 
     def _measure(self, snapshot: Snapshot) -> None:
         if self._metrics is not None:

@@ -158,6 +158,16 @@ def _rows_of(path: str) -> int:
         return 0
 
 
+def read_column(directory: str, column: str) -> list[Any]:
+    """One column of all parquet files directly in a directory."""
+    values: list[Any] = []
+    for name in data_files(directory):
+        filesystem, inner = _open(f"{directory}/{name}")
+        with filesystem.open(inner, "rb") as file:
+            values += pq.read_table(file, columns=[column])[column].to_pylist()
+    return values
+
+
 def read_table(path: str) -> pa.Table:
     """Read one parquet file, or all those directly in a directory in the order of their names.
 

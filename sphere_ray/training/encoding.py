@@ -48,17 +48,18 @@ class PairEncoder:
         self._ends = _end_ids(model_dir) | {self._end}
 
     def encode(self, pair: PreferencePair) -> EncodedPair:
-        """Encode one pair; a whole chain ends with end-of-sequence, a step (with prefix) does not.
+        """Encode one pair.
 
-        Engine ids are taken as they are: encoding the text again gives other ids.
+        Engine ids are taken as they are: encoding the text again gives other ids, and only they
+        tell a whole chain, which ends with end-of-sequence, from a first step, which must not.
+        A side without ids is text, a whole chain unless it has a prefix.
         """
         prefix = pair.prefix_ids or self._ids(pair.prefix)
-        whole = not prefix
         return EncodedPair(
             pair_id=pair.pair_id,
             prompt_ids=(*self._prompt(pair), *prefix),
-            chosen_ids=self._completion(pair.chosen_ids, pair.chosen, whole=whole),
-            rejected_ids=self._completion(pair.rejected_ids, pair.rejected, whole=whole),
+            chosen_ids=pair.chosen_ids or self._text(pair.chosen, whole=not prefix),
+            rejected_ids=pair.rejected_ids or self._text(pair.rejected, whole=not prefix),
         )
 
     def _prompt(self, pair: PreferencePair) -> tuple[int, ...]:
@@ -68,8 +69,8 @@ class PairEncoder:
         )
         return self._ids(str(text))
 
-    def _completion(self, ids: tuple[int, ...], text: str, *, whole: bool) -> tuple[int, ...]:
-        ids = ids or self._ids(text)
+    def _text(self, text: str, *, whole: bool) -> tuple[int, ...]:
+        ids = self._ids(text)
         if whole and ids and ids[-1] not in self._ends:
             return (*ids, self._end)
         return ids

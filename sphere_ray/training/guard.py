@@ -9,7 +9,7 @@ from sphere_ray.training.messages import StepMetrics
 
 
 def check_collapse(history: Sequence[StepMetrics], settings: GuardSettings) -> None:
-    """Look at the last `window` steps, every `window` steps; a loss of nan stops at once.
+    """Look at the last `window` steps, every `window` steps and at the end; nan stops at once.
 
     Raises:
         CollapseError: the chosen side fell too far below the reference, or the loss diverged.
@@ -20,7 +20,7 @@ def check_collapse(history: Sequence[StepMetrics], settings: GuardSettings) -> N
             f"training diverged at step {last.step}: loss {last.loss}, gradient norm "
             f"{last.grad_norm}; lower training.learning_rate ({last.learning_rate:.3g} there)"
         )
-    if len(history) % settings.window:
+    if len(history) % settings.window and last.step < last.steps:
         return
     window = history[-settings.window :]
     shift = sum(step.chosen_shift for step in window) / len(window)

@@ -26,10 +26,10 @@ def test_a_whole_chain_ends_with_end_of_sequence(encoder: PairEncoder) -> None:
 
 
 @pytest.mark.parametrize("end", [END_OF_TURN, END_OF_TEXT])
-def test_the_engines_own_end_is_kept(encoder: PairEncoder, end: int) -> None:
+def test_the_engines_own_ids_are_taken_as_they_are(encoder: PairEncoder, end: int) -> None:
     encoded = encoder.encode(replace(PAIR, chosen_ids=(40, 41, end), rejected_ids=(50, 51)))
     assert encoded.chosen_ids == (40, 41, end)
-    assert encoded.rejected_ids == (50, 51, END_OF_TURN)
+    assert encoded.rejected_ids == (50, 51)  # a first step must not learn to be the last
 
 
 def test_a_step_gets_no_end_and_its_prefix_belongs_to_the_prompt(encoder: PairEncoder) -> None:
@@ -37,7 +37,7 @@ def test_a_step_gets_no_end_and_its_prefix_belongs_to_the_prompt(encoder: PairEn
     step = encoder.encode(replace(PAIR, prefix="Step 1", prefix_ids=(60, 61), chosen_ids=(40,)))
     assert step.prompt_ids == (*whole.prompt_ids, 60, 61)
     assert step.chosen_ids == (40,)
-    assert step.rejected_ids == whole.rejected_ids[:-1]
+    assert step.rejected_ids == whole.rejected_ids[:-1]  # text behind a prefix is a step too
 
 
 def test_the_prompt_is_the_chat_template_up_to_the_answer(encoder: PairEncoder) -> None:
@@ -51,7 +51,7 @@ def test_unusable_pairs_are_dropped_by_reason(encoder: PairEncoder) -> None:
     pairs = [
         PAIR,
         replace(PAIR, chosen="", rejected="x"),
-        replace(PAIR, chosen_ids=(40,), rejected_ids=(40, END_OF_TURN)),
+        replace(PAIR, chosen_ids=(40, END_OF_TURN), rejected_ids=(40, END_OF_TURN)),
         replace(PAIR, rejected="so 42 " * 200),
     ]
     kept, dropped = encode_pairs(pairs, encoder, max_length=200)
