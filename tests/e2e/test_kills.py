@@ -9,7 +9,7 @@ import pytest
 from driving import OWN_RAY, Driver, committed, contents, num_rows, smoke
 from recompute import check_run, rows
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROBLEMS = 40
 LITTLE = (
