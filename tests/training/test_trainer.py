@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,16 @@ def test_a_killed_worker_continues_from_the_last_checkpoint(
     steps: list[int] = []
 
     def kill_once(metrics: StepMetrics) -> None:
-        if metrics.step == 8 and 8 not in steps:
+        if metrics.step == 4 and 4 not in steps:
             a_train_worker().send_signal(signal.SIGKILL)
         steps.append(metrics.step)
 
     result = train(named(request_, "worker-killed"), kill_once)
 
     assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
-    repeated = steps.index(8, steps.index(8) + 1)
-    assert steps[repeated - 1] == 7
-    assert 1 not in steps[2:]  # not from the beginning
+    # How far the workers got before the signal varies; they go back once, and not to the start.
+    (resumed_with,) = [after for before, after in pairwise(steps) if after <= before]
+    assert resumed_with > 1
     assert (Path(result.model_dir) / "model.safetensors").is_file()
     assert result.loss_last < result.loss_first
 
