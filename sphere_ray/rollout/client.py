@@ -168,12 +168,13 @@ class Replica:
                 answer.set_exception(failure)
 
 
-def cause_of(error: RayTaskError) -> Exception:
+def cause_of(error: RayError) -> Exception:
     """The error of ours inside Ray's wrapper, or the wrapper itself."""
     cause: BaseException | None = error
     while cause is not None:
         inner = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, SphereError) and not isinstance(cause, RayTaskError):
+        # Ray's wrapper of an error is an instance of that error's class, with a traceback as text.
+        if isinstance(cause, SphereError) and not isinstance(cause, RayError):
             return cause
         cause = inner
     return error

@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.config.run import RolloutSettings
 from sphere_ray.errors import EngineError, SphereError
+from sphere_ray.rollout.client import cause_of
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
     Assignment,
@@ -95,10 +96,8 @@ def _options(stage: type, assignment: Assignment, settings: RolloutSettings) -> 
     }
 
 
-def _own_error(error: BaseException) -> SphereError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, SphereError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
+def _own_error(error: RayError) -> SphereError:
+    cause = cause_of(error)
+    if isinstance(cause, SphereError):
+        return cause
     return EngineError(f"the rollout stopped: {error}")
