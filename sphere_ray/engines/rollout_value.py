@@ -3,10 +3,12 @@
 Pure asyncio over a generator and a grader; it runs with the stages and needs no pool of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.method import SearchSettings
+from sphere_ray.errors import DeadlineExceededError
 from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
@@ -19,8 +21,9 @@ class RolloutValueScorer:
     """The port `Scorer`. The reward of a step is the share of completions graded correct.
 
     A candidate that ends the chain is graded itself, for no tokens; one that uses up the chain's
-    tokens without an answer is worth 0. Any verdict but correct (a timeout of the grader
-    included) counts as not reaching the gold; errors propagate.
+    tokens without an answer is worth 0. Completions on which the grader ran out of time are left
+    out of the share; any other verdict but correct counts as not reaching the gold. Errors
+    propagate.
     """
 
     generator: Generator
@@ -41,7 +44,7 @@ class RolloutValueScorer:
         token_ids = tuple(token for step in so_far for token in step.token_ids)
         room = self.limits.max_chain_tokens - len(token_ids)
         if is_final(candidate):
-            return Score(reward=await self._reaches(text, request))
+            return Score(reward=_share([await self._reaches(text, request)]))
         if room < 1:
             return Score(reward=0.0)
         completions = await self.generator.generate(
@@ -51,8 +54,8 @@ class RolloutValueScorer:
             self._value(text, completion, request) for completion in completions
         )
         return Score(
-            reward=sum(values) / len(values),
-            values=values,
+            reward=_share(values),
+            values=tuple(value for value in values if value is not None),
             tokens=sum(len(completion.token_ids) for completion in completions),
         )
 
@@ -71,11 +74,18 @@ class RolloutValueScorer:
             priority=request.priority,
         )
 
-    async def _value(self, text: str, completion: Candidate, request: ScoreRequest) -> float:
+    async def _value(self, text: str, completion: Candidate, request: ScoreRequest) -> float | None:
         if completion.stop_reason is StopReason.LENGTH:
             return 0.0  # a number that was cut may look like the answer
         return await self._reaches(text + completion.text, request)
 
-    async def _reaches(self, response: str, request: ScoreRequest) -> float:
+    async def _reaches(self, response: str, request: ScoreRequest) -> float | None:
         grade = await self.grader.grade(response, request.problem.answer)
-        return float(grade.verdict is Verdict.CORRECT)
+        return None if grade.verdict is Verdict.TIMEOUT else float(grade.verdict is Verdict.CORRECT)
+
+
+def _share(values: Sequence[float | None]) -> float:
+    decided = [value for value in values if value is not None]
+    if not decided:
+        raise DeadlineExceededError("the grader ran out of time on everything a step led to")
+    return sum(decided) / len(decided)

@@ -13,7 +13,7 @@ from sphere_ray.method.ports import Generator, Grader, Progress, Scorer
 from sphere_ray.method.prompts import correction_messages, question_messages
 from sphere_ray.method.search import Search, pruned_search, sampled_search
 from sphere_ray.method.seeds import derive_seed
-from sphere_ray.records import Branch, Chain, Message, Problem, Rollout, StageName
+from sphere_ray.records import Branch, Chain, Message, Problem, Rollout, StageName, Verdict
 
 CORRECTION_CHECK = "correction_check"
 
@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     ALL_WRONG = "all_wrong"
     ALL_RIGHT = "all_right"
     """The last two belong to sampled chains, which no later stage takes up."""
+    UNDECIDED = "undecided"
+    """The grader could not tell: an answer or gold it cannot read, or its time was up."""
     NO_ATTEMPT = "no_attempt"
     """Self-correction had nothing to show: no first step was plausible."""
     KEPT = "kept"
@@ -96,8 +98,7 @@ async def self_correct(rollout: Rollout, context: Context, priority: int = 0) ->
     if failed:
         entry = route_entry(search.stage, _outcome(result.chains))
     else:
-        kept = result.chains[0].correct
-        entry = route_entry(CORRECTION_CHECK, Outcome.KEPT if kept else Outcome.LOST)
+        entry = route_entry(CORRECTION_CHECK, _fate(result.chains[0]))
     return _extended(rollout, result.chains, result.tokens, entry)
 
 
@@ -123,7 +124,7 @@ async def diversify(rollout: Rollout, context: Context, priority: int = 0) -> Ro
         settings=_small_search(context.settings),
     )
     result = await pruned_search(search)
-    mistaken = not all(chain.correct for chain in result.chains)
+    mistaken = any(_is_decided(chain) and not chain.correct for chain in result.chains)
     outcome = Outcome.PAIR if mistaken else Outcome.BOTH_RIGHT
     return _extended(rollout, result.chains, result.tokens, route_entry(search.stage, outcome))
 
@@ -136,16 +137,30 @@ def route_entry(stage: str, outcome: Outcome) -> str:
 def _outcome(chains: Sequence[Chain]) -> Outcome:
     """What Sol_max and Sol_min, in this order, came to."""
     best, worst = chains
+    if not all(_is_decided(chain) for chain in chains):
+        return Outcome.UNDECIDED
     if best.correct:
         return Outcome.BOTH_RIGHT if worst.correct else Outcome.PAIR
     return Outcome.INVERSION if worst.correct else Outcome.BOTH_WRONG
 
 
+def _fate(corrected: Chain) -> Outcome:
+    if not _is_decided(corrected):
+        return Outcome.UNDECIDED
+    return Outcome.KEPT if corrected.correct else Outcome.LOST
+
+
 def _outcome_of_samples(chains: Sequence[Chain]) -> Outcome:
-    right = [chain.correct for chain in chains]
+    right = [chain.correct for chain in chains if _is_decided(chain)]
+    if not right:
+        return Outcome.UNDECIDED
     if all(right):
         return Outcome.ALL_RIGHT
     return Outcome.PAIR if any(right) else Outcome.ALL_WRONG
+
+
+def _is_decided(chain: Chain) -> bool:
+    return chain.verdict not in (Verdict.UNGRADABLE, Verdict.TIMEOUT)
 
 
 def _came_to(rollout: Rollout, stage: StageName, outcome: Outcome) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
-from sphere_ray.errors import EngineError, GraderError, RowError
+from sphere_ray.errors import DeadlineExceededError, EngineError, GraderError, RowError
 from sphere_ray.method.ports import GenerateRequest, Grade, ScoreRequest
 from sphere_ray.records import Candidate, Message, Problem, StopReason, Verdict
 
@@ -137,12 +137,23 @@ async def test_a_chain_without_tokens_left_and_without_an_answer_is_worth_nothin
 
 
 @pytest.mark.parametrize(
-    "verdict", [v for v in Verdict if v is not Verdict.CORRECT], ids=lambda v: v.value
+    "verdict",
+    [v for v in Verdict if v not in (Verdict.CORRECT, Verdict.TIMEOUT)],
+    ids=lambda v: v.value,
 )
 async def test_only_a_correct_verdict_reaches_the_gold(verdict: Verdict) -> None:
     judge = Judge(verdicts={"odd": verdict})
     (score,) = await scorer(Scripted({2: ["odd", "42"]}), judge).score(request(step("a\n\n")))
     assert score.values == (0.0, 1.0)
+
+
+async def test_a_timeout_of_the_grader_is_no_zero() -> None:
+    judge = Judge(verdicts={"odd": Verdict.TIMEOUT})
+    generator = Scripted({2: ["odd", "42", "41"], 3: ["odd"]})
+    (score,) = await scorer(generator, judge).score(request(step("a\n\n")))
+    assert (score.reward, score.values, score.tokens) == (0.5, (1.0, 0.0), 9)
+    with pytest.raises(DeadlineExceededError):
+        await scorer(generator, judge).score(request(step("a\n\n", 3)))
 
 
 @pytest.mark.parametrize("failure", [RowError("no"), EngineError("gone")])

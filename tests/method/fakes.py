@@ -102,6 +102,8 @@ class FakeGrader:
         found = re.findall(r"#### (\S+)", response)
         if not found:
             return Grade(verdict=Verdict.NO_ANSWER, answer=None)
+        if found[-1] == "?":
+            return Grade(verdict=Verdict.UNGRADABLE, answer="?")
         right = found[-1] == gold
         return Grade(verdict=Verdict.CORRECT if right else Verdict.WRONG, answer=found[-1])
 

@@ -17,6 +17,8 @@ RIGHT_OVER_WRONG = always("[0.9] #### 4", "[0.1] #### 5")
 WRONG_OVER_RIGHT = always("[0.1] #### 4", "[0.9] #### 5")
 ALL_RIGHT = always("[0.9] sure #### 4", "[0.1] hm #### 4")
 ALL_WRONG = always("[0.9] sure #### 5", "[0.1] hm #### 6")
+UNREADABLE = always("[0.9] sure #### ?", "[0.1] hm #### ?")
+RIGHT_OVER_UNREADABLE = always("[0.9] sure #### 4", "[0.1] hm #### ?")
 CHECKED = MethodSettings(stages=StageSettings(correction_check_share=1.0))
 UNCHECKED = MethodSettings(stages=StageSettings(correction_check_share=0.0))
 
@@ -40,6 +42,9 @@ async def through(ctx, rollout=ROLLOUT):
         (ALL_RIGHT, ALL_WRONG, ("self_generation:both_right", "diversity:pair")),
         (ALL_RIGHT, WRONG_OVER_RIGHT, ("self_generation:both_right", "diversity:pair")),
         (ALL_RIGHT, ALL_RIGHT, ("self_generation:both_right", "diversity:both_right")),
+        (ALL_RIGHT, UNREADABLE, ("self_generation:both_right", "diversity:both_right")),
+        (RIGHT_OVER_UNREADABLE, ALL_WRONG, ("self_generation:undecided",)),
+        (UNREADABLE, ALL_WRONG, ("self_generation:undecided",)),
         (
             corrects_to(ALL_WRONG, RIGHT_OVER_WRONG),
             ALL_WRONG,
@@ -66,7 +71,11 @@ async def test_routes(policy, small, route):
 
 @pytest.mark.parametrize(
     ("after", "entry"),
-    [(ALL_RIGHT, "correction_check:kept"), (ALL_WRONG, "correction_check:lost")],
+    [
+        (ALL_RIGHT, "correction_check:kept"),
+        (ALL_WRONG, "correction_check:lost"),
+        (UNREADABLE, "correction_check:undecided"),
+    ],
 )
 async def test_right_solutions_called_wrong_are_a_measurement(after, entry):
     rollout = await through(context(corrects_to(ALL_RIGHT, after), ALL_WRONG, settings=CHECKED))

@@ -40,6 +40,8 @@ FORMULAS = {
     ("pack", 1): lambda a, b: a * b,
     ("pack", 2): lambda a, b, c: a * b + c,
     ("pack", 3): lambda a, b, c, d: a * b + c * d,
+    ("parts", 1): lambda k, n: k * n,
+    ("parts", 2): lambda k, n, b: k * n - b,
     ("share", 1): lambda a, n: a / n,
     ("share", 2): lambda a, b, n: (a + b) / n,
     ("share", 3): lambda a, b, c, n: (a + b + c) / n,

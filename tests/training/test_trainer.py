@@ -92,8 +92,10 @@ def named(request: TrainRequest, name: str) -> TrainRequest:
 
 
 def a_train_worker() -> psutil.Process:
+    """The newest one: those of the phase before may still be on their way out."""
     mine = psutil.Process().children(recursive=True)
-    return next(process for process in mine if "RayTrainWorker" in " ".join(process.cmdline()))
+    workers = [process for process in mine if "RayTrainWorker" in " ".join(process.cmdline())]
+    return max(workers, key=lambda process: process.create_time())
 
 
 def test_a_killed_worker_continues_from_the_last_checkpoint(

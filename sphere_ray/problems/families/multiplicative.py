@@ -9,7 +9,7 @@ _PACK = Family(
         1: Level(
             operands={"a": (2, 20), "b": (2, 20)},
             steps=("total = a * b",),
-            limit=80,
+            limit=72,
             story=(
                 (
                     "{who} has {a} {box.many} with {b} {item} in each {box}.",
@@ -50,6 +50,39 @@ _PACK = Family(
                     "There are {a} {box.many} of {b} {item} and {c} {box2.many} of {d} {item}.",
                 ),
                 ("How many {item} are there in total?", "How many {item} is that altogether?"),
+            ),
+        ),
+    },
+)
+
+_PARTS = Family(
+    name="parts",
+    words={"thing": "thing", "part": "part"},
+    levels={
+        1: Level(
+            operands={"k": (2, 12), "n": (2, 20)},
+            steps=("all = n * k",),
+            limit=72,
+            story=(
+                (
+                    "A {thing} has {k} {part}.",
+                    "Every {thing} has {k} {part}.",
+                    "There are {k} {part} on a {thing}.",
+                ),
+                (
+                    "How many {part} do {n} {thing.many} have?",
+                    "How many {part} are there on {n} {thing.many}?",
+                ),
+            ),
+        ),
+        2: Level(
+            operands={"k": (2, 6), "n": (2, 6), "b": (2, 9)},
+            steps=("all = n * k", "left = all - b"),
+            limit=40,
+            story=(
+                ("A {thing} has {k} {part}.", "Every {thing} has {k} {part}."),
+                ("On {n} {thing.many} {b} {part} are broken.",),
+                ("How many {part} are not broken?", "How many {part} still work?"),
             ),
         ),
     },
@@ -117,7 +150,7 @@ _SHOP = Family(
         1: Level(
             operands={"n": (2, 20), "p": (2, 20)},
             steps=("cost = n * p",),
-            limit=80,
+            limit=72,
             story=(
                 (
                     "{who} buys {n} {ware.many}. Each {ware} costs ${p}.",
@@ -185,9 +218,9 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 25), "k": (2, 7)},
+            operands={"a": (2, 25), "k": (2, 9)},
             steps=("other = a * k",),
-            limit=100,
+            limit=72,
             story=(
                 (
                     "{who} has {a} {item}. {who2} has {k} times as many {item} as {who}.",
@@ -237,7 +270,7 @@ _EARN = Family(
         1: Level(
             operands={"h": (2, 20), "w": (2, 20)},
             steps=("pay = h * w",),
-            limit=80,
+            limit=72,
             story=(
                 (
                     "{who} earns ${w} an hour for {job}. {who.cap} works {h} hours.",
@@ -290,7 +323,7 @@ _READ = Family(
         1: Level(
             operands={"d": (2, 20), "p": (2, 20)},
             steps=("pages = d * p",),
-            limit=80,
+            limit=72,
             story=(
                 (
                     "{who} reads {p} pages of a {text} every day for {d} days.",
@@ -331,4 +364,4 @@ _READ = Family(
     },
 )
 
-MULTIPLICATIVE = (_PACK, _SHARE, _SHOP, _TIMES, _EARN, _READ)
+MULTIPLICATIVE = (_PACK, _PARTS, _SHARE, _SHOP, _TIMES, _EARN, _READ)
