@@ -1,4 +1,4 @@
-"""`sphere`: run, evaluate and export; turns errors into one sentence and an exit code.
+"""`sphere`: run, evaluate, compare and export; turns errors into one sentence and an exit code.
 
 Owns no behaviour of its own. What the commands need is imported when they run, so that `--help`
 and mistyped options answer at once.
@@ -106,14 +106,30 @@ def evaluate(
 ) -> None:
     """Measure a model: greedy pass@1 and, with --samples, mean@k."""
     with _outcomes(debug=context.obj, hint="nothing was kept"):
-        if config is None:
-            settings = _module("runs.defaults").evaluation_settings(model)
-        else:
-            settings = _module("config").load_config(config)
         figures = _module("runs.evaluate_model").evaluate_model(
-            settings, model, problems, limit, samples
+            _evaluation_settings(config, model), model, problems, limit, samples
         )
         _module("reporting.table").print_evaluation(figures, Console())
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Model directory or name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model directory or name.")],
+    problems: Annotated[str, typer.Option(help="URI of the problems, e.g. file:test.jsonl.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Settings; default those of the run MODEL lies in, else CPU ones."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Use the first N problems (0: all).")] = 0,
+) -> None:
+    """Measure two models on the same problems: greedy pass@1, and the change paired by problem."""
+    with _outcomes(debug=context.obj, hint="nothing was kept"):
+        figures = _module("runs.evaluate_model").compare_models(
+            _evaluation_settings(config, model), (base, model), problems, limit
+        )
+        _module("reporting.table").print_comparison(figures, Console())
 
 
 @app.command()
@@ -133,6 +149,12 @@ def export(
         exporters = {ExportFormat.TRL: _module("runs.export").export_trl}
         written = exporters[target](run_dir, output=output, iteration=iteration)
         _out.print(f"{written.num_pairs} pairs in {written.jsonl} and {written.parquet}")
+
+
+def _evaluation_settings(config: Path | None, model: str) -> Any:
+    if config is None:
+        return _module("runs.defaults").evaluation_settings(model)
+    return _module("config").load_config(config)
 
 
 def _show_plan(settings: Any) -> None:

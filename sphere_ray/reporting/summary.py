@@ -107,13 +107,15 @@ class ValidationSummary(TypedDict):
 class HeldOutSummary(TypedDict):
     """The `n` test problems under the base and the final model.
 
-    `difference` is final minus base pass@1; `p_value` that of the paired test, two-sided.
+    `difference` is final minus base pass@1, with its 95% bootstrap interval paired by problem;
+    `p_value` that of the paired test, two-sided.
     """
 
     n: int
     base: ModelScore
     final: ModelScore
     difference: float
+    difference_ci95: list[float]
     p_value: float
 
 
@@ -249,11 +251,13 @@ def held_out_summary(
     base, final = _aligned(base, final)
     first = evaluation_summary(base, seed=seed, resamples=resamples)
     last = evaluation_summary(final, seed=seed, resamples=resamples)
+    gains = [after - before for before, after in zip(_greedy(base), _greedy(final), strict=True)]
     return {
         "n": len(base),
         "base": _without_n(first),
         "final": _without_n(last),
         "difference": last["pass@1"] - first["pass@1"],
+        "difference_ci95": list(bootstrap_interval(gains, seed=seed, resamples=resamples)),
         "p_value": paired_test(_greedy(base), _greedy(final), seed=seed),
     }
 

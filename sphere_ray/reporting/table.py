@@ -22,7 +22,12 @@ _UNKNOWN = "-"
 def print_summary(summary: RunSummary, console: Console) -> None:
     """Print the tables of a run: each iteration, the test by family, the time."""
     parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
-    console.print(Group(*parts, _test(summary["test"]), _time(summary["seconds_by_phase"])))
+    console.print(Group(*parts, _held_out(summary["test"]), _time(summary["seconds_by_phase"])))
+
+
+def print_comparison(summary: HeldOutSummary, console: Console) -> None:
+    """Print the table of a base and another model on the same problems."""
+    console.print(_held_out(summary))
 
 
 def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
@@ -81,7 +86,7 @@ def _validation(item: IterationSummary) -> str:
     return f"pass@1 {before} to {after} on {evaluation['n']:,} problems, {decision}"
 
 
-def _test(test: HeldOutSummary) -> Table:
+def _held_out(test: HeldOutSummary) -> Table:
     base, final = test["base"], test["final"]
     table = _table(f"Test, {test['n']:,} problems, pass@1 %", "family", "n", "base", "final", "+/-")
     gains = []
@@ -97,7 +102,11 @@ def _test(test: HeldOutSummary) -> Table:
     table.add_row(
         "all", str(test["n"]), _interval(base), _interval(final), _points(test["difference"])
     )
-    table.caption = f"paired test of all problems: p = {test['p_value']:.3g}"
+    low, high = test["difference_ci95"]
+    table.caption = (
+        f"all, paired by problem: {_points(test['difference'])} "
+        f"(95%: {_points(low)} to {_points(high)}), p = {test['p_value']:.3g}"
+    )
     return table
 
 

@@ -59,16 +59,18 @@ def _lives(pid: int) -> bool:
 
 
 def _threads(spec: EngineSpec) -> dict[str, str]:
-    """OpenMP threads of an engine on the CPU: one core stays free for stages and graders.
+    """OpenMP threads of an engine on the CPU: all cores of a node, shared among the processes.
 
-    Threads that wait for each other spin: two of them on two busy cores were ten times slower than
-    one (and Ray would give one to an actor that reserves no CPU).
+    With tensor parallelism one core stays free for the EngineCore, which waits by spinning: with
+    threads on every core it was ten times slower. Ray gives one thread to an actor without CPUs.
     """
     if spec.pool.gpus:
         return {}
     cores = min(node.cpus for node in living_nodes())
+    if spec.pool.tensor_parallel > 1:
+        cores -= 1
     engines = spec.pool.tensor_parallel * spec.pool.replicas
-    return {"OMP_NUM_THREADS": str(max(1, int(cores - 1) // engines))}
+    return {"OMP_NUM_THREADS": str(max(1, int(cores) // engines))}
 
 
 def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeMemory]:

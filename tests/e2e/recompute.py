@@ -141,6 +141,8 @@ def check_test(
             check_score(part, [row for row in found if row["family"] == name])
     gained = [(last[i]["verdict"] == "correct") - (first[i]["verdict"] == "correct") for i in first]
     assert said["difference"] == pytest.approx(sum(gained) / len(gained))
+    low, high = said["difference_ci95"]
+    assert -1 <= low <= said["difference"] <= high <= 1
     up, down = gained.count(1), gained.count(-1)
     tail = sum(math.comb(up + down, i) for i in range(min(up, down) + 1))
     assert said["p_value"] == pytest.approx(min(1.0, 2 * tail / 2 ** (up + down)))

@@ -79,7 +79,7 @@ def cluster():
         psutil.wait_procs(processes, timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
 def answers(address):

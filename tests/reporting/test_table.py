@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sphere_ray.reporting.table import print_evaluation, print_summary
+from sphere_ray.reporting.table import print_comparison, print_evaluation, print_summary
 
 SCORE = {"pass@1": 0.2766, "mean@k": None, "ci95": [0.2, 0.35]}
 BETTER = {"pass@1": 0.3533, "mean@k": 0.3, "ci95": [0.28, 0.43]}
@@ -65,6 +65,7 @@ SUMMARY = {
         "base": {**SCORE, "by_family": {"ages": {"n": 60, **SCORE}, "fares": {"n": 9, **BETTER}}},
         "final": {**BETTER, "by_family": {"ages": {"n": 60, **BETTER}, "fares": {"n": 9, **SCORE}}},
         "difference": 0.0767,
+        "difference_ci95": [0.021, 0.133],
         "p_value": 0.00213,
     },
     "seconds_by_phase": {"rollouts": 90.0, "policy": 30.0},
@@ -101,8 +102,14 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "fares", "9", "-7.7")
     line_with(console, "mean of families", "+0.0")
     line_with(console, "all", "300", "+7.7")
-    line_with(console, "p = 0.00213")
+    line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213")
     line_with(console, "rollouts", "1:30", "75.0")
+
+
+def test_two_models(console):
+    print_comparison(SUMMARY["test"], console)
+    line_with(console, "paired", "+2.1 to +13.3")
+    line_with(console, "fares", "9", "-7.7")
 
 
 def test_an_iteration_without_training_says_so(console):
