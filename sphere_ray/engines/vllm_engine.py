@@ -1,7 +1,8 @@
 """The lifecycle of a vLLM engine: arguments, start, health, counters, deadlines, errors.
 
 The generator and the process reward model add what they ask of it. vLLM always runs here in
-processes of its own (an EngineCore, and workers unless it is one itself), so a dead one can be seen and told.
+processes of its own (an EngineCore, with workers or as its own worker), so a dead one can be seen
+and told.
 """
 
 import asyncio
