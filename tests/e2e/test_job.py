@@ -16,7 +16,7 @@ from driving import BIN, SMOKE, Driver, committed, contents, finish, num_rows
 from ray.job_submission import JobStatus, JobSubmissionClient
 from recompute import check_run, rows
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 SECRET = "0123456789abcdef0123456789abcdef"
 LITTLE = (
