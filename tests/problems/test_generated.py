@@ -45,6 +45,8 @@ FORMULAS = {
     ("share", 1): lambda a, n: a / n,
     ("share", 2): lambda a, b, n: (a + b) / n,
     ("share", 3): lambda a, b, c, n: (a + b + c) / n,
+    ("fill", 1): lambda a, n: a / n,
+    ("fill", 2): lambda a, n, b: a / n + b,
     ("shop", 1): lambda n, p: n * p,
     ("shop", 2): lambda n, p, q: q + n * p,
     ("shop", 3): lambda n, p, k, q: n * p + k * q,
