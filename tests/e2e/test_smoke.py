@@ -34,7 +34,7 @@ def test_the_run_succeeds_and_shows_its_figures(run):
     assert done.code == 0, done.out + done.err
     assert "Traceback" not in done.err
     assert "self_correction" in done.out
-    assert "paired test" in done.out
+    assert "paired by problem" in done.out
 
 
 def test_every_stage_is_entered_and_no_problem_fails(summary):
