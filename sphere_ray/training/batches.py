@@ -1,11 +1,12 @@
 """Which pairs make a step, who computes which of them, and how they become tensors.
 
 The order depends on the seed and the epoch alone, so every world size sees the same global batches.
-Shape suffixes as in method/preference.py; s is positions of prompt plus completion.
+Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m those that are scored.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.training.encoding import EncodedPair
+from sphere_ray.training.tree import PrefixTree
 
 Indices = NDArray[np.int64]
 
@@ -29,16 +31,19 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """One forward: the chosen rows first, then the rejected ones.
+    """One forward: the prefix tree of all rows, and where in it each row's completion lies.
 
-    Prompts are padded on the left, completions on the right, so that completions start in the same
-    column and logits are needed for the last t columns only.
+    The rows are the chosen completions, then the rejected ones. Logits are needed only at the
+    parents of the m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`.
+    `nodes_nt` are places among the m, meaningless where `completion_mask_nt` is false.
     """
 
-    input_ids_ns: Tensor
-    attention_mask_ns: Tensor
-    position_ids_ns: Tensor
-    completion_ids_nt: Tensor
+    input_ids_1s: Tensor
+    position_ids_1s: Tensor
+    attention_mask_11ss: Tensor
+    parents_m: Tensor
+    scored_ids_1m: Tensor
+    nodes_nt: Tensor
     completion_mask_nt: Tensor
 
     def to(self, device: torch.device) -> "Tensors":
@@ -73,8 +78,7 @@ def shard(
 ) -> list[MicroBatch]:
     """This worker's micro-batches of a global batch: as many for every rank.
 
-    Pairs of similar length meet in a micro-batch (less padding) and, across ranks, in the same
-    forward (less waiting). What is missing to a full batch is filled with the shortest pair at
+    Pairs of similar length meet in the same forward across ranks (less waiting). What is missing to a full batch is filled with the shortest pair at
     weight 0.
     """
     micro = settings.micro_batch_size
@@ -93,24 +97,28 @@ def shard(
 
 
 def collate(pairs: Sequence[EncodedPair]) -> Tensors:
-    """Pad pairs into one forward of twice as many rows."""
-    prompts = [pair.prompt_ids for pair in pairs] * 2
-    completions = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    prompt_width = max(map(len, prompts))
-    width = max(map(len, completions))
-    ids_ns = torch.zeros(len(prompts), prompt_width + width, dtype=torch.long)
-    mask_ns = torch.zeros_like(ids_ns)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        start, end = prompt_width - len(prompt), prompt_width + len(completion)
-        ids_ns[row, start:prompt_width] = torch.tensor(prompt)
-        ids_ns[row, prompt_width:end] = torch.tensor(completion)
-        mask_ns[row, start:end] = 1
+    """Merge pairs into one forward; what prompts and completions share is computed once."""
+    rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+    tree = PrefixTree.of(chain(prompt, completion) for prompt, completion in rows)
+    completions = [
+        path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)
+    ]
+    scored = sorted(set(chain.from_iterable(completions)))
+    places = {node: place for place, node in enumerate(scored)}
+    nodes_nt = torch.zeros(len(rows), max(map(len, completions)), dtype=torch.long)
+    mask_nt = torch.zeros_like(nodes_nt, dtype=torch.bool)
+    for row, nodes in enumerate(completions):
+        nodes_nt[row, : len(nodes)] = torch.tensor([places[node] for node in nodes])
+        mask_nt[row, : len(nodes)] = True
     return Tensors(
-        input_ids_ns=ids_ns,
-        attention_mask_ns=mask_ns,
-        position_ids_ns=(mask_ns.cumsum(dim=1) - 1).clamp(min=0),
-        completion_ids_nt=ids_ns[:, prompt_width:],
-        completion_mask_nt=mask_ns[:, prompt_width:].bool(),
+        input_ids_1s=torch.tensor([tree.ids_s]),
+        position_ids_1s=torch.tensor([tree.depths_s]),
+        attention_mask_11ss=tree.attention_mask_ss()[None, None],
+        parents_m=torch.tensor([tree.parents_s[node] for node in scored]),
+        scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]]),
+        nodes_nt=nodes_nt,
+        completion_mask_nt=mask_nt,
     )
 
 

@@ -21,7 +21,7 @@ class EncodedPair:
 
     @property
     def tokens(self) -> int:
-        """Tokens of both rows, the prompt counted twice as it is computed."""
+        """Tokens of both rows; the prompt counts twice, though it is computed once."""
         return 2 * len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
 
 

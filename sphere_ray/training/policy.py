@@ -16,9 +16,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from sphere_ray.config.training import TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
-from sphere_ray.training.batches import Tensors
+from sphere_ray.training.batches import Tensors, collate
+from sphere_ray.training.encoding import EncodedPair
 
 _ATTENTION_DROPOUT = "attention_dropout"
+ATTENTION = "sdpa"
+"""Takes any mask, which a prefix tree needs."""
+SHARING_TOLERANCE = 0.1
+"""Nats per token, on average; bfloat16 rounds to about 0.01."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -30,7 +35,7 @@ def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
     """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=DTYPES[settings.precision]
+            model_dir, dtype=DTYPES[settings.precision], attn_implementation=ATTENTION
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the model in {model_dir} cannot be loaded: {error}") from error
@@ -51,15 +56,41 @@ def _disable_dropout(model: nn.Module) -> None:
 
 def completion_logps(model: Callable[..., Any], tensors: Tensors) -> Tensor:
     """Log-prob in nats of every completion token [n, t], float32; meaningless where masked."""
-    width = tensors.completion_ids_nt.shape[1]
     output = model(
-        input_ids=tensors.input_ids_ns,
-        attention_mask=tensors.attention_mask_ns,
-        position_ids=tensors.position_ids_ns,
-        logits_to_keep=width + 1,
+        input_ids=tensors.input_ids_1s,
+        attention_mask=tensors.attention_mask_11ss,
+        position_ids=tensors.position_ids_1s,
+        logits_to_keep=tensors.parents_m,
         use_cache=False,
     )
-    return token_logps(output.logits[:, :-1], tensors.completion_ids_nt)
+    logps_1m = token_logps(output.logits, tensors.scored_ids_1m)
+    return logps_1m[0][tensors.nodes_nt]
+
+
+@torch.no_grad()
+def check_prefix_sharing(
+    model: Callable[..., Any], pair: EncodedPair, device: torch.device
+) -> None:
+    """Compare a pair's log-probs in one shared forward with those in a forward for each side.
+
+    Raises:
+        ModelError: they differ by more than rounding; the model's layers do not all follow the
+            attention mask (recurrent ones, or a sliding window shorter than the pair).
+    """
+    tensors = collate([pair]).to(device)
+    shared_nt = completion_logps(model, tensors)
+    for row, completion in enumerate((pair.chosen_ids, pair.rejected_ids)):
+        ids_1s = torch.tensor([[*pair.prompt_ids, *completion]], device=device)
+        kept = len(completion) + 1
+        logits = model(input_ids=ids_1s, logits_to_keep=kept, use_cache=False).logits
+        alone_t = token_logps(logits[:, :-1], ids_1s[:, -len(completion) :])[0]
+        difference = (shared_nt[row, : len(completion)] - alone_t).abs().mean().item()
+        if difference > SHARING_TOLERANCE:
+            raise ModelError(
+                "this model cannot be trained with shared prefixes: its log-probs come out "
+                f"{difference:.2g} nats per token apart; models with recurrent layers, or with a "
+                "sliding window shorter than training.max_length, are not supported"
+            )
 
 
 def export(

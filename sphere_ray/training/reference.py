@@ -27,7 +27,7 @@ from sphere_ray.training.deepspeed import (
 )
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferencePart, ReferenceRequest
-from sphere_ray.training.policy import completion_logps, load_model
+from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
 from sphere_ray.training.workers import Host, Worker
 
 _IDS = pa.list_(pa.int32())
@@ -147,15 +147,16 @@ def _compute(
     micro = request.settings.micro_batch_size
     rows = micro * -(-max(share.pairs for share in shares) // micro)
     ordered = sorted(pairs, key=lambda pair: pair.tokens)
-    work = ordered + [_FILLER] * (rows - len(ordered))
+    work = [_FILLER] * (rows - len(ordered)) + ordered
     logps: list[Logps] = []
     model = _load(request, worker)
+    worker.agree(lambda: check_prefix_sharing(model, work[-1], worker.device))
     for start in range(0, rows, micro):
         logps.extend(_pair_logps(model, work[start : start + micro], worker.device))
         if worker.rank == 0:
             report((min(len(logps) * worker.world, total.pairs), total.pairs))
     part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
-    write_part(part, ordered, logps[: len(ordered)])
+    write_part(part, ordered, logps[rows - len(ordered) :])
     return total
 
 

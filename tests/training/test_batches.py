@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,24 +93,21 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
         accumulation(settings, TrainerPlacement(workers=2))
 
 
-def test_collate_aligns_completions_and_hides_padding() -> None:
+def test_collate_computes_each_distinct_prefix_once() -> None:
     pairs = [
         EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1,), rejected_ids=(2, 3)),
-        EncodedPair(pair_id="b", prompt_ids=(8,), chosen_ids=(4, 4, 4), rejected_ids=(9,)),
+        EncodedPair(pair_id="b", prompt_ids=(5, 8), chosen_ids=(4, 4, 4), rejected_ids=(4, 9)),
     ]
     tensors = collate(pairs)
-    assert tensors.input_ids_ns.tolist() == [
-        [5, 6, 7, 1, 0, 0],
-        [0, 0, 8, 4, 4, 4],
-        [5, 6, 7, 2, 3, 0],
-        [0, 0, 8, 9, 0, 0],
+    assert sorted(tensors.input_ids_1s[0].tolist()) == [1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]
+    assert tensors.completion_mask_nt.sum(dim=1).tolist() == [1, 3, 2, 2]
+    ids = [
+        tensors.scored_ids_1m[0][nodes][mask].tolist()
+        for nodes, mask in zip(tensors.nodes_nt, tensors.completion_mask_nt, strict=True)
     ]
-    assert tensors.attention_mask_ns.sum(dim=1).tolist() == [4, 4, 5, 2]
-    assert tensors.completion_mask_nt.sum(dim=1).tolist() == [1, 3, 2, 1]
-    # A row's first token is at position 0 wherever its padding puts it.
-    assert tensors.position_ids_ns[1].tolist() == [0, 0, 0, 1, 2, 3]
-    masked = tensors.completion_ids_nt.masked_fill(~tensors.completion_mask_nt, 0)
-    assert torch.equal(masked, tensors.completion_ids_nt)
+    assert ids == [[1], [4, 4, 4], [2, 3], [4, 9]]
+    parents = tensors.parents_m[tensors.nodes_nt[:, 0]]
+    assert tensors.input_ids_1s[0][parents].tolist() == [7, 8, 7, 8]
 
 
 def test_logps_are_padded_with_zeros() -> None:
