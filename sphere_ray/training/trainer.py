@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,7 @@ def _environment(placement: TrainerPlacement) -> dict[str, str]:
 
 @contextmanager
 def _relay(on_message: Callable[[Any], None] | None) -> Iterator[Queue]:
-    """A queue that workers write to and a thread reads until the end."""
+    """A queue that workers write to and a thread reads until the end; its errors are raised."""
     queue = Queue(actor_options={"num_cpus": 0})
 
     def forward() -> None:
@@ -160,14 +161,15 @@ def _relay(on_message: Callable[[Any], None] | None) -> Iterator[Queue]:
             if on_message:
                 on_message(message)
 
-    thread = threading.Thread(target=forward, name="training-progress", daemon=True)
-    thread.start()
-    try:
-        yield queue
-    finally:
-        queue.put(None)
-        thread.join()
-        queue.shutdown()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="training-progress") as threads:
+        forwarding = threads.submit(forward)
+        try:
+            yield queue
+        finally:
+            queue.put(None)
+            wait([forwarding])
+            queue.shutdown()
+    forwarding.result()
 
 
 @contextmanager

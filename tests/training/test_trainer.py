@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,15 @@ def named(request: TrainRequest, name: str) -> TrainRequest:
     return replace(request, name=name, output_dir=str(Path(request.output_dir).with_name(name)))
 
 
-def train_workers() -> list[psutil.Process]:
-    """Without what they started themselves, which goes by the same name."""
-    mine = psutil.Process().children(recursive=True)
-    named_so = {p.pid: p for p in mine if "RayTrainWorker" in " ".join(p.cmdline())}
-    return [process for process in named_so.values() if process.ppid() not in named_so]
+def newest_train_worker() -> psutil.Process:
+    """A worker of the current group: those of the phase before may still be on their way out."""
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                workers.append((process.create_time(), process.pid, process))
+    _, _, newest = max(workers)
+    return newest
 
 
 def test_a_killed_worker_continues_from_the_last_checkpoint(
@@ -104,8 +109,7 @@ def test_a_killed_worker_continues_from_the_last_checkpoint(
 
     def kill_once(metrics: StepMetrics) -> None:
         if metrics.step == 4 and 4 not in steps:
-            # Those of the phase before may still be on their way out: the newest is a current one.
-            max(train_workers(), key=lambda p: p.create_time()).send_signal(signal.SIGKILL)
+            newest_train_worker().send_signal(signal.SIGKILL)
         steps.append(metrics.step)
 
     result = train(named(request_, "worker-killed"), kill_once)
