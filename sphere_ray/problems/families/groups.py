@@ -60,7 +60,7 @@ _PARTS = Family(
     words={"thing": "thing", "part": "part"},
     levels={
         1: Level(
-            operands={"k": (2, 12), "n": (2, 20)},
+            operands={"k": (2, 20), "n": (2, 20)},
             steps=("all = n * k",),
             limit=72,
             story=(
@@ -93,7 +93,7 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "n": (2, 8)},
+            operands={"a": (4, 100), "n": (2, 10)},
             steps=("each = a / n",),
             limit=15,
             story=(

@@ -77,7 +77,7 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 25), "k": (2, 9)},
+            operands={"a": (2, 25), "k": (2, 12)},
             steps=("other = a * k",),
             limit=72,
             story=(
