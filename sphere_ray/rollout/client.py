@@ -89,6 +89,7 @@ class Replica:
     """One engine actor, and the requests on their way to it."""
 
     actor: Any
+    _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     _pending: list[tuple[Request, asyncio.Future[Response]]] = field(default_factory=list)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -96,8 +97,15 @@ class Replica:
         """Send a request; with `alone` the engine runs nothing else meanwhile.
 
         Raises:
-            ReplicaLostError: the actor died first.
+            ReplicaLostError: the actor died first, and serves again.
         """
+        if not alone:
+            return await self._answered(request, alone=False)
+        # Suspects wait here for their turn: in the actor the death of one would be that of all.
+        async with self._alone:
+            return await self._answered(request, alone=True)
+
+    async def _answered(self, request: Request, *, alone: bool) -> Response:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Response] = loop.create_future()
         if alone:
@@ -106,9 +114,13 @@ class Replica:
             self._pending.append((request, answer))
             if len(self._pending) == 1:
                 loop.call_later(COALESCE_S, self._flush)
-        return await answer
+        try:
+            return await answer
+        except ReplicaLostError:
+            await self._recovered()
+            raise
 
-    async def recovered(self) -> None:
+    async def _recovered(self) -> None:
         """Wait until the restarted actor serves again.
 
         Raises:
@@ -210,7 +222,7 @@ class PoolClient:
             try:
                 return await self._replicas[place].ask(request, alone=deaths >= DEATHS_BEFORE_ALONE)
             except ReplicaLostError:
-                await self._replicas[place].recovered()
+                continue
             finally:
                 self._admission.leave(place, size)
         raise RequestError(

@@ -78,8 +78,8 @@ def shard(
 ) -> list[MicroBatch]:
     """This worker's micro-batches of a global batch: as many for every rank.
 
-    Pairs of similar length meet in the same forward across ranks (less waiting). What is missing to a full batch is filled with the shortest pair at
-    weight 0.
+    Pairs of similar length meet in the same forward across ranks (less waiting). What is missing
+    to a full batch is filled with the shortest pair at weight 0.
     """
     micro = settings.micro_batch_size
     ordered = batch[np.lexsort((batch, -lengths[batch]))]

@@ -1,5 +1,6 @@
 """Stand-ins for engine actors, with the calling conventions of Ray's handles."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -41,10 +42,15 @@ class Method:
 
 
 class FakeActor:
-    """Answers each request by `reply(requests, alone)`; None from it is the death of the actor."""
+    """Answers each request by `reply(requests, alone)`; None from it is the death of the actor.
+
+    Every call that is open at a death fails with it, as it does at a real actor, where calls of
+    suspects wait for each other behind a gate.
+    """
 
     def __init__(self, reply: Callable[[Sequence[Request], bool], list[Reply] | None]) -> None:
         self._reply = reply
+        self._deaths = 0
         self.calls: list[tuple[list[str], bool]] = []
         self.restarts = 0
         self.serve = Method(self._serve)
@@ -52,8 +58,11 @@ class FakeActor:
 
     async def _serve(self, requests: Sequence[Request], *, alone: bool) -> AsyncIterator[Any]:
         self.calls.append(([r.problem_id for r in requests], alone))  # type: ignore[union-attr]
-        replies = self._reply(requests, alone)
+        deaths = self._deaths
+        await asyncio.sleep(0)  # other calls arrive meanwhile
+        replies = self._reply(requests, alone) if deaths == self._deaths else None
         if replies is None:
+            self._deaths += deaths == self._deaths
             raise ActorDiedError
         for reply in replies:
             yield _done(reply)
