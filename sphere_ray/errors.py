@@ -14,8 +14,9 @@ SphereError                      base; its text is one sentence for the person a
    |- EngineError                an engine pool is gone, or answered against its contract
    |- GraderError                the grader failed its self-test or lost its workers
    |- ReleaseError               engines did not give their memory back
-   `- TrainingError              a training phase failed; CollapseError is a guard that stopped it
-      `- CollapseError
+   `- TrainingError              a training phase failed
+      |- TooFewPairsError        too few pairs fit training.max_length; the policy stays
+      `- CollapseError           the guard stopped it; the policy stays
 """
 
 
@@ -83,5 +84,9 @@ class TrainingError(FatalError):
     """A training phase failed."""
 
 
+class TooFewPairsError(TrainingError):
+    """Fewer pairs than `training.min_pairs` can be trained on; no model comes of the iteration."""
+
+
 class CollapseError(TrainingError):
-    """A guard stopped training: chosen log-probabilities or lengths ran away."""
+    """The guard stopped training: log-probs of the chosen side fell, or the loss diverged."""

@@ -17,7 +17,7 @@ from typing import cast
 
 import httpx
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from sphere_ray.config.engines import ModelSettings
 from sphere_ray.errors import ModelError
@@ -126,7 +126,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
                 name, revision=revision, allow_patterns=[f"*{s}" for s in CONTENT_SUFFIXES]
             )
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"model {name} at {revision or 'main'} is neither in the local Hugging Face cache nor "

@@ -96,7 +96,7 @@ class Counters(StatLoggerBase):
 
 
 class VllmEngine:
-    """A running AsyncLLM; subclasses turn requests into calls of `first_output`."""
+    """A running AsyncLLM; subclasses turn requests into calls of `last_output`."""
 
     def __init__(self, spec: EngineSpec, args: AsyncEngineArgs) -> None:
         """Remember what to start."""

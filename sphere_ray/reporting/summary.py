@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TypedDict
 
-from sphere_ray.method.metrics import bootstrap_interval, mean_at_k, paired_test
+from sphere_ray.method.metrics import (
+    bootstrap_interval,
+    macro_average,
+    maj_at_k,
+    mean_at_k,
+    paired_test,
+    pass_at_k,
+)
 from sphere_ray.method.stages import CORRECTION_CHECK, Outcome, route_entry
 from sphere_ray.records import Chain, EvaluationRow, PreferencePair, Rollout, StageName, Verdict
 
@@ -64,36 +71,36 @@ class TrainingSummary(TypedDict):
     seconds: float
 
 
-Score = TypedDict("Score", {"pass@1": float, "mean@k": float | None, "ci95": list[float]})
-"""Greedy accuracy with its 95% bootstrap interval; accuracy of samples, null without samples."""
-
-FamilyScore = TypedDict(
-    "FamilyScore", {"n": int, "pass@1": float, "mean@k": float | None, "ci95": list[float]}
-)
-"""A score over the `n` problems of one family."""
-
-ModelScore = TypedDict(
-    "ModelScore",
+Score = TypedDict(
+    "Score",
     {
         "pass@1": float,
-        "mean@k": float | None,
         "ci95": list[float],
-        "by_family": dict[str, FamilyScore],
+        "mean@k": float | None,
+        "maj@k": float | None,
+        "pass@k": float | None,
     },
 )
-"""A score over all problems, and over those of each family."""
+"""Greedy accuracy with its 95% bootstrap interval; of k samples a problem, null without samples."""
 
-EvaluationSummary = TypedDict(
-    "EvaluationSummary",
-    {
-        "n": int,
-        "pass@1": float,
-        "mean@k": float | None,
-        "ci95": list[float],
-        "by_family": dict[str, FamilyScore],
-    },
-)
-"""What `sphere evaluate` measures of one model on `n` problems."""
+
+class FamilyScore(Score):
+    """A score over the `n` problems of one family."""
+
+    n: int
+
+
+class ModelScore(Score):
+    """A score over all problems, the mean of the families' pass@1 (null without), each family."""
+
+    macro_average: float | None
+    by_family: dict[str, FamilyScore]
+
+
+class EvaluationSummary(ModelScore):
+    """What `sphere evaluate` measures of one model on `n` problems."""
+
+    n: int
 
 
 class ValidationSummary(TypedDict):
@@ -120,7 +127,11 @@ class HeldOutSummary(TypedDict):
 
 
 class IterationSummary(TypedDict):
-    """One iteration; training and evaluation are null where too few pairs were left to train."""
+    """One iteration.
+
+    `training` and `evaluation` are null where no model came of it: too few pairs, or a collapse.
+    `refusal` says why the policy stays, and is null where the new one was promoted.
+    """
 
     iteration: int
     rollout: RolloutSummary
@@ -128,6 +139,7 @@ class IterationSummary(TypedDict):
     training: TrainingSummary | None
     evaluation: ValidationSummary | None
     promoted: bool
+    refusal: str | None
 
 
 class BaseSummary(TypedDict):
@@ -211,12 +223,11 @@ def evaluation_summary(
     for row in ordered:
         if row.family is not None:
             families.setdefault(row.family, []).append(row)
-    score = _score(ordered, seed, resamples)
+    greedy = {family: _greedy(members) for family, members in families.items()}
     return {
         "n": len(ordered),
-        "pass@1": score["pass@1"],
-        "mean@k": score["mean@k"],
-        "ci95": score["ci95"],
+        **_score(ordered, seed, resamples),
+        "macro_average": macro_average(greedy) if greedy else None,
         "by_family": {
             family: {"n": len(members), **_score(members, seed, resamples)}
             for family, members in sorted(families.items())
@@ -254,8 +265,8 @@ def held_out_summary(
     gains = [after - before for before, after in zip(_greedy(base), _greedy(final), strict=True)]
     return {
         "n": len(base),
-        "base": _without_n(first),
-        "final": _without_n(last),
+        "base": first,
+        "final": last,
         "difference": last["pass@1"] - first["pass@1"],
         "difference_ci95": list(bootstrap_interval(gains, seed=seed, resamples=resamples)),
         "p_value": paired_test(_greedy(base), _greedy(final), seed=seed),
@@ -264,29 +275,23 @@ def held_out_summary(
 
 def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int) -> Score:
     greedy = _greedy(rows)
-    sampled = [
-        mean_at_k([verdict is Verdict.CORRECT for verdict in row.sample_verdicts])
+    answers = [row.sample_answers for row in rows if row.sample_verdicts]
+    right = [
+        [verdict is Verdict.CORRECT for verdict in row.sample_verdicts]
         for row in rows
         if row.sample_verdicts
     ]
     return {
         "pass@1": fmean(greedy),
-        "mean@k": fmean(sampled) if sampled else None,
         "ci95": list(bootstrap_interval(greedy, seed=seed, resamples=resamples)),
+        "mean@k": fmean(map(mean_at_k, right)) if right else None,
+        "maj@k": fmean(map(maj_at_k, answers, right)) if right else None,
+        "pass@k": fmean(pass_at_k(len(r), sum(r), len(r)) for r in right) if right else None,
     }
 
 
 def _greedy(rows: Sequence[EvaluationRow]) -> list[float]:
     return [float(row.verdict is Verdict.CORRECT) for row in rows]
-
-
-def _without_n(summary: EvaluationSummary) -> ModelScore:
-    return {
-        "pass@1": summary["pass@1"],
-        "mean@k": summary["mean@k"],
-        "ci95": summary["ci95"],
-        "by_family": summary["by_family"],
-    }
 
 
 def _aligned(

@@ -1,7 +1,6 @@
 """summary.json as readable tables for the end of a run; figures only, no judgement."""
 
 from collections.abc import Mapping
-from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -9,7 +8,6 @@ from rich.table import Table
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
-    FamilyScore,
     HeldOutSummary,
     IterationSummary,
     RunSummary,
@@ -32,17 +30,13 @@ def print_comparison(summary: HeldOutSummary, console: Console) -> None:
 
 def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
     """Print the table of one evaluated model."""
-    table = _table("Evaluation", "family", "n", "pass@1 %", "95% interval", "mean@k %")
+    table = _table(
+        "Evaluation", "family", "n", "pass@1 %", "95% interval", "mean@k %", "maj@k %", "pass@k %"
+    )
     for family, score in summary["by_family"].items():
         table.add_row(family, str(score["n"]), *_score_cells(score))
     table.add_section()
-    whole: FamilyScore = {
-        "n": summary["n"],
-        "pass@1": summary["pass@1"],
-        "mean@k": summary["mean@k"],
-        "ci95": summary["ci95"],
-    }
-    table.add_row("all", str(summary["n"]), *_score_cells(whole))
+    table.add_row("all", str(summary["n"]), *_score_cells(summary))
     console.print(table)
 
 
@@ -79,26 +73,25 @@ def _iteration(item: IterationSummary) -> Table:
 
 def _validation(item: IterationSummary) -> str:
     evaluation = item["evaluation"]
+    decision = "promoted" if item["promoted"] else f"the policy stays: {item['refusal']}"
     if evaluation is None:
-        return "none, kept the old policy"
+        return f"none, {decision}"
     before, after = (_interval(evaluation[side]) for side in ("before", "after"))
-    decision = "promoted" if item["promoted"] else "kept the old policy"
     return f"pass@1 {before} to {after} on {evaluation['n']:,} problems, {decision}"
 
 
 def _held_out(test: HeldOutSummary) -> Table:
     base, final = test["base"], test["final"]
     table = _table(f"Test, {test['n']:,} problems, pass@1 %", "family", "n", "base", "final", "+/-")
-    gains = []
     for family, first in base["by_family"].items():
         last = final["by_family"][family]
-        gains.append(last["pass@1"] - first["pass@1"])
-        table.add_row(
-            family, str(first["n"]), _interval(first), _interval(last), _points(gains[-1])
-        )
+        gain = last["pass@1"] - first["pass@1"]
+        table.add_row(family, str(first["n"]), _interval(first), _interval(last), _points(gain))
     table.add_section()
-    if gains:
-        table.add_row("mean of families", "", "", "", _points(fmean(gains)))
+    first_mean, last_mean = base["macro_average"], final["macro_average"]
+    if first_mean is not None and last_mean is not None:
+        means = (_percent(first_mean), _percent(last_mean), _points(last_mean - first_mean))
+        table.add_row("mean of families", "", *means)
     table.add_row(
         "all", str(test["n"]), _interval(base), _interval(final), _points(test["difference"])
     )
@@ -128,17 +121,17 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _score_cells(score: FamilyScore) -> tuple[str, str, str]:
+def _score_cells(score: Score) -> tuple[str, ...]:
     low, high = score["ci95"]
-    sampled = score["mean@k"]
+    sampled = (score["mean@k"], score["maj@k"], score["pass@k"])
     return (
         _percent(score["pass@1"]),
         f"{_percent(low)} to {_percent(high)}",
-        _UNKNOWN if sampled is None else _percent(sampled),
+        *(_UNKNOWN if share is None else _percent(share) for share in sampled),
     )
 
 
-def _interval(score: Score | FamilyScore) -> str:
+def _interval(score: Score) -> str:
     low, high = score["ci95"]
     return f"{_percent(score['pass@1'])} ({_percent(low)} to {_percent(high)})"
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
+from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
 from sphere_ray.reporting.summary import (
@@ -47,6 +48,7 @@ def run(settings: RunSettings) -> RunSummary:
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
+    _refuse_remote(settings)
     with (
         RunStore.open(settings.run_dir, settings) as store,
         Session(settings=settings, store=store) as session,
@@ -54,6 +56,21 @@ def run(settings: RunSettings) -> RunSummary:
         summary = _run(session)
         storage.write_json(summary, store.path_of("summary.json"))
         return summary
+
+
+def _refuse_remote(settings: RunSettings) -> None:
+    """Engines and trainers load models, and write them, by path.
+
+    Raises:
+        RunDirectoryError: the run directory is a URI, which only simulated engines can do with.
+    """
+    if settings.engines.backend != "simulated" and not storage.is_local(
+        storage.resolve(settings.run_dir)
+    ):
+        raise RunDirectoryError(
+            f"run_dir {settings.run_dir} is no path: models are trained into it and served from "
+            "it; mount that storage on every node and give the path of the mount"
+        )
 
 
 def _run(session: Session) -> RunSummary:
@@ -111,56 +128,64 @@ def _iterate(
         "training": None,
         "evaluation": None,
         "promoted": False,
+        "refusal": None,
     }
     state.iterations.append(summary)
     if len(kept) < settings.training.min_pairs:
-        session.board.say(
-            f"iteration {iteration}: {len(kept)} pairs are fewer than training.min_pairs "
-            f"({settings.training.min_pairs}); the policy stays"
+        reason = (
+            f"{len(kept)} pairs are fewer than training.min_pairs ({settings.training.min_pairs})"
         )
-        state.refusals += 1
+        _decide(session, state, None, (), reason)
         return
     anchor = base if settings.training.reference == "initial" else state.policy
-    inputs, manifest = reference(session, pairs, anchor, iteration)
+    try:
+        inputs, manifest = reference(session, pairs, anchor, iteration)
+    except TooFewPairsError as error:
+        _decide(session, state, None, (), str(error))
+        return
     _count(seconds, manifest)
     trained = learn(session, inputs, state.policy, iteration, state.learning_rate)
     _count(seconds, trained.manifest)
-    after: list[EvaluationRow] = []
-    if trained.model is not None:
-        summary["training"] = _training_summary(settings, trained)
-        after, manifest = evaluate(
-            session, problems, "validation", trained.model, (iteration, "evaluation")
-        )
-        _count(seconds, manifest)
-        summary["evaluation"] = validation_summary(state.validation, after, **_statistics(settings))
-    _promote_or_keep(session, state, trained, after, iteration)
+    if trained.model is None:
+        state.learning_rate /= 2
+        _decide(session, state, None, (), f"training collapsed: {trained.result['error']}")
+        return
+    summary["training"] = _training_summary(settings, trained)
+    after, manifest = evaluate(
+        session, problems, "validation", trained.model, (iteration, "evaluation")
+    )
+    _count(seconds, manifest)
+    summary["evaluation"] = validation_summary(state.validation, after, **_statistics(settings))
+    reason = refused(state.validation, after, settings.promotion)
+    if reason:
+        state.learning_rate /= 2
+    _decide(session, state, trained.model, after, reason)
 
 
-def _promote_or_keep(
+def _decide(
     session: Session,
     state: State,
-    trained: Trained,
-    after: Sequence[EvaluationRow],
-    iteration: int,
+    model: ModelRef | None,
+    validation: Sequence[EvaluationRow],
+    refusal: str,
 ) -> None:
-    refusal = "training collapsed"
-    if trained.model is not None:
-        refusal = refused(state.validation, after, session.settings.promotion)
-    if trained.model is None or refusal:
+    """Promote `model`, or keep the policy where there is a refusal (or no model)."""
+    summary = state.iterations[-1]
+    if model is None or refusal:
         state.refusals += 1
-        state.learning_rate /= 2
+        summary["refusal"] = refusal
         session.board.say(
-            f"iteration {iteration}: the policy stays ({refusal}); "
+            f"iteration {summary['iteration']}: the policy stays ({refusal}); "
             f"learning rate now {state.learning_rate:g}"
         )
     else:
-        state.policy, state.validation, state.refusals = trained.model, list(after), 0
-        state.iterations[-1]["promoted"] = True
+        state.policy, state.validation, state.refusals = model, list(validation), 0
+        summary["promoted"] = True
     session.events.record(
         "decided",
-        iteration=iteration,
-        promoted=state.iterations[-1]["promoted"],
-        reason=refusal or None,
+        iteration=summary["iteration"],
+        promoted=summary["promoted"],
+        reason=summary["refusal"],
     )
 
 

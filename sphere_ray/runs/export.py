@@ -50,12 +50,23 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
     RUN/export/trl. Files appear whole or not at all and replace those of an earlier export.
 
     Raises:
-        RunDirectoryError: not a run directory, or it has no committed pairs.
+        RunDirectoryError: not a run directory, it has no committed pairs, or `output` cannot be
+            written.
     """
     run_dir = storage.resolve(run_dir)
     files = _committed_pairs(run_dir, iteration)
     folder = storage.resolve(output) if output else f"{run_dir}/export/trl"
     jsonl, parquet = f"{folder}/pairs.jsonl", f"{folder}/pairs.parquet"
+    try:
+        num_pairs = _write_trl(files, jsonl, parquet)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another --output"
+        ) from error
+    return Exported(num_pairs=num_pairs, jsonl=jsonl, parquet=parquet)
+
+
+def _write_trl(files: list[str], jsonl: str, parquet: str) -> int:
     num_pairs = 0
     with (
         storage.replacing(jsonl) as lines,
@@ -67,7 +78,7 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
             lines.writelines(_line(row) for row in rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=_TRL_SCHEMA))
             num_pairs += len(rows)
-    return Exported(num_pairs=num_pairs, jsonl=jsonl, parquet=parquet)
+    return num_pairs
 
 
 def _committed_pairs(run_dir: str, iteration: int | None) -> list[str]:

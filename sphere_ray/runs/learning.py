@@ -1,6 +1,5 @@
 """The phases that train: reference log-probs, then DPO; each is skipped once committed."""
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from sphere_ray.reporting.progress import PhaseTracker
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.session import Session
+from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
 from sphere_ray.training.messages import ReferenceRequest, StepMetrics, TrainRequest
 from sphere_ray.training.trainer import compute_reference, train
@@ -35,7 +35,8 @@ def reference(
     """Log-probs of the pairs under the reference model.
 
     Raises:
-        TrainingError: too few usable pairs, or the workers kept failing.
+        TooFewPairsError: fewer pairs than `training.min_pairs` can be trained on.
+        TrainingError: the workers kept failing.
     """
     upstream = {"pairs": pairs.fingerprint, "model": model.fingerprint}
     phase = session.store.phase(iteration, "reference", upstream)
@@ -107,7 +108,6 @@ def _train(
     learning_rate: float,
     iteration: int,
 ) -> Manifest:
-    started = time.monotonic()
     _make_room(session)
     phase.begin(resumable=True)
     request = TrainRequest(
@@ -123,7 +123,10 @@ def _train(
     )
     pairs, dropped = storage.count_rows(inputs.path), {}
     try:
-        with session.board.phase("training", 0, "steps", iteration=iteration) as tracker:
+        with (
+            stopwatch(phase) as seconds,
+            session.board.phase("training", 0, "steps", iteration=iteration) as tracker,
+        ):
             result = train(request, lambda step: _show(tracker, step))
         outcome = asdict(result)
         if result.restarted_because:
@@ -138,7 +141,7 @@ def _train(
         rows_in=pairs,
         rows_out=0 if dropped else pairs,
         dropped=dropped,
-        seconds=time.monotonic() - started,
+        seconds=seconds(),
     )
     manifest = phase.commit(report)
     storage.remove(request.storage_path)

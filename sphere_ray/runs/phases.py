@@ -23,6 +23,7 @@ from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.roles import Roles, policy_spec, roles_of
 from sphere_ray.runs.session import Session
+from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
 from sphere_ray.schema import from_table, to_table
 
@@ -78,10 +79,10 @@ def roll_out(
     if (manifest := phase.committed()) is not None:
         return phase, manifest
     session.connect()
-    started = time.monotonic()
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
-    stream(session, pipeline.rollout, source, phase, roles, iteration)
+    with stopwatch(phase) as seconds:
+        stream(session, pipeline.rollout, source, phase, roles, iteration)
     failed: Counter[str] = Counter()
     rows = tokens = 0
     for rollout in read_rollouts(phase.path):
@@ -102,7 +103,7 @@ def roll_out(
         rows_out=rows,
         dropped={"failed": failed.total()} if failed else {},
         tokens=tokens,
-        seconds=time.monotonic() - started,
+        seconds=seconds(),
     )
     return phase, _committed(phase, source, report)
 
@@ -149,12 +150,12 @@ def evaluate(
     manifest = phase.committed()
     if manifest is None:
         session.connect()
-        started = time.monotonic()
         phase.begin(resumable=True)
         spec = policy_spec(session.settings.engines, model)
         roles = Roles(policy=spec, small=spec, reward=None)
         source = f"{problems.path}/{split}"
-        stream(session, pipeline.evaluate, source, phase, roles, iteration)
+        with stopwatch(phase) as seconds:
+            stream(session, pipeline.evaluate, source, phase, roles, iteration)
         rows = read_evaluation(phase.path)
         report = PhaseReport(
             phase=phase.name,
@@ -162,7 +163,7 @@ def evaluate(
             rows_in=storage.count_rows(source),
             rows_out=len(rows),
             tokens=sum(row.num_tokens for row in rows),
-            seconds=time.monotonic() - started,
+            seconds=seconds(),
         )
         manifest = _committed(phase, source, report)
     return read_evaluation(phase.path), manifest

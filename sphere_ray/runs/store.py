@@ -21,6 +21,7 @@ CONFIG = "config.json"
 EVENTS = "events.jsonl"
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
+SPENT = "spent.json"
 _SHOWN_DIFFERENCES = 8
 
 
@@ -82,8 +83,17 @@ class PhaseDir:
             raise ValueError(f"the report of {report.phase} does not belong to {self.path}")
         manifest = make_manifest(report, identity=self.identity, upstream=self.upstream)
         storage.write_json(manifest.to_json(), f"{self.path}/{MANIFEST}")
-        storage.remove(f"{self.path}/{BEGUN}")
+        for mark in (BEGUN, SPENT):
+            storage.remove(f"{self.path}/{mark}")
         return manifest
+
+    def spent(self) -> float:
+        """Seconds that earlier sessions worked on the unfinished phase, as far as they noted it."""
+        return float((storage.read_json(f"{self.path}/{SPENT}") or {}).get("seconds", 0.0))
+
+    def note_spent(self, seconds: float) -> None:
+        """Note the seconds of this and earlier sessions, in case this one ends early."""
+        storage.write_json({"seconds": round(seconds, 3)}, f"{self.path}/{SPENT}")
 
     def _made_from_something_else(
         self, config: Mapping[str, Any], upstream: Mapping[str, Any]

@@ -101,9 +101,7 @@ def collate(pairs: Sequence[EncodedPair]) -> Tensors:
     rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
     tree = PrefixTree.of(chain(prompt, completion) for prompt, completion in rows)
-    completions = [
-        path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)
-    ]
+    completions = [path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)]
     scored = sorted(set(chain.from_iterable(completions)))
     places = {node: place for place, node in enumerate(scored)}
     nodes_nt = torch.zeros(len(rows), max(map(len, completions)), dtype=torch.long)

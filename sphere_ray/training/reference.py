@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from sphere_ray.engines.model_source import check_directory
-from sphere_ray.errors import SphereError, TrainingError
+from sphere_ray.errors import SphereError, TooFewPairsError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
 from sphere_ray.training.batches import Indices, collate
@@ -139,7 +139,7 @@ def _compute(
         tokens=sum(share.tokens for share in shares),
     )
     if total.pairs < request.settings.min_pairs:
-        raise TrainingError(
+        raise TooFewPairsError(
             f"only {total.pairs} pairs can be trained on (training.min_pairs: "
             f"{request.settings.min_pairs}; dropped: {total.dropped}); roll out more problems"
         )

@@ -46,7 +46,8 @@ def compute_reference(
 
     Raises:
         ModelError: the model cannot be loaded.
-        TrainingError: fewer usable pairs than `min_pairs`, or the workers kept failing.
+        TooFewPairsError: fewer usable pairs than `min_pairs`.
+        TrainingError: the workers kept failing.
     """
     started = time.monotonic()
     open_run(request)

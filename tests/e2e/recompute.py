@@ -26,7 +26,8 @@ def check_run(run_dir: Path) -> None:
         assert said == rollouts(folder / "rollouts")
         assert item["pairs"] == pairs(folder)
         if item["training"] is not None:
-            assert 0 < item["training"]["pairs"] <= item["pairs"]["total"]
+            check_training(item["training"], folder)
+        assert item["promoted"] == (item["refusal"] is None)
         if item["evaluation"] is None:
             continue
         check_score(item["evaluation"]["before"], rows(policy_evaluation))
@@ -39,6 +40,7 @@ def check_run(run_dir: Path) -> None:
     final = f"iter-{promoted[-1]:03}" if promoted else "base"
     assert (tests / final / "manifest.json").exists()
     check_test(summary["test"], rows(tests / "base"), rows(tests / final))
+    check_seconds(summary["seconds_by_phase"], run_dir)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -112,6 +114,27 @@ def pairs(folder: Path) -> dict[str, Any]:
     }
 
 
+def check_training(said: dict[str, Any], folder: Path) -> None:
+    """Assert the `training` part of an iteration, from the reference table and the steps."""
+    result = json.loads((folder / "policy" / "training.json").read_text())
+    steps = result["history"]
+    report = json.loads((folder / "policy" / "manifest.json").read_text())["report"]
+    assert said["pairs"] == len(rows(folder / "reference")) > 0
+    assert [step["step"] for step in steps] == list(range(1, said["steps"] + 1))
+    assert (said["loss_first"], said["loss_last"]) == (steps[0]["loss"], steps[-1]["loss"])
+    assert said["reward_accuracy"] == steps[-1]["reward_accuracy"]
+    assert said["seconds"] == pytest.approx(report["seconds"], abs=1e-3)
+
+
+def check_seconds(said: dict[str, float], run_dir: Path) -> None:
+    """Assert the seconds of each kind of phase, over all manifests."""
+    found: Counter[str] = Counter()
+    for manifest in run_dir.rglob("manifest.json"):
+        report = json.loads(manifest.read_text())["report"]
+        found[report["phase"].partition("/")[0]] += report["seconds"]
+    assert said == pytest.approx(dict(found), abs=0.01)
+
+
 def check_score(said: dict[str, Any], found: list[dict[str, Any]]) -> None:
     """Assert one pass@1, mean@k and interval."""
     right = [row["verdict"] == "correct" for row in found]
@@ -124,6 +147,19 @@ def check_score(said: dict[str, Any], found: list[dict[str, Any]]) -> None:
         if row["sample_verdicts"]
     ]
     assert said["mean@k"] == (pytest.approx(sum(shares) / len(shares)) if shares else None)
+    solved = [share > 0 for share in shares]
+    assert said["pass@k"] == (pytest.approx(sum(solved) / len(solved)) if shares else None)
+    voted = [majority(row) for row in found if row["sample_verdicts"]]
+    assert said["maj@k"] == (pytest.approx(sum(voted) / len(voted)) if voted else None)
+
+
+def majority(row: dict[str, Any]) -> bool:
+    """Whether the answer that most samples gave is right; of two the one given first."""
+    given = [answer for answer in row["sample_answers"] if answer is not None]
+    if not given:
+        return False
+    best = max(given, key=lambda answer: (given.count(answer), -given.index(answer)))
+    return row["sample_verdicts"][row["sample_answers"].index(best)] == "correct"
 
 
 def check_test(
@@ -139,6 +175,8 @@ def check_test(
         assert {name: part["n"] for name, part in score["by_family"].items()} == families
         for name, part in score["by_family"].items():
             check_score(part, [row for row in found if row["family"] == name])
+        means = [part["pass@1"] for part in score["by_family"].values()]
+        assert score["macro_average"] == (pytest.approx(sum(means) / len(means)) if means else None)
     gained = [(last[i]["verdict"] == "correct") - (first[i]["verdict"] == "correct") for i in first]
     assert said["difference"] == pytest.approx(sum(gained) / len(gained))
     low, high = said["difference_ci95"]

@@ -159,7 +159,8 @@ def run_dir(tmp_path):
     write(tmp_path / "evaluation" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "iter-000", AFTER[::-1], EvaluationRow)
-    (tmp_path / "test" / "iter-000" / "manifest.json").touch()
+    report = {"report": {"phase": "test/iter-000", "seconds": 3.5}}
+    (tmp_path / "test" / "iter-000" / "manifest.json").write_text(json.dumps(report))
     summary = {
         "iterations": [
             {
@@ -169,8 +170,10 @@ def run_dir(tmp_path):
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
                 "promoted": True,
+                "refusal": None,
             }
         ],
+        "seconds_by_phase": {"test": 3.5},
         "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -230,6 +233,19 @@ def test_scores_by_hand():
         "trains": 3,
     }
     assert score["by_family"]["ages"]["pass@1"] == pytest.approx(0.5)
+    assert score["macro_average"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_votes_and_tries_by_hand():
+    rows = [
+        evaluated("0", None, correct=True, samples=(True, True, False)),
+        evaluated("1", None, correct=True, samples=(False, False, True)),
+        evaluated("2", None, correct=True, samples=(False, False, False)),
+    ]
+    score = evaluation_summary(rows, seed=0, resamples=200)
+    assert score["pass@k"] == pytest.approx(2 / 3)
+    assert score["maj@k"] == pytest.approx(2 / 3)  # samples without an answer have no vote
+    assert score["macro_average"] is None
 
 
 def test_models_are_compared_on_the_same_problems_only():

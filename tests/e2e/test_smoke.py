@@ -43,6 +43,7 @@ def test_every_stage_is_entered_and_no_problem_fails(summary):
     assert entered["self_generation"] == rollout["problems"] == 16
     assert entered["self_correction"] >= 1
     both_right = (f"{stage}:both_right" for stage in ("self_generation", "self_correction"))
+    assert entered["diversity"] >= 1
     assert entered["diversity"] == sum(rollout["routes"].get(route, 0) for route in both_right)
     assert "failed" not in rollout["routes"]
 

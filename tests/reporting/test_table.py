@@ -5,8 +5,8 @@ from rich.console import Console
 
 from sphere_ray.reporting.table import print_comparison, print_evaluation, print_summary
 
-SCORE = {"pass@1": 0.2766, "mean@k": None, "ci95": [0.2, 0.35]}
-BETTER = {"pass@1": 0.3533, "mean@k": 0.3, "ci95": [0.28, 0.43]}
+SCORE = {"pass@1": 0.2766, "ci95": [0.2, 0.35], "mean@k": None, "maj@k": None, "pass@k": None}
+BETTER = {"pass@1": 0.3533, "ci95": [0.28, 0.43], "mean@k": 0.3, "maj@k": 0.41, "pass@k": 0.6}
 SUMMARY = {
     "run": "laptop",
     "base": {"path": "m", "fingerprint": "f"},
@@ -40,6 +40,7 @@ SUMMARY = {
             },
             "evaluation": {"n": 100, "before": SCORE, "after": BETTER},
             "promoted": True,
+            "refusal": None,
         },
         {
             "iteration": 1,
@@ -58,12 +59,21 @@ SUMMARY = {
             "training": None,
             "evaluation": None,
             "promoted": False,
+            "refusal": "training collapsed",
         },
     ],
     "test": {
         "n": 300,
-        "base": {**SCORE, "by_family": {"ages": {"n": 60, **SCORE}, "fares": {"n": 9, **BETTER}}},
-        "final": {**BETTER, "by_family": {"ages": {"n": 60, **BETTER}, "fares": {"n": 9, **SCORE}}},
+        "base": {
+            **SCORE,
+            "macro_average": 0.315,
+            "by_family": {"ages": {"n": 60, **SCORE}, "fares": {"n": 9, **BETTER}},
+        },
+        "final": {
+            **BETTER,
+            "macro_average": 0.325,
+            "by_family": {"ages": {"n": 60, **BETTER}, "fares": {"n": 9, **SCORE}},
+        },
         "difference": 0.0767,
         "difference_ci95": [0.021, 0.133],
         "p_value": 0.00213,
@@ -100,7 +110,7 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100", "promoted")
     line_with(console, "ages", "60", "27.7", "35.3", "+7.7")
     line_with(console, "fares", "9", "-7.7")
-    line_with(console, "mean of families", "+0.0")
+    line_with(console, "mean of families", "31.5", "32.5", "+1.0")
     line_with(console, "all", "300", "+7.7")
     line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213")
     line_with(console, "rollouts", "1:30", "75.0")
@@ -115,10 +125,10 @@ def test_two_models(console):
 def test_an_iteration_without_training_says_so(console):
     print_summary(SUMMARY, console)
     line_with(console, "training", "none")
-    line_with(console, "validation", "kept the old policy")
+    line_with(console, "validation", "the policy stays: training collapsed")
 
 
 def test_one_model(console):
     print_evaluation({"n": 60, **BETTER, "by_family": {"ages": {"n": 60, **SCORE}}}, console)
     line_with(console, "ages", "60", "27.7", "20.0 to 35.0", "-")
-    line_with(console, "all", "60", "35.3", "28.0 to 43.0", "30.0")
+    line_with(console, "all", "60", "35.3", "28.0 to 43.0", "30.0", "41.0", "60.0")
