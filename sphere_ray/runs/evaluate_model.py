@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.problems import SplitSettings
+from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.summary import (
@@ -65,8 +67,11 @@ def _answers(
     require_usable(result, settings.problems.max_rejected_share, str(rejected))
     own = [_settings_for(settings, model, samples) for model in models]
     refs = [base_model(each.engines) for each in own]
+    # Every node reads problems and writes answers here, so it lies where runs lie.
+    beside = Path(settings.run_dir).expanduser().absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="sphere-evaluate-") as directory,
+        tempfile.TemporaryDirectory(prefix=".evaluate-", dir=beside) as directory,
         RunStore.open(directory, own[0]) as store,
         Session(settings=own[0], store=store) as session,
     ):
@@ -83,6 +88,9 @@ def _settings_for(settings: RunSettings, model: str, samples: int) -> RunSetting
     known = settings.engines.policy
     revision = known.revision if known.path == model else None
     policy = known.model_copy(update={"path": model, "revision": revision})
-    engines = settings.engines.model_copy(update={"policy": policy})
+    # Without the other engines and the trainer: the cluster need not have room for them.
+    alone = {"small": "policy", "small_pool": None, "scorer": RolloutValueSettings()}
+    engines = settings.engines.model_copy(update={"policy": policy, **alone})
     evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
-    return settings.model_copy(update={"engines": engines, "evaluation": evaluation})
+    changes = {"engines": engines, "evaluation": evaluation, "trainer": TrainerPlacement()}
+    return settings.model_copy(update=changes)
