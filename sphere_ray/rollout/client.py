@@ -6,6 +6,7 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -91,31 +92,40 @@ class Replica:
     actor: Any
     _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     _pending: list[tuple[Request, asyncio.Future[Response]]] = field(default_factory=list)
+    _unsent: set[asyncio.Future[Response]] = field(default_factory=set)
     _calls: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def ask(self, request: Request, *, alone: bool) -> Response:
-        """Send a request; with `alone` the engine runs nothing else meanwhile.
+    async def ask(
+        self, request: Request, answer: "asyncio.Future[Response]", *, alone: bool
+    ) -> Response:
+        """Send a request and wait for `answer`, which is done when the engine is done with it.
+
+        With `alone` the engine runs nothing else meanwhile. Whoever waits may be cancelled: what
+        was sent is decoded all the same, what was not is withdrawn.
 
         Raises:
             ReplicaLostError: the actor died first, and serves again.
         """
-        if not alone:
-            return await self._answered(request, alone=False)
-        # Suspects wait here for their turn: in the actor the death of one would be that of all.
-        async with self._alone:
-            return await self._answered(request, alone=True)
-
-    async def _answered(self, request: Request, *, alone: bool) -> Response:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Response] = loop.create_future()
-        if alone:
-            self._start([(request, answer)], alone=True)
-        else:
-            self._pending.append((request, answer))
-            if len(self._pending) == 1:
-                loop.call_later(COALESCE_S, self._flush)
+        self._unsent.add(answer)
         try:
-            return await answer
+            if not alone:
+                self._pending.append((request, answer))
+                if len(self._pending) == 1:
+                    asyncio.get_running_loop().call_later(COALESCE_S, self._flush)
+                return await self._settled(answer)
+            # Suspects wait for their turn here: in the actor the death of one would be that of all.
+            async with self._alone:
+                self._start([(request, answer)], alone=True)
+                return await self._settled(answer)
+        except asyncio.CancelledError:
+            if answer in self._unsent:
+                self._unsent.discard(answer)
+                answer.cancel()
+            raise
+
+    async def _settled(self, answer: "asyncio.Future[Response]") -> Response:
+        try:
+            return await asyncio.shield(answer)
         except ReplicaLostError:
             await self._recovered()
             raise
@@ -149,6 +159,7 @@ class Replica:
             self._start(batch, alone=False)
 
     def _start(self, batch: list[tuple[Request, asyncio.Future[Response]]], *, alone: bool) -> None:
+        self._unsent.difference_update(answer for _, answer in batch)
         call = asyncio.create_task(self._call(batch, alone=alone))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -214,17 +225,23 @@ class PoolClient:
         """See `Scorer.score`."""
         return cast(tuple[Score, ...], await self._ask(request))
 
+    def _leave(self, place: int, size: int, answer: "asyncio.Future[Response]") -> None:
+        self._admission.leave(place, size)
+        if not answer.cancelled():
+            answer.exception()  # seen, even if nobody waits for it any more
+
     async def _ask(self, request: Request) -> Response:
         home = zlib.crc32(problem_of(request).encode()) % len(self._replicas)
         size = width(request)
         for deaths in range(DEATHS_BEFORE_ALONE + 1):
             place = await self._admission.enter(home, size, request.priority)
+            answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+            answer.add_done_callback(partial(self._leave, place, size))
             try:
-                return await self._replicas[place].ask(request, alone=deaths >= DEATHS_BEFORE_ALONE)
+                alone = deaths >= DEATHS_BEFORE_ALONE
+                return await self._replicas[place].ask(request, answer, alone=alone)
             except ReplicaLostError:
                 continue
-            finally:
-                self._admission.leave(place, size)
         raise RequestError(
             f"a request of problem {problem_of(request)} was in flight at "
             f"{DEATHS_BEFORE_ALONE + 1} engine deaths, the last time alone; it is given up"

@@ -117,10 +117,6 @@ class Pools:
         """A client of the running pool of `spec`, to be sent to stages."""
         return PoolClient(self._actors[spec], 2 * spec.pool.max_num_seqs, spec.name)
 
-    def statuses(self) -> dict[str, list[ReplicaStatus]]:
-        """Counters of every replica that answers, by pool name."""
-        return {spec.name: self._statuses(spec) for spec in self._actors}
-
     def release(self) -> None:
         """Stop every pool and wait until its processes are gone and its GPU memory is free.
 

@@ -4,13 +4,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import ray
 
-from sphere_ray.config.placement import check_placement
+from sphere_ray.config.placement import NodeResources, check_placement
 from sphere_ray.config.run import RayPlacement, RunSettings
 from sphere_ray.errors import PlacementError
+from sphere_ray.rollout.nodes import living_nodes
 from sphere_ray.runs.interruption import catch_signals
 
 _GIB = 2**30
@@ -37,8 +38,8 @@ def connected(settings: RunSettings) -> Iterator[str]:
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers
     try:
-        total = cast(Any, ray).cluster_resources()
-        check_placement(settings, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0))
+        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
+        check_placement(settings, nodes)
         yield address
     finally:
         ray.shutdown()

@@ -1,7 +1,8 @@
 """Routing, admission, coalescing and repetition, against fake actors."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,6 +127,41 @@ async def test_a_cancelled_request_gives_its_place_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert await asyncio.wait_for(admission.enter(0, 1, 0), timeout=1) == 0
+
+
+async def test_a_cancelled_request_keeps_its_place_until_the_engine_is_done_with_it() -> None:
+    release = asyncio.Event()
+
+    class SlowActor(FakeActor):
+        async def _serve(self, requests: Sequence[Request], *, alone: bool) -> AsyncIterator[Any]:
+            await release.wait()
+            async for reply in super()._serve(requests, alone=alone):
+                yield reply
+
+    actor = SlowActor(answer_all)
+    client = PoolClient([actor], 1, "m")
+    first = asyncio.create_task(client.generate(request("a")))
+    while not client._replicas[0]._calls:
+        await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(client.generate(request("b")))
+    await asyncio.wait([first, second], timeout=0.05)
+    assert first.cancelled()
+    assert not second.done()
+    assert actor.calls == []
+    release.set()
+    assert await asyncio.wait_for(second, timeout=1)
+    assert [names for names, _ in actor.calls] == [["a"], ["b"]]
+
+
+async def test_what_is_cancelled_before_it_was_sent_never_is() -> None:
+    actor = FakeActor(answer_all)
+    client = PoolClient([actor], 1, "m")
+    first = asyncio.create_task(client.generate(request("a")))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait_for(client.generate(request("b")), timeout=1)
+    assert [names for names, _ in actor.calls] == [["b"]]
 
 
 @given(
