@@ -1,0 +1,98 @@
+"""The real graph on simulated engines: three pools, and the same rows however they are placed."""
+
+import json
+
+import pytest
+import yaml
+from driving import BIN, finish
+from recompute import rows
+
+from sphere_ray.engines.simulated import simulated_problem
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+COUNTS = {"train": 24, "validation": 4, "test": 4}
+ONE = {"rollout": {"batch_size": 4, "batches_in_flight": 2}}
+SEVERAL = {
+    "rollout": {"batch_size": 3, "batches_in_flight": 4, "stage_actors": 2},
+    "engines": {"policy_pool": {"replicas": 3}, "small_pool": {"replicas": 2}},
+}
+
+
+def write_problems(folder):
+    """A file for each split; no problem is in two of them."""
+    number = 0
+    for split, count in COUNTS.items():
+        with (folder / f"{split}.jsonl").open("w") as lines:
+            for number in range(number, number + count):
+                problem = simulated_problem(number)
+                row = {"question": problem.question, "answer": problem.answer}
+                lines.write(json.dumps(row) + "\n")
+        number += 1
+
+
+def run(folder, name, placement):
+    """Run it to the end of its only iteration: no pairs are enough, as nothing can be trained."""
+    pool = {"max_num_seqs": 16, "kv_cache_gib": 1}
+    engines = placement.get("engines", {})
+    config = {
+        "name": "simulated",
+        "run_dir": str(folder / name),
+        "problems": {split: {"source": f"file:{folder / split}.jsonl"} for split in COUNTS},
+        "engines": {
+            "backend": "simulated",
+            "policy": {"path": "policy"},
+            "policy_pool": pool | engines.get("policy_pool", {}),
+            "small": {"path": "small"},
+            "small_pool": pool | engines.get("small_pool", {}),
+            "scorer": {"kind": "simulated"},
+        },
+        "rollout": placement["rollout"],
+        "training": {"min_pairs": 10**6},
+        "evaluation": {"num_samples": 2},
+        "ray": {"address": "local", "num_cpus": 2, "object_store_gib": 0.5, "dashboard": False},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = finish([str(BIN / "sphere"), "run", str(path)])
+    assert done.code == 0, done.out + done.err
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simulated")
+    write_problems(folder)
+    return run(folder, "one", ONE), run(folder, "several", SEVERAL)
+
+
+def by_problem(folder):
+    found = rows(folder)
+    assert len({row["problem_id"] for row in found}) == len(found)
+    return {row["problem_id"]: row for row in found}
+
+
+@pytest.mark.parametrize("phase", ["iter-000/rollouts", "evaluation/base", "test/base"])
+def test_rows_depend_neither_on_order_nor_on_the_number_of_workers(runs, phase):
+    one, several = (by_problem(run_dir / phase) for run_dir in runs)
+    assert one == several
+
+
+def test_the_small_and_the_reward_model_play_their_parts(runs):
+    found = by_problem(runs[0] / "iter-000" / "rollouts").values()
+    assert len(found) == COUNTS["train"]
+    models = {chain["stage"]: set() for row in found for chain in row["chains"]}
+    for row in found:
+        for chain in row["chains"]:
+            models[chain["stage"]].add(chain["model"])
+            rewards = [step["candidates"][step["chosen"]]["reward"] for step in chain["steps"]]
+            assert all(0 <= reward <= 1 for reward in rewards)
+    assert models["self_generation"] == models["self_correction"]
+    assert models["diversity"].isdisjoint(models["self_generation"])
+
+
+def test_an_iteration_without_enough_pairs_keeps_the_policy_and_says_why(runs):
+    (item,) = json.loads((runs[0] / "summary.json").read_text())["iterations"]
+    assert item["pairs"]["total"] >= 4
+    assert not item["promoted"]
+    assert "training.min_pairs" in item["refusal"]
