@@ -65,6 +65,11 @@ def test_public_names_resolve() -> None:
         assert getattr(sphere_ray, name) is not None
 
 
+def test_no_test_file_is_long_either() -> None:
+    lines = {p.name: len(p.read_text("utf-8").splitlines()) for p in ROOT.glob("tests/**/*.py")}
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
