@@ -1,5 +1,6 @@
 """The real graph on simulated engines: three pools, and the same rows however they are placed."""
 
+import itertools
 import json
 
 import pytest
@@ -21,14 +22,12 @@ SEVERAL = {
 
 def write_problems(folder):
     """A file for each split; no problem is in two of them."""
-    number = 0
+    problems = map(simulated_problem, itertools.count())
     for split, count in COUNTS.items():
-        with (folder / f"{split}.jsonl").open("w") as lines:
-            for number in range(number, number + count):
-                problem = simulated_problem(number)
-                row = {"question": problem.question, "answer": problem.answer}
-                lines.write(json.dumps(row) + "\n")
-        number += 1
+        rows = [
+            {"question": p.question, "answer": p.answer} for p in itertools.islice(problems, count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def run(folder, name, placement):
