@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -165,12 +166,26 @@ def _made_model(name: str, cache_dir: Path) -> Path:
     return directory
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Standard error is for sentences to the user; transformers would draw on it."""
+    bars = importlib.import_module("transformers.utils.logging")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
 def _fill(directory: Path, make: Callable[[Path], None]) -> None:
     """Make a model beside its place and rename it: others see all of it or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        make(building)
+        with _no_progress_bars():
+            make(building)
         (building / FINGERPRINT_FILE).write_text(model_fingerprint(str(building)), "ascii")
         building.chmod(0o755)
         try:
