@@ -89,3 +89,10 @@ def test_what_is_no_finished_run_is_refused(tmp_path, files, told):
         (tmp_path / name).write_text("{}")
     with pytest.raises(RunDirectoryError, match=told):
         export_trl(str(tmp_path), output=None, iteration=None)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    commit(tmp_path, 0, [PAIR])
+    (tmp_path / "occupied").write_text("a file")
+    with pytest.raises(RunDirectoryError, match="choose another --output"):
+        export_trl(str(tmp_path), output=str(tmp_path / "occupied" / "x"), iteration=None)

@@ -94,6 +94,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones(path: str) -> None:
         resolve(path)
 
 
+@pytest.mark.parametrize("name", ["models--owner--model", "my--model", "owner/a..b"])
+def test_a_name_that_the_hub_does_not_allow_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=name):
+        resolve(name)
+
+
 def test_a_hub_model_is_the_directory_in_the_shared_cache(
     monkeypatch: pytest.MonkeyPatch, directory: Path, tmp_path: Path
 ) -> None:
