@@ -1,4 +1,4 @@
-"""`sphere`: run, evaluate, compare and export; turns errors into one sentence and an exit code.
+"""`sphere`: its commands; turns errors into one sentence and an exit code.
 
 Owns no behaviour of its own. What the commands need is imported when they run, so that `--help`
 and mistyped options answer at once.
@@ -149,6 +149,23 @@ def export(
         exporters = {ExportFormat.TRL: _module("runs.export").export_trl}
         written = exporters[target](run_dir, output=output, iteration=iteration)
         _out.print(f"{written.num_pairs} pairs in {written.jsonl} and {written.parquet}")
+
+
+@app.command()
+def train_prm(
+    context: typer.Context,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    output: Annotated[
+        str | None, typer.Option(help="Directory to work in; default RUN-prm beside the run.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
+    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        path, summary = _module("runs.train_prm").train_prm(run_dir, output, overrides or [])
+        _module("reporting.table").print_own_reward(summary, Console())
+        if path is not None:
+            _out.print(path)
 
 
 def _evaluation_settings(config: Path | None, model: str) -> Any:

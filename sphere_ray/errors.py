@@ -16,6 +16,7 @@ SphereError                      base; its text is one sentence for the person a
    |- ReleaseError               engines did not give their memory back
    `- TrainingError              a training phase failed
       |- TooFewPairsError        too few pairs fit training.max_length; the policy stays
+      |- TooFewLabelsError       too few problems with scored steps; the reward source stays
       `- CollapseError           the guard stopped it; the policy stays
 """
 
@@ -86,6 +87,10 @@ class TrainingError(FatalError):
 
 class TooFewPairsError(TrainingError):
     """Fewer pairs than `training.min_pairs` can be trained on; no model comes of the iteration."""
+
+
+class TooFewLabelsError(TrainingError):
+    """Fewer problems with scored steps than `own.training.min_problems`; the source stays."""
 
 
 class CollapseError(TrainingError):

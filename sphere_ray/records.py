@@ -79,7 +79,9 @@ class Candidate:
 
     `text` includes its boundary, `token_ids` are the engine's own (end-of-sequence included),
     `logprob` is the mean per token in nats, `reward` lies in [0, 1] (None where nothing scored),
-    `values` are the K outcomes (1.0 reached the gold answer) behind a rollout value.
+    `values` are the outcomes (1.0 reached the gold answer) behind a rollout value: K completions,
+    or the step's own answer if it states one. `audit` is the reward that the source before the own
+    model gives, for the share of steps that it still scores.
     """
 
     text: str
@@ -88,6 +90,7 @@ class Candidate:
     stop_reason: StopReason
     reward: float | None = None
     values: tuple[float, ...] | None = None
+    audit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,30 @@ class EvaluationRow:
     finish_reason: FinishReason
     sample_verdicts: tuple[Verdict, ...] = ()
     sample_answers: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledStep:
+    """A step and how often it led to the gold answer: training data of a process reward model.
+
+    `prefix` are the texts of the steps before it; `value` in [0, 1] is the share of `outcomes` that
+    reached the gold (0 outcomes: the reward of an external source); `reward` is what the search
+    went by; `final` says that the step ends its chain.
+    """
+
+    problem_id: str
+    question: str
+    prefix: tuple[str, ...]
+    text: str
+    final: bool
+    value: float
+    outcomes: int
+    reward: float
+
+    @property
+    def depth(self) -> int:
+        """Number of steps before this one."""
+        return len(self.prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from sphere_ray.records import (
     Candidate,
     Chain,
     EvaluationRow,
+    LabelledStep,
     Message,
     ModelRef,
     PhaseReport,
@@ -53,6 +54,7 @@ _CANDIDATE = pa.schema(
         ("stop_reason", pa.string()),
         ("reward", pa.float64()),
         ("values", pa.list_(pa.float64())),
+        ("audit", pa.float64()),
     ]
 )
 
@@ -126,6 +128,19 @@ _EVALUATION_ROW = pa.schema(
     ]
 )
 
+_LABELLED_STEP = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("question", pa.string()),
+        ("prefix", pa.list_(pa.string())),
+        ("text", pa.string()),
+        ("final", pa.bool_()),
+        ("value", pa.float64()),
+        ("outcomes", pa.int64()),
+        ("reward", pa.float64()),
+    ]
+)
+
 _MODEL_REF = pa.schema(
     [
         ("path", pa.string()),
@@ -157,6 +172,7 @@ SCHEMAS: Mapping[type, pa.Schema] = MappingProxyType(
         Rollout: _ROLLOUT,
         EvaluationRow: _EVALUATION_ROW,
         PreferencePair: _PREFERENCE_PAIR,
+        LabelledStep: _LABELLED_STEP,
         ModelRef: _MODEL_REF,
         PhaseReport: _PHASE_REPORT,
     }

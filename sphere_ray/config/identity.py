@@ -38,6 +38,9 @@ _PLACEMENT = (
     "training.micro_batch_size",
     "training.gradient_checkpointing",
     "training.checkpoint_every",
+    "engines.scorer.own.training.micro_batch_size",
+    "engines.scorer.own.training.gradient_checkpointing",
+    "engines.scorer.own.training.checkpoint_every",
     "trainer.*",
     "ray.*",
 )
@@ -50,6 +53,7 @@ _PHASES: Mapping[str, tuple[str, ...]] = {
     "pairs": ("seed", "method.pairs"),
     "reference": ("training.reference", "training.max_length", "training.precision"),
     "policy": ("seed", "training"),
+    "reward": ("seed", "engines.scorer.own"),
     "evaluation": (*_GENERATION, "evaluation"),
     "test": (*_GENERATION, "evaluation"),
 }
@@ -80,7 +84,8 @@ def phase_identity(settings: RunSettings, phase: str) -> Identity:
     """The part of the identity that one phase reads by itself (upstream phases add theirs).
 
     Raises:
-        KeyError: `phase` is none of problems, rollouts, pairs, reference, policy, evaluation, test.
+        KeyError: `phase` is none of problems, rollouts, pairs, reward, reference, policy,
+            evaluation, test.
     """
     groups = _PHASES[phase]
     excluded = _NOT_IN_EVALUATION if phase in ("evaluation", "test") else ()

@@ -22,13 +22,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         ConfigError: names the file or override, the field, what is wrong and what to do.
     """
-    document = _read_document(Path(path))
+    return settings_of(_read_document(Path(path)), str(path), overrides)
+
+
+def settings_of(document: dict[str, Any], path: str, overrides: Sequence[str] = ()) -> RunSettings:
+    """Apply overrides to a configuration that was read from `path`, and validate it.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     for override in overrides:
         _apply(document, override)
     try:
         return RunSettings.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, document, str(path), overrides)) from None
+        raise ConfigError(_sentence(error, document, path, overrides)) from None
 
 
 class _StrictLoader(yaml.SafeLoader):

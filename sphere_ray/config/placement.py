@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sphere_ray.config.engines import PoolSettings, ProcessRewardSettings
+from sphere_ray.config.models import PoolSettings
 from sphere_ray.config.run import RunSettings
+from sphere_ray.config.scorers import ProcessRewardSettings, StepClassifierSettings
 from sphere_ray.errors import PlacementError
 
 STAGES = 4
@@ -107,5 +108,7 @@ def _pools(settings: RunSettings) -> Iterator[tuple[str, PoolSettings]]:
     yield "policy", engines.policy_pool
     if engines.small_pool is not None:
         yield "small", engines.small_pool
-    if isinstance(engines.scorer, ProcessRewardSettings):
+    if isinstance(engines.scorer, ProcessRewardSettings | StepClassifierSettings):
         yield "reward", engines.scorer.pool
+    if engines.scorer.own is not None:
+        yield "own reward", engines.scorer.own.pool

@@ -100,6 +100,29 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _own_scorer_has_labels(self) -> "RunSettings":
+        own = self.engines.scorer.own
+        if own is None:
+            return self
+        if self.method.search.strategy != "pruned_steps":
+            raise ValueError(
+                "engines.scorer.own learns from scored steps, and method.search.strategy: sampled "
+                "scores none; set strategy: pruned_steps, or remove own"
+            )
+        if self.engines.backend == "simulated":
+            raise ValueError(
+                "engines.scorer.own is a model to train, and engines.backend: simulated has none; "
+                "set backend: vllm, or remove own"
+            )
+        per_step = own.training.micro_batch_size * self.trainer.workers
+        if own.training.batch_size % per_step:
+            raise ValueError(
+                f"engines.scorer.own.training.batch_size ({own.training.batch_size}) is not a "
+                f"multiple of its micro_batch_size x trainer.workers ({per_step}); change one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "RunSettings":
         per_step = self.training.micro_batch_size * self.trainer.workers
         if self.training.batch_size % per_step:

@@ -1,4 +1,4 @@
-"""Parameters of DPO training."""
+"""Parameters of training: DPO of the policy, and the own process reward model."""
 
 from typing import Literal
 
@@ -40,12 +40,11 @@ class GuardSettings(Settings):
     window: int = Field(8, ge=1)
 
 
-class TrainingSettings(Settings):
-    """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
+class OptimizationSettings(Settings):
+    """What every training under DeepSpeed has.
 
     `batch_size` is global and equals micro_batch_size x accumulation x workers.
-    `reference: iteration` is the iteration's starting policy, `initial` the run's base model.
-    `max_length` counts prompt plus completion tokens; longer pairs are dropped and counted.
+    `max_length` counts tokens; longer examples are dropped and counted.
     """
 
     epochs: int = Field(1, ge=1)
@@ -59,11 +58,37 @@ class TrainingSettings(Settings):
     max_length: int = Field(2048, ge=2)
     precision: Literal["bf16", "fp32"] = "bf16"
     gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(50, ge=1)
+
+
+class TrainingSettings(OptimizationSettings):
+    """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
+
+    An example is a pair. `reference: iteration` is the iteration's starting policy, `initial` the
+    run's base model.
+    """
+
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
     guard: GuardSettings = GuardSettings()
-    checkpoint_every: int = Field(50, ge=1)
     min_pairs: int = Field(1, ge=1)
+
+
+class RewardTrainingSettings(OptimizationSettings):
+    """Training of a process reward model; an example is a problem with all its recorded steps.
+
+    Labels are `soft` (the share of completions that reached the gold) or `hard` (any did).
+    `balance` weighs steps so that at each depth as much weight is right as wrong.
+    `held_out` is the share of problems kept for the figures that decide the hand-over.
+    """
+
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    labels: Literal["soft", "hard"] = "soft"
+    balance: bool = True
+    held_out: float = Field(0.2, gt=0, lt=1)
+    min_problems: int = Field(8, ge=2)
 
 
 class TrainerPlacement(Settings):

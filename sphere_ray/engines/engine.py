@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, cast
 
-from sphere_ray.config.engines import (
-    ModelSettings,
-    PoolSettings,
+from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.config.scorers import (
     ProcessRewardSettings,
     SimulatedRewardSettings,
-    SimulationSettings,
+    StepClassifierSettings,
 )
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.records import Candidate
@@ -22,15 +22,21 @@ Request: TypeAlias = GenerateRequest | ScoreRequest
 Response: TypeAlias = tuple[Candidate, ...] | tuple[Score, ...]
 
 EngineKind: TypeAlias = Literal[
-    "vllm_generator", "process_reward", "simulated_generator", "simulated_scorer"
+    "vllm_generator", "process_reward", "step_classifier", "simulated_generator", "simulated_scorer"
 ]
 
 FACTORIES: Mapping[EngineKind, tuple[str, str]] = {
     "vllm_generator": ("sphere_ray.engines.vllm_generator", "VllmGenerator"),
     "process_reward": ("sphere_ray.engines.process_reward", "ProcessRewardScorer"),
+    "step_classifier": ("sphere_ray.engines.step_classifier", "StepClassifier"),
     "simulated_generator": ("sphere_ray.engines.simulated", "SimulatedGenerator"),
     "simulated_scorer": ("sphere_ray.engines.simulated", "SimulatedScorer"),
 }
+
+
+EngineKindSettings: TypeAlias = (
+    ProcessRewardSettings | StepClassifierSettings | SimulatedRewardSettings | SimulationSettings
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class EngineSpec:
     path: str
     model: ModelSettings
     pool: PoolSettings
-    settings: ProcessRewardSettings | SimulatedRewardSettings | SimulationSettings | None = None
+    settings: EngineKindSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from sphere_ray.config.engines import ModelSettings
+from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
 
 MADE: Mapping[str, tuple[str, str]] = {
@@ -167,16 +167,18 @@ def _made_model(name: str, cache_dir: Path) -> Path:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Standard error is for sentences to the user; transformers would draw on it."""
+def quietly() -> Iterator[None]:
+    """Standard error is for sentences to the user: transformers must not draw or report on it."""
     bars = importlib.import_module("transformers.utils.logging")
-    shown = bars.is_progress_bar_enabled()
+    shown, verbosity = bars.is_progress_bar_enabled(), bars.get_verbosity()
     bars.disable_progress_bar()
+    bars.set_verbosity_error()
     try:
         yield
     finally:
         if shown:
             bars.enable_progress_bar()
+        bars.set_verbosity(verbosity)
 
 
 def _fill(directory: Path, make: Callable[[Path], None]) -> None:
@@ -184,7 +186,7 @@ def _fill(directory: Path, make: Callable[[Path], None]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        with _no_progress_bars():
+        with quietly():
             make(building)
         (building / FINGERPRINT_FILE).write_text(model_fingerprint(str(building)), "ascii")
         building.chmod(0o755)

@@ -6,91 +6,29 @@ Every token's output is asked for (ALL pooling), because then, unlike with STEP 
 may come from vLLM's cache: only the new step is computed, and its tag is the last row.
 """
 
-from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any, Final
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig
 from vllm import AsyncEngineArgs, PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
 
-from sphere_ray.config.engines import ProcessRewardSettings
+from sphere_ray.config.scorers import ProcessRewardSettings
 from sphere_ray.engines.engine import EngineSpec, Request
-from sphere_ray.engines.tokens import load_tokenizer, prompt_ids
+from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import Score, ScoreRequest
 from sphere_ray.method.together import together
-from sphere_ray.records import Message
 
 TASK: Final = "token_classify"
 NUM_LABELS = 2
-QUESTION_CACHE = 1 << 12
-STEP_CACHE = 1 << 16
 
 
 def scorer_args(spec: EngineSpec) -> AsyncEngineArgs:
     """Arguments of a vLLM engine that serves a process reward model."""
     pooler = PoolerConfig(task=TASK, tok_pooling_type="ALL")
     return engine_args(spec, runner="pooling", pooler_config=pooler)
-
-
-class RewardPrompt:
-    """Builds a process reward model's input, step by step, with the model's own tokenizer.
-
-    Steps are tokenised separately, so a longer chain's ids begin with a shorter one's. (Whole-text
-    tokenisation gives the same ids, because the tag is an added token, at which text is split.)
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessRewardSettings) -> None:
-        """Look up the tag.
-
-        Raises:
-            ModelError: the tokenizer does not know it as one token.
-        """
-        if settings.step_tag not in tokenizer.get_vocab():
-            raise ModelError(
-                f"reward model {settings.model.path}: its tokenizer has no step tag "
-                f"{settings.step_tag!r}; set step_tag to the tag it was trained with"
-            )
-        self._tokenizer = tokenizer
-        self._system = settings.system
-        self.tag_id = int(tokenizer.get_vocab()[settings.step_tag])
-        self._control_ids = frozenset({self.tag_id, *tokenizer.all_special_ids})
-        self._step_ids = lru_cache(STEP_CACHE)(self._encode_step)
-        self._question_ids = lru_cache(QUESTION_CACHE)(self._encode_question)
-
-    def ids(self, question: str, steps: Iterable[str]) -> list[int]:
-        """Token ids of the question and `steps`, each step with its tag."""
-        ids = list(self._question_ids(question))
-        for step in steps:
-            ids.extend(self._step_ids(step))
-        return ids
-
-    def tags(self, ids: list[int], num_steps: int) -> list[int]:
-        """Positions of the tags of the steps.
-
-        Raises:
-            EngineError: there are not `num_steps` of them.
-        """
-        positions = [position for position, token in enumerate(ids) if token == self.tag_id]
-        if len(positions) != num_steps:
-            raise EngineError(f"{len(positions)} step tags were scored for {num_steps} steps")
-        return positions
-
-    def _encode_question(self, question: str) -> tuple[int, ...]:
-        messages = (
-            Message(role="system", content=self._system),
-            Message(role="user", content=question),
-        )
-        # A question that contains the tag must not add a score either.
-        ids = prompt_ids(self._tokenizer, messages)
-        return tuple(token for token in ids if token != self.tag_id)
-
-    def _encode_step(self, step: str) -> tuple[int, ...]:
-        ids: Any = self._tokenizer.encode(step.strip(), add_special_tokens=False)
-        # A policy that writes a tag, or the end of its turn, must not forge a step.
-        return (*(token for token in ids if token not in self._control_ids), self.tag_id)
 
 
 class ProcessRewardScorer(VllmEngine):
@@ -110,7 +48,9 @@ class ProcessRewardScorer(VllmEngine):
         if not any("Reward" in name or "Classif" in name for name in config.architectures or ()):
             raise self._wrong_head(f"it is a {', '.join(config.architectures or ['nothing'])}")
         tokenizer = load_tokenizer(self.spec.path, self.spec.model.revision)
-        self._prompt = RewardPrompt(tokenizer, self._settings)
+        self._prompt = RewardPrompt(
+            tokenizer, system=self._settings.system, step_tag=self._settings.step_tag
+        )
         await super().start()
         try:
             await self._check_head()

@@ -6,8 +6,8 @@ Pure asyncio over a generator and a grader; it runs with the stages and needs no
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.method import SearchSettings
+from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import DeadlineExceededError
 from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
 from sphere_ray.method.seeds import derive_seed
@@ -44,20 +44,16 @@ class RolloutValueScorer:
         token_ids = tuple(token for step in so_far for token in step.token_ids)
         room = self.limits.max_chain_tokens - len(token_ids)
         if is_final(candidate):
-            return Score(reward=_share([await self._reaches(text, request)]))
+            return _score([await self._reaches(text, request)])
         if room < 1:
-            return Score(reward=0.0)
+            return _score([0.0])
         completions = await self.generator.generate(
             self._completions_of(request, index, token_ids, room)
         )
         values = await together(
             self._value(text, completion, request) for completion in completions
         )
-        return Score(
-            reward=_share(values),
-            values=tuple(value for value in values if value is not None),
-            tokens=sum(len(completion.token_ids) for completion in completions),
-        )
+        return _score(values, tokens=sum(len(completion.token_ids) for completion in completions))
 
     def _completions_of(
         self, request: ScoreRequest, index: int, token_ids: tuple[int, ...], room: int
@@ -84,8 +80,8 @@ class RolloutValueScorer:
         return None if grade.verdict is Verdict.TIMEOUT else float(grade.verdict is Verdict.CORRECT)
 
 
-def _share(values: Sequence[float | None]) -> float:
-    decided = [value for value in values if value is not None]
+def _score(values: Sequence[float | None], tokens: int = 0) -> Score:
+    decided = tuple(value for value in values if value is not None)
     if not decided:
         raise DeadlineExceededError("the grader ran out of time on everything a step led to")
-    return sum(decided) / len(decided)
+    return Score(reward=sum(decided) / len(decided), values=decided, tokens=tokens)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
 
-from sphere_ray.config.engines import SimulatedRewardSettings, SimulationSettings
+from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.scorers import SimulatedRewardSettings
 from sphere_ray.engines.engine import EngineSpec, EngineStats, Request
 from sphere_ray.errors import EngineError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest

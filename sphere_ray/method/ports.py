@@ -48,10 +48,14 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A reward in [0, 1], the outcomes behind it if any, and the tokens decoded to get it."""
+    """A reward in [0, 1], the outcomes behind it if any, and the tokens decoded to get it.
+
+    `audit` is what the source before the own model says, where it was asked too.
+    """
 
     reward: float
     values: tuple[float, ...] | None = None
+    audit: float | None = None
     tokens: int = 0
 
 

@@ -258,7 +258,7 @@ async def _score(search: Search, request: ScoreRequest) -> tuple[list[Candidate]
     spent = sum(score.tokens for score in scores)
     search.progress.add(tokens=spent)
     rewarded = [
-        replace(candidate, reward=score.reward, values=score.values)
+        replace(candidate, reward=score.reward, values=score.values, audit=score.audit)
         for candidate, score in zip(request.candidates, scores, strict=True)
     ]
     return rewarded, spent

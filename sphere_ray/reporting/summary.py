@@ -18,6 +18,7 @@ from sphere_ray.method.metrics import (
 )
 from sphere_ray.method.stages import CORRECTION_CHECK, Outcome, route_entry
 from sphere_ray.records import Chain, EvaluationRow, PreferencePair, Rollout, StageName, Verdict
+from sphere_ray.reporting.reward_summary import RewardSummary
 
 FAILED_ROUTE = "failed"
 
@@ -129,12 +130,14 @@ class HeldOutSummary(TypedDict):
 class IterationSummary(TypedDict):
     """One iteration.
 
-    `training` and `evaluation` are null where no model came of it: too few pairs, or a collapse.
+    `reward` is about who scored. `training` and `evaluation` are null where no model came of it:
+    too few pairs, or a collapse.
     `refusal` says why the policy stays, and is null where the new one was promoted.
     """
 
     iteration: int
     rollout: RolloutSummary
+    reward: RewardSummary
     pairs: PairsSummary
     training: TrainingSummary | None
     evaluation: ValidationSummary | None

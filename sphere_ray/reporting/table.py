@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sphere_ray.reporting.progress import clock_time
+from sphere_ray.reporting.reward_summary import OwnRewardSummary, RewardSummary
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
@@ -40,6 +41,11 @@ def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
     console.print(table)
 
 
+def print_own_reward(summary: OwnRewardSummary, console: Console) -> None:
+    """Print the figures of a trained reward model."""
+    console.print(f"own reward model: {_own_reward(summary)}")
+
+
 def _iteration(item: IterationSummary) -> Table:
     rollout, pairs, training = item["rollout"], item["pairs"], item["training"]
     rate = rollout["tokens"] / rollout["seconds"] if rollout["seconds"] else 0.0
@@ -54,6 +60,7 @@ def _iteration(item: IterationSummary) -> Table:
             f"{rollout['correct_to_wrong']} correct to wrong, "
             f"{rollout['prm_inversions']} inversions of the scorer"
         ),
+        "reward": _reward(item["reward"]),
         "pairs": f"{pairs['total']:,} ({_listed(pairs['by_stage'])})",
         "dropped": _listed(pairs["dropped"]),
         "training": "none"
@@ -69,6 +76,31 @@ def _iteration(item: IterationSummary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _reward(reward: RewardSummary) -> str:
+    text = f"{reward['source']}, {reward['steps']:,} steps scored"
+    if reward["agreement"] is not None:
+        text += f", {reward['audited']:,} audited (agreement {reward['agreement']:.2f})"
+    own = reward["own"]
+    return text if own is None else f"{text}; own model: {_own_reward(own)}"
+
+
+def _own_reward(own: OwnRewardSummary) -> str:
+    decision = "takes over" if own["refusal"] is None else f"refused: {own['refusal']}"
+    figures = own["held_out"]
+    if figures is None:
+        return decision
+    return (
+        f"{own['labels']:,} labels, held out: AUC {_figure(figures['auc'])} "
+        f"(shape alone {_figure(figures['baseline_auc'])}), ECE {figures['ece']:.3f}, "
+        f"siblings {_figure(figures['siblings'])}, first error {_figure(figures['first_error'])}; "
+        f"{decision}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.3f}"
 
 
 def _validation(item: IterationSummary) -> str:

@@ -11,11 +11,13 @@ from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 
-from sphere_ray.config.engines import RolloutValueSettings, ScorerSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.run import EvaluationSettings
+from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
+from sphere_ray.engines.judge import JudgeScorer
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.errors import DeadlineExceededError, EngineError, RowError
+from sphere_ray.method.audit import AuditedScorer
 from sphere_ray.method.pairs import build_pairs
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.stages import Context, diversify, self_correct, self_generate
@@ -42,6 +44,7 @@ class Assignment:
     policy: PoolClient
     small: PoolClient
     reward: PoolClient | None
+    own: PoolClient | None
     grader: GraderClient
     progress: Progress
     seed: int
@@ -62,8 +65,17 @@ class Assignment:
         )
 
     def _scorer(self) -> Scorer:
+        if self.own is None or self.scorer.own is None:
+            return self._source()
+        share = self.scorer.own.schedule.audit_share
+        return AuditedScorer(self.own, self._source(), share) if share else self.own
+
+    def _source(self) -> Scorer:
+        """The configured reward source."""
         if isinstance(self.scorer, RolloutValueSettings):
             return RolloutValueScorer(self.policy, self.grader, self.scorer, self.method.search)
+        if isinstance(self.scorer, JudgeSettings):
+            return JudgeScorer(self.scorer)
         if self.reward is None:
             raise ValueError(f"scorer {self.scorer.kind} has no pool")
         return self.reward

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sphere_ray.config import RunSettings
-from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.problems import SplitSettings
+from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import EvaluationRow, Problem

@@ -7,9 +7,11 @@ from typing import Any, TypeAlias
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
+from sphere_ray.config.scorers import OwnScorerSettings
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
+from sphere_ray.reporting.reward_summary import OwnRewardSummary, reward_summary
 from sphere_ray.reporting.summary import (
     IterationSummary,
     RunSummary,
@@ -22,6 +24,7 @@ from sphere_ray.reporting.summary import (
 from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Trained, learn, reference
 from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.own_reward import Recorded, train_own_reward
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
@@ -33,12 +36,17 @@ Seconds: TypeAlias = defaultdict[str, float]
 
 @dataclass(kw_only=True)
 class State:
-    """Where the loop stands: the policy, its validation rows, and refusals in a row."""
+    """Where the loop stands: the policy, its validation rows, and refusals in a row.
+
+    `own` is the reward model that took over, `recorded` the rollouts so far.
+    """
 
     policy: ModelRef
     validation: list[EvaluationRow]
     learning_rate: float
     refusals: int = 0
+    own: ModelRef | None = None
+    recorded: list[Recorded] = field(default_factory=list)
     iterations: list[IterationSummary] = field(default_factory=list)
 
 
@@ -115,15 +123,22 @@ def _iterate(
     seconds: Seconds,
 ) -> None:
     settings = session.settings
-    rollouts, manifest = roll_out(session, problems, state.policy, iteration)
+    own = _own_at(settings, state, iteration)
+    rollouts, manifest = roll_out(session, problems, state.policy, iteration, own)
     _count(seconds, manifest)
     done = rollout_summary(read_rollouts(rollouts.path), manifest.report.seconds)
+    source = "own" if own else settings.engines.scorer.kind
+    reward = reward_summary(read_rollouts(rollouts.path), source)
+    state.recorded.append(
+        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, own=own is not None)
+    )
     pairs, manifest = collect_pairs(session, rollouts, iteration)
     _count(seconds, manifest)
     kept = from_table(storage.read_table(pairs.path), PreferencePair)
     summary: IterationSummary = {
         "iteration": iteration,
         "rollout": done,
+        "reward": reward,
         "pairs": pairs_summary(kept, manifest.report.dropped),
         "training": None,
         "evaluation": None,
@@ -131,6 +146,8 @@ def _iterate(
         "refusal": None,
     }
     state.iterations.append(summary)
+    if settings.engines.scorer.own is not None and iteration + 1 < settings.iterations:
+        reward["own"] = _hand_over(session, settings.engines.scorer.own, base, state, seconds)
     if len(kept) < settings.training.min_pairs:
         reason = (
             f"{len(kept)} pairs are fewer than training.min_pairs ({settings.training.min_pairs})"
@@ -160,6 +177,28 @@ def _iterate(
     if reason:
         state.learning_rate /= 2
     _decide(session, state, trained.model, after, reason)
+
+
+def _own_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:
+    """The own reward model, if it has been taken and its time has come."""
+    own = settings.engines.scorer.own
+    return state.own if own and iteration >= own.schedule.from_iteration else None
+
+
+def _hand_over(
+    session: Session, own: OwnScorerSettings, base: ModelRef, state: State, seconds: Seconds
+) -> OwnRewardSummary:
+    """Train a reward model for the next iteration; it takes over if its figures hold."""
+    iteration = state.iterations[-1]["iteration"]
+    trained = train_own_reward(session, own, state.recorded, base, iteration)
+    _count(seconds, trained.manifest)
+    refusal = trained.summary["refusal"]
+    if refusal is None:
+        state.own = trained.model
+    else:
+        session.board.say(f"iteration {iteration}: the reward source stays ({refusal})")
+    session.events.record("handover", iteration=iteration, accepted=refusal is None, reason=refusal)
+    return trained.summary
 
 
 def _decide(

@@ -62,14 +62,18 @@ def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
 
 
 def roll_out(
-    session: Session, problems: PhaseDir, policy: ModelRef, iteration: int
+    session: Session,
+    problems: PhaseDir,
+    policy: ModelRef,
+    iteration: int,
+    own: ModelRef | None = None,
 ) -> tuple[PhaseDir, Manifest]:
-    """Stages 1 to 3 over the training problems.
+    """Stages 1 to 3 over the training problems; `own` scores them where there is one.
 
     Raises:
         EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
     """
-    roles = roles_of(session.settings.engines, policy)
+    roles = roles_of(session.settings.engines, policy, own)
     upstream = {
         "problems": problems.fingerprint,
         "policy": policy.fingerprint,

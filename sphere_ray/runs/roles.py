@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from sphere_ray.config.engines import (
-    EngineSettings,
-    ModelSettings,
-    PoolSettings,
+from sphere_ray.config.engines import EngineSettings
+from sphere_ray.config.models import Dtype, ModelSettings, PoolSettings
+from sphere_ray.config.scorers import (
+    OwnScorerSettings,
     ProcessRewardSettings,
     SimulatedRewardSettings,
+    StepClassifierSettings,
 )
 from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
@@ -21,16 +22,19 @@ class Roles:
     policy: EngineSpec
     small: EngineSpec
     reward: EngineSpec | None
+    own: EngineSpec | None = None
 
     @property
     def specs(self) -> tuple[EngineSpec, ...]:
         """All of them, once each."""
-        return tuple(dict.fromkeys(s for s in (self.policy, self.small, self.reward) if s))
+        return tuple(
+            dict.fromkeys(s for s in (self.policy, self.small, self.reward, self.own) if s)
+        )
 
     @property
     def others(self) -> dict[str, EngineSpec]:
         """The roles that a model of their own plays, besides the policy."""
-        roles = {"small": self.small, "reward": self.reward}
+        roles = {"small": self.small, "reward": self.reward, "own": self.own}
         return {name: spec for name, spec in roles.items() if spec and spec != self.policy}
 
 
@@ -46,8 +50,10 @@ def base_model(engines: EngineSettings) -> ModelRef:
     return ModelRef(path=path, iteration=0, fingerprint=model_fingerprint(path))
 
 
-def roles_of(engines: EngineSettings, policy: ModelRef) -> Roles:
-    """The engine specs of a rollout by `policy`.
+def roles_of(engines: EngineSettings, policy: ModelRef, own: ModelRef | None = None) -> Roles:
+    """The engine specs of a rollout by `policy`, scored by the own reward model if there is one.
+
+    The source before it keeps its engine only where it still scores a share.
 
     Raises:
         ModelError: the small or the reward model is not there, or lacks something.
@@ -57,7 +63,16 @@ def roles_of(engines: EngineSettings, policy: ModelRef) -> Roles:
     if isinstance(engines.small, ModelSettings) and engines.small_pool is not None:
         path = "" if engines.backend == "simulated" else resolve_model(engines.small)
         small = _generator(engines, "small", path, engines.small, engines.small_pool)
-    return Roles(policy=main, small=small, reward=_reward_spec(engines))
+    settings = engines.scorer.own
+    if own is None or settings is None:
+        return Roles(policy=main, small=small, reward=_reward_spec(engines))
+    audited = settings.schedule.audit_share > 0
+    return Roles(
+        policy=main,
+        small=small,
+        reward=_reward_spec(engines) if audited else None,
+        own=own_spec(settings, own, engines.policy.dtype),
+    )
 
 
 def policy_spec(engines: EngineSettings, policy: ModelRef) -> EngineSpec:
@@ -80,16 +95,37 @@ def _generator(
     )
 
 
+def own_spec(settings: OwnScorerSettings, model: ModelRef, dtype: Dtype) -> EngineSpec:
+    """The engine spec that serves a reward model of one's own."""
+    served = ModelSettings(path=model.path, dtype=dtype, max_model_len=settings.max_model_len)
+    name, pool = f"own-{model.fingerprint[:8]}", settings.pool
+    if settings.shape == "classifier":
+        return EngineSpec(
+            kind="step_classifier",
+            name=name,
+            path=model.path,
+            model=served,
+            pool=pool,
+            settings=StepClassifierSettings(model=served, pool=pool, system=settings.system),
+        )
+    prompt = ProcessRewardSettings(
+        model=served, pool=pool, system=settings.system, step_tag=settings.step_tag
+    )
+    return EngineSpec(
+        kind="process_reward", name=name, path=model.path, model=served, pool=pool, settings=prompt
+    )
+
+
 def _reward_spec(engines: EngineSettings) -> EngineSpec | None:
     scorer = engines.scorer
-    if isinstance(scorer, ProcessRewardSettings):
+    if isinstance(scorer, ProcessRewardSettings | StepClassifierSettings):
         return EngineSpec(
-            kind="process_reward",
+            kind=scorer.kind,
             name="reward",
             path=resolve_model(scorer.model),
             model=scorer.model,
             pool=scorer.pool,
-            settings=scorer,
+            settings=scorer.model_copy(update={"own": None}),
         )
     if isinstance(scorer, SimulatedRewardSettings):
         return EngineSpec(

@@ -89,6 +89,7 @@ class Session:
             policy=self._pools.client(roles.policy),
             small=self._pools.client(roles.small),
             reward=self._pools.client(roles.reward) if roles.reward else None,
+            own=self._pools.client(roles.own) if roles.own else None,
             grader=self._grader,
             progress=progress,
             seed=settings.seed,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import ConfigError
 from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.tree import PrefixTree
@@ -52,7 +52,7 @@ class Tensors:
         return Tensors(**moved)
 
 
-def accumulation(settings: TrainingSettings, placement: TrainerPlacement) -> int:
+def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
     """Forwards of one worker for one optimizer step.
 
     Raises:
@@ -74,7 +74,7 @@ def global_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> lis
 
 
 def shard(
-    batch: Indices, lengths: Indices, *, rank: int, world: int, settings: TrainingSettings
+    batch: Indices, lengths: Indices, *, rank: int, world: int, settings: OptimizationSettings
 ) -> list[MicroBatch]:
     """This worker's micro-batches of a global batch: as many for every rank.
 

@@ -8,19 +8,18 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import accumulation
 
 _TAG = "state"
 
 
-def build_config(settings: TrainingSettings, placement: TrainerPlacement) -> dict[str, Any]:
+def build_config(settings: OptimizationSettings, placement: TrainerPlacement) -> dict[str, Any]:
     """The DeepSpeed configuration of a training run.
 
     Raises:
@@ -69,10 +68,9 @@ class ShardedPolicy:
         return self._engine(**inputs)
 
     @property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> Any:
         """The wrapped model; under ZeRO-3 its parameters are empty here."""
-        model: PreTrainedModel = self._engine.module
-        return model
+        return self._engine.module
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +122,8 @@ class ShardedPolicy:
                 self._engine._zero3_consolidated_16bit_state_dict()
             )
             return gathered
-        return self.model.state_dict()
+        whole: Mapping[str, Tensor] = self.model.state_dict()
+        return whole
 
 
 @contextmanager
@@ -139,7 +138,7 @@ def partitioned_loading(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def shard_for_training(
-    model: PreTrainedModel,
+    model: nn.Module,
     config: Mapping[str, Any],
     *,
     learning_rate: float,
@@ -159,14 +158,14 @@ def shard_for_training(
     return ShardedPolicy(engine)
 
 
-def shard_for_inference(model: PreTrainedModel, config: Mapping[str, Any]) -> ShardedPolicy:
+def shard_for_inference(model: nn.Module, config: Mapping[str, Any]) -> ShardedPolicy:
     """Shard a model that is too large for one device; no optimizer."""
     engine, *_ = deepspeed.initialize(model=model, config=dict(config))
     engine.eval()
     return ShardedPolicy(engine)
 
 
-def _parameter_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     # Norms and biases are vectors and are not decayed; ZeRO-3 keeps the true shape aside.
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []

@@ -10,8 +10,8 @@ import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
-from sphere_ray.training import loop, reference
-from sphere_ray.training.messages import ReferenceRequest, TrainRequest
+from sphere_ray.training import loop, reference, reward_loop
+from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
 
 
 class RayHost:
@@ -47,9 +47,11 @@ class RayHost:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
 
-def run(request: ReferenceRequest | TrainRequest, progress: Queue) -> Any:
+def run(request: ReferenceRequest | RewardTrainRequest | TrainRequest, progress: Queue) -> Any:
     """Run the worker's loop for this request."""
     host = RayHost(progress)
     if isinstance(request, ReferenceRequest):
         return reference.run_worker(request, host)
+    if isinstance(request, RewardTrainRequest):
+        return reward_loop.run_worker(request, host)
     return loop.run_worker(request, host)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,5 +121,76 @@ class TrainResult:
     reward_accuracy: float
     seconds: float
     history: tuple[StepMetrics, ...] = field(repr=False)
+    resumed_at: int = 0
+    restarted_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTrainRequest:
+    """Train a prepared process reward model on labelled steps.
+
+    `steps_path` and `held_out_path` are parquet files of LabelledStep rows; the model's scores of
+    the second are written to `scores_path` in their order (null where a step was too long).
+    `output_dir` becomes a model directory of the same shape as `model_dir`. The same `name` and
+    `storage_path` continue an interrupted run.
+    """
+
+    model_dir: str
+    steps_path: str
+    held_out_path: str
+    output_dir: str
+    scores_path: str
+    storage_path: str
+    name: str
+    seed: int
+    own: OwnScorerSettings
+    placement: TrainerPlacement
+
+    @property
+    def settings(self) -> RewardTrainingSettings:
+        """How to train."""
+        return self.own.training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardStepMetrics:
+    """One optimizer step, over all workers; `loss` is the weighted mean cross-entropy in nats.
+
+    `tokens` counts the distinct tokens of the problems; `step` starts at 1.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardOutcome:
+    """What the workers did: every step, what was dropped, and how many steps were taken over."""
+
+    history: tuple[RewardStepMetrics, ...]
+    problems: int
+    labels: int
+    dropped: Mapping[str, int]
+    resumed_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTrainResult:
+    """What training a reward model made; `seconds` is this call's wall time."""
+
+    model_dir: str
+    problems: int
+    labels: int
+    dropped: Mapping[str, int]
+    steps: int
+    loss_first: float
+    loss_last: float
+    seconds: float
     resumed_at: int = 0
     restarted_because: str | None = None

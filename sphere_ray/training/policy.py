@@ -5,7 +5,7 @@ It must not know how the model is sharded: what it is given is called like the m
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import OptimizationSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
 from sphere_ray.training.batches import Tensors, collate
@@ -27,7 +27,7 @@ SHARING_TOLERANCE = 0.1
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
+def load_model(model_dir: str, settings: OptimizationSettings) -> PreTrainedModel:
     """Load a causal language model in the training precision, without dropout.
 
     Raises:
@@ -39,13 +39,14 @@ def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"the model in {model_dir} cannot be loaded: {error}") from error
-    _disable_dropout(model)
+    disable_dropout(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
-def _disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> None:
+    """Switch dropout off in every layer."""
     # With dropout the policy would differ from its reference before the first step.
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -109,9 +110,19 @@ def export(
     # The source's own file is copied below; saving it would fail where it breaks today's rules.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(partial, state_dict=dict(weights))
+    copy_others(source_dir, partial, but={"config.json"})
+    put_in_place(partial, target)
+
+
+def copy_others(source_dir: str, target: Path, *, but: Set[str] = frozenset()) -> None:
+    """Copy the files of a model directory that hold no weights, byte by byte."""
     for file in Path(source_dir).iterdir():
-        if file.is_file() and file.name != "config.json" and not _holds_weights(file):
-            shutil.copyfile(file, partial / file.name)
+        if file.is_file() and file.name not in but and not _holds_weights(file):
+            shutil.copyfile(file, target / file.name)
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Let a finished directory appear under its name."""
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(partial, target)

@@ -2,10 +2,10 @@
 
 import math
 
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import OptimizationSettings
 
 
-def learning_rate(step: int, steps: int, peak: float, settings: TrainingSettings) -> float:
+def learning_rate(step: int, steps: int, peak: float, settings: OptimizationSettings) -> float:
     """Rate of 0-based `step` of `steps`: linear warm-up to `peak`, then the schedule towards 0.
 
     No step has rate 0: the first warm-up step already moves, and 0 would be reached after the last.

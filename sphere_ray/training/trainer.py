@@ -25,13 +25,16 @@ from sphere_ray.errors import SphereError, TrainingError
 from sphere_ray.training.messages import (
     ReferenceRequest,
     ReferenceResult,
+    RewardStepMetrics,
+    RewardTrainRequest,
+    RewardTrainResult,
     StepMetrics,
     TrainRequest,
     TrainResult,
 )
 from sphere_ray.training.storage import open_run
 
-Request = ReferenceRequest | TrainRequest
+Request = ReferenceRequest | RewardTrainRequest | TrainRequest
 
 # A leaked engine holds the GPUs: Ray Train would wait for them for ever.
 _PLACEMENT_ATTEMPTS = 10
@@ -90,6 +93,35 @@ def train(
         reward_accuracy=last.reward_accuracy,
         seconds=time.monotonic() - started,
         history=outcome.history,
+        resumed_at=outcome.resumed_at,
+        restarted_because=restarted_because,
+    )
+
+
+def train_reward_model(
+    request: RewardTrainRequest, on_step: Callable[[RewardStepMetrics], None] | None = None
+) -> RewardTrainResult:
+    """Train a process reward model and score the held-out steps; called again, it continues.
+
+    `on_step` is called from another thread, and again for steps repeated after a failure.
+
+    Raises:
+        ConfigError: the batch size does not divide by micro-batch size x workers.
+        ModelError: the model cannot be loaded.
+        TrainingError: too few problems, divergence, or the workers kept failing.
+    """
+    started = time.monotonic()
+    restarted_because = open_run(request)
+    outcome = _fit(request, on_step)
+    return RewardTrainResult(
+        model_dir=request.output_dir,
+        problems=outcome.problems,
+        labels=outcome.labels,
+        dropped=dict(outcome.dropped),
+        steps=len(outcome.history),
+        loss_first=outcome.history[0].loss,
+        loss_last=outcome.history[-1].loss,
+        seconds=time.monotonic() - started,
         resumed_at=outcome.resumed_at,
         restarted_because=restarted_because,
     )

@@ -25,6 +25,7 @@ def check_run(run_dir: Path) -> None:
         said = {key: value for key, value in item["rollout"].items() if key != "seconds"}
         assert said == rollouts(folder / "rollouts")
         assert item["pairs"] == pairs(folder)
+        check_reward(item["reward"], folder / "rollouts")
         if item["training"] is not None:
             check_training(item["training"], folder)
         assert item["promoted"] == (item["refusal"] is None)
@@ -41,6 +42,25 @@ def check_run(run_dir: Path) -> None:
     assert (tests / final / "manifest.json").exists()
     check_test(summary["test"], rows(tests / "base"), rows(tests / final))
     check_seconds(summary["seconds_by_phase"], run_dir)
+
+
+def check_reward(said: dict[str, Any], folder: Path) -> None:
+    """Assert the numbers of scored and audited steps; chains share their first steps."""
+    scored, audited = 0, 0
+    for row in rows(folder):
+        seen = set()
+        for chain in row["chains"]:
+            before: tuple[str, ...] = ()
+            for step in chain["steps"]:
+                for place, found in enumerate(step["candidates"]):
+                    siblings = tuple(c["text"] for c in step["candidates"])
+                    if found["reward"] is not None and (before, siblings, place) not in seen:
+                        seen.add((before, siblings, place))
+                        scored += 1
+                        audited += found["audit"] is not None
+                before = (*before, step["candidates"][step["chosen"]]["text"])
+    assert (said["steps"], said["audited"]) == (scored, audited)
+    assert (said["agreement"] is not None) <= bool(audited)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

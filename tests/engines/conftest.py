@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sphere_ray.config.engines import ModelSettings, PoolSettings, ProcessRewardSettings
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.config.scorers import ProcessRewardSettings
 from sphere_ray.engines.engine import EngineSpec, engine_environment
 from sphere_ray.engines.model_source import resolve_model
 

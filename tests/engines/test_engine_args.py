@@ -10,7 +10,7 @@ from transformers import Qwen2Config
 from vllm import AsyncEngineArgs
 
 from sphere_ray.config import RunSettings, load_config
-from sphere_ray.config.engines import ModelSettings
+from sphere_ray.config.models import ModelSettings
 from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args

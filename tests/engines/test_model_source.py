@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sphere_ray.config.engines import ModelSettings
+from sphere_ray.config.models import ModelSettings
 from sphere_ray.engines.model_source import (
     FINGERPRINT_FILE,
     MADE,
@@ -135,7 +135,7 @@ def test_tiny_models_are_the_same_in_every_process(name: str, tmp_path: Path) ->
     here = resolve(name, tmp_path / "here")
     program = (
         "import sys; from pathlib import Path; "
-        "from sphere_ray.config.engines import ModelSettings; "
+        "from sphere_ray.config.models import ModelSettings; "
         "from sphere_ray.engines.model_source import resolve_model; "
         "resolve_model(ModelSettings(path=sys.argv[1]), Path(sys.argv[2]))"
     )

@@ -10,9 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2Model
 from vllm.config import PoolerConfig
 
-from sphere_ray.config.engines import ProcessRewardSettings
+from sphere_ray.config.scorers import ProcessRewardSettings
 from sphere_ray.engines.engine import EngineSpec, build_engine
-from sphere_ray.engines.process_reward import ProcessRewardScorer, RewardPrompt
+from sphere_ray.engines.process_reward import ProcessRewardScorer
+from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import GenerateRequest, ScoreRequest
@@ -46,7 +47,11 @@ def ask(*texts: str, prefix: tuple[str, ...] = ()) -> ScoreRequest:
 def prompt(reward_spec: Callable[..., EngineSpec]) -> RewardPrompt:
     spec = reward_spec()
     assert isinstance(spec.settings, ProcessRewardSettings)
-    return RewardPrompt(AutoTokenizer.from_pretrained(spec.path), spec.settings)
+    return RewardPrompt(
+        AutoTokenizer.from_pretrained(spec.path),
+        system=spec.settings.system,
+        step_tag=spec.settings.step_tag,
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -126,7 +131,11 @@ def test_a_tokenizer_without_the_tag_is_refused(reward_spec: Callable[..., Engin
     spec = reward_spec(step_tag="<no_such_tag>")
     assert isinstance(spec.settings, ProcessRewardSettings)
     with pytest.raises(ModelError, match="<no_such_tag>"):
-        RewardPrompt(AutoTokenizer.from_pretrained(spec.path), spec.settings)
+        RewardPrompt(
+            AutoTokenizer.from_pretrained(spec.path),
+            system=spec.settings.system,
+            step_tag=spec.settings.step_tag,
+        )
 
 
 async def test_a_language_model_is_refused_before_it_is_loaded(

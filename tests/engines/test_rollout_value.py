@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sphere_ray.config.engines import RolloutValueSettings
 from sphere_ray.config.method import SearchSettings
+from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.errors import DeadlineExceededError, EngineError, GraderError, RowError
 from sphere_ray.method.ports import GenerateRequest, Grade, ScoreRequest

@@ -8,13 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sphere_ray.config.engines import (
-    ModelSettings,
-    PoolSettings,
-    SimulatedRewardSettings,
-    SimulationSettings,
-)
+from sphere_ray.config.engines import SimulationSettings
 from sphere_ray.config.method import SearchSettings
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.config.scorers import SimulatedRewardSettings
 from sphere_ray.engines.engine import EngineSpec, build_engine
 from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer, simulated_problem
 from sphere_ray.errors import EngineError

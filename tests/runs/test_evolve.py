@@ -20,6 +20,7 @@ from sphere_ray.records import (
 )
 from sphere_ray.runs import evolve
 from sphere_ray.runs.learning import Trained
+from sphere_ray.runs.own_reward import OwnReward
 from sphere_ray.schema import to_table
 
 BASE = ModelRef(path="base", iteration=0, fingerprint="base")
@@ -69,6 +70,9 @@ class Script:
     policies: list[str] = field(default_factory=list)
     anchors: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    own_refusals: list[str | None] = field(default_factory=list)
+    scored_by: list[str | None] = field(default_factory=list)
+    learned_from: list[list[bool]] = field(default_factory=list)
 
 
 def manifest(phase: str) -> Any:
@@ -83,7 +87,8 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
             "name": "t",
             "run_dir": "unused",
             "problems": SOURCES,
-            "engines": {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}},
+            "engines": {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}}
+            | changes.pop("engines", {}),
             "training": training,
             "iterations": 3,
         }
@@ -91,9 +96,18 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
     )
     phase = SimpleNamespace(path="", fingerprint="")
 
-    def roll_out(session: Any, problems: Any, policy: ModelRef, iteration: int) -> Any:
+    def roll_out(session: Any, problems: Any, policy: ModelRef, iteration: int, own: Any) -> Any:
         script.policies.append(policy.path)
+        script.scored_by.append(own and own.path)
         return phase, manifest("rollouts")
+
+    def train_own_reward(
+        session: Any, own: Any, recorded: Any, base: ModelRef, iteration: int
+    ) -> OwnReward:
+        script.learned_from.append([each.own for each in recorded])
+        model = replace(BASE, path=f"prm{iteration}")
+        summary: Any = {"refusal": script.own_refusals[iteration]}
+        return OwnReward(model=model, summary=summary, manifest=manifest("reward"))
 
     def reference(session: Any, pairs: Any, anchor: ModelRef, iteration: int) -> Any:
         script.anchors.append(anchor.path)
@@ -123,6 +137,7 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         "reference": reference,
         "learn": learn,
         "evaluate": evaluate,
+        "train_own_reward": train_own_reward,
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(evolve, name, stub)
@@ -194,6 +209,43 @@ def test_the_reference_can_stay_the_base_model(monkeypatch: pytest.MonkeyPatch) 
     script = Script(after=[answers(6), answers(7), answers(8)])
     run(monkeypatch, script, training={"reference": "initial"})
     assert script.anchors == ["base"] * 3
+
+
+def own(**schedule: Any) -> dict[str, Any]:
+    training = {"batch_size": 8}
+    settings = {"pool": {"kv_cache_gib": 1}, "training": training, "schedule": schedule}
+    return {"scorer": {"kind": "rollout_value", "own": settings}}
+
+
+def test_a_good_own_reward_model_takes_over_and_learns_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(after=[answers(6)] * 3, own_refusals=[None, None])
+    summary = run(monkeypatch, script, engines=own())
+    assert script.scored_by == [None, "prm0", "prm1"]
+    assert script.learned_from == [[False], [False, True]]
+    sources = [item["reward"]["source"] for item in summary["iterations"]]
+    assert sources == ["rollout_value", "own", "own"]
+
+
+def test_a_refused_own_reward_model_leaves_the_source_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = Script(after=[answers(6)] * 3, own_refusals=["AUC 0.5", None])
+    summary = run(monkeypatch, script, engines=own())
+    assert script.scored_by == [None, None, "prm1"]
+    assert "the reward source stays (AUC 0.5)" in script.said[0]
+    assert summary["iterations"][0]["reward"]["own"]["refusal"] == "AUC 0.5"
+
+
+def test_an_own_reward_model_that_grew_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(after=[answers(6)] * 3, own_refusals=[None, "AUC 0.5"])
+    run(monkeypatch, script, engines=own())
+    assert script.scored_by == [None, "prm0", "prm0"]
+
+
+def test_the_hand_over_waits_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(after=[answers(6)] * 3, own_refusals=[None, None])
+    run(monkeypatch, script, engines=own(from_iteration=2))
+    assert script.scored_by == [None, None, "prm1"]
 
 
 def test_a_run_directory_must_be_a_path_where_models_are_trained() -> None:

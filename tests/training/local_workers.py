@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sphere_ray.training import loop, reference
-from sphere_ray.training.messages import ReferenceRequest, TrainRequest
+from sphere_ray.training import loop, reference, reward_loop
+from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
 
-Request = ReferenceRequest | TrainRequest
+Request = ReferenceRequest | RewardTrainRequest | TrainRequest
+LOOPS = {ReferenceRequest: reference, RewardTrainRequest: reward_loop, TrainRequest: loop}
 
 
 class LocalHost:
@@ -76,10 +77,10 @@ def run_requests(requests: Sequence[Request], scratch: Path) -> list[Any]:
 def _main(scratch: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
-    outcomes = []
-    for request in pickle.loads((scratch / "requests").read_bytes()):
-        run = reference if isinstance(request, ReferenceRequest) else loop
-        outcomes.append(run.run_worker(request, LocalHost(request)))
+    outcomes = [
+        LOOPS[type(request)].run_worker(request, LocalHost(request))
+        for request in pickle.loads((scratch / "requests").read_bytes())
+    ]
     if rank == 0:
         (scratch / "outcomes").write_bytes(pickle.dumps(outcomes))
 

@@ -1,0 +1,133 @@
+"""Parameters of the reward sources: what judges steps, and how an own model takes over."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sphere_ray.config.base import Settings
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.config.training import RewardTrainingSettings
+
+PRM_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+STEP_TAG = "<extra_0>"
+
+
+class HandoverSettings(Settings):
+    """When the own model takes over, and what it must be worth first; figures of held-out problems.
+
+    From `from_iteration` on it scores, and the source before it still scores `audit_share` of the
+    sets of sibling steps. It takes over only with at least `min_steps` held-out steps, an AUC of
+    `min_auc` that is `min_gain` above what length and depth of a step tell, an expected
+    calibration error of at most `max_ece`, and scores that differ (standard deviation
+    `min_spread`).
+    """
+
+    from_iteration: int = Field(1, ge=1)
+    audit_share: float = Field(0.1, ge=0, le=1)
+    min_steps: int = Field(100, ge=2)
+    min_auc: float = Field(0.7, ge=0, le=1)
+    min_gain: float = Field(0.05, ge=0, le=1)
+    max_ece: float = Field(0.2, gt=0, le=1)
+    min_spread: float = Field(0.02, ge=0)
+
+
+class OwnScorerSettings(Settings):
+    """A process reward model of one's own, trained on what rollouts recorded.
+
+    `base: policy` starts from the run's base model. `shape: step_tags` is the public format
+    (Qwen2ForProcessRewardModel; bases of the Qwen2 or Llama architecture), `classifier` a
+    last-token sequence classifier (any architecture that transformers and vLLM convert).
+    """
+
+    base: Literal["policy"] | ModelSettings = "policy"
+    shape: Literal["step_tags", "classifier"] = "step_tags"
+    max_model_len: int = Field(2048, ge=16)
+    system: str = PRM_SYSTEM
+    step_tag: str = STEP_TAG
+    pool: PoolSettings
+    training: RewardTrainingSettings = RewardTrainingSettings()
+    schedule: HandoverSettings = HandoverSettings()
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "OwnScorerSettings":
+        if self.training.max_length > self.max_model_len:
+            raise ValueError(
+                f"training.max_length ({self.training.max_length}) is above max_model_len "
+                f"({self.max_model_len}) of the own scorer; lower the first or raise the second"
+            )
+        return self
+
+
+class SourceSettings(Settings):
+    """What every reward source has: perhaps a successor of one's own."""
+
+    own: OwnScorerSettings | None = None
+
+
+class ProcessRewardSettings(SourceSettings):
+    """A process reward model in the Qwen2.5-Math-PRM format, served by vLLM's pooling runner."""
+
+    kind: Literal["process_reward"] = "process_reward"
+    model: ModelSettings
+    pool: PoolSettings
+    system: str = PRM_SYSTEM
+    step_tag: str = STEP_TAG
+
+
+class StepClassifierSettings(SourceSettings):
+    """A sequence classifier with two classes; its last token's class 1 is a step's reward."""
+
+    kind: Literal["step_classifier"] = "step_classifier"
+    model: ModelSettings
+    pool: PoolSettings
+    system: str = PRM_SYSTEM
+
+
+class RolloutValueSettings(SourceSettings):
+    """Math-Shepherd values (arXiv 2312.08935): the share of K completions that reach the gold."""
+
+    kind: Literal["rollout_value"] = "rollout_value"
+    num_completions: int = Field(4, ge=1)
+    temperature: float = Field(0.8, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class JudgeSettings(SourceSettings):
+    """A language model behind an OpenAI-compatible endpoint that grades steps.
+
+    `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
+    keep to a JSON schema. Answers are kept in `cache_dir` (every node sees it) by content.
+    Prices are per million tokens, in any currency; they only add up.
+    """
+
+    kind: Literal["judge"] = "judge"
+    base_url: str = Field(pattern=r"^https?://")
+    model: str
+    api_key_env: str | None = None
+    structured: bool = True
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=1)
+    timeout_s: float = Field(120.0, gt=0)
+    max_retries: int = Field(4, ge=0)
+    max_concurrent: int = Field(32, ge=1)
+    requests_per_minute: float | None = Field(None, gt=0)
+    cache_dir: str | None = None
+    input_price: float = Field(0.0, ge=0)
+    output_price: float = Field(0.0, ge=0)
+
+
+class SimulatedRewardSettings(SourceSettings):
+    """Rewards drawn around the truth the simulated generator hides in its text."""
+
+    kind: Literal["simulated"] = "simulated"
+    noise: float = Field(0.1, ge=0)
+
+
+ScorerSettings = Annotated[
+    ProcessRewardSettings
+    | StepClassifierSettings
+    | RolloutValueSettings
+    | JudgeSettings
+    | SimulatedRewardSettings,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,243 @@
+"""A judge: a language model behind an OpenAI-compatible endpoint that grades steps.
+
+One request holds all siblings of a step. Answers are kept on disk by content, so nothing is paid
+for twice. A refusal, nonsense or silence is an error of the row, never a score.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AuthenticationError
+from pydantic import BaseModel, Field, ValidationError
+
+from sphere_ray.config.scorers import JudgeSettings
+from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
+from sphere_ray.method.ports import Score, ScoreRequest
+
+SCALE = 10
+"""Grades are whole numbers from 0 to this; rewards are their tenth."""
+_MINUTE = 60.0
+INSTRUCTION = """You grade steps of solutions to mathematical problems.
+Given are a problem, the steps so far, and {n} alternative next steps. For each alternative, in
+order, give a whole number from 0 to 10: how likely is it that a careful student who goes on from
+there reaches the right answer? 10: the step and all before it are right and useful. 0: a mistake
+that cannot lead to the right answer.
+Answer with JSON alone: {{"grades": [...]}}, exactly {n} numbers."""
+
+
+class _Answer(BaseModel):
+    """What the judge has to say, and nothing else."""
+
+    model_config = {"extra": "forbid", "strict": True}
+
+    grades: list[int] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a judge was asked and what it cost, in the currency of the prices."""
+
+    requests: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    price: float = 0.0
+
+
+class JudgeScorer:
+    """The port `Scorer`; it runs with the stages and needs no pool of its own."""
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        """Remember whom to ask; nothing is sent yet.
+
+        Raises:
+            EngineError: the variable of the key is not set.
+        """
+        key = "none"
+        if settings.api_key_env is not None:
+            key = os.environ.get(settings.api_key_env, "")
+            if not key:
+                raise EngineError(
+                    f"the judge's key is looked for in ${settings.api_key_env}, which is not set "
+                    "where the stages run; set it in the job's runtime environment"
+                )
+        self._settings = settings
+        self._key = key
+        self._client: AsyncOpenAI | None = None
+        self._slots = asyncio.Semaphore(settings.max_concurrent)
+        self._next_start = 0.0
+        self.cost = Cost()
+
+    async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
+        """See `Scorer.score`.
+
+        Raises:
+            RequestError: the judge refused, or answered with something else than grades.
+            DeadlineExceededError: it took too long, retries included.
+            EngineError: the endpoint cannot be reached, or does not know the key or the model.
+        """
+        body = self._body(request)
+        place = self._place(body)
+        text = None if place is None or not place.is_file() else place.read_text("utf-8")
+        cached = text is not None
+        if text is None:
+            text = await self._ask(body)
+        grades = _grades(text, len(request.candidates))
+        if cached:
+            self._add(cached=1)
+        elif place is not None:
+            _keep(text, place)
+        return tuple(Score(reward=grade / SCALE) for grade in grades)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def _body(self, request: ScoreRequest) -> dict[str, Any]:
+        number = len(request.candidates)
+        body: dict[str, Any] = {
+            "model": self._settings.model,
+            "messages": [
+                {"role": "system", "content": INSTRUCTION.format(n=number)},
+                {"role": "user", "content": _question(request)},
+            ],
+            "temperature": self._settings.temperature,
+            "max_tokens": self._settings.max_tokens,
+        }
+        if self._settings.structured:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "grades", "schema": _schema(number), "strict": True},
+            }
+        return body
+
+    async def _ask(self, body: dict[str, Any]) -> str:
+        settings = self._settings
+        if self._client is None:  # made in the loop that uses it
+            self._client = AsyncOpenAI(
+                base_url=settings.base_url,
+                api_key=self._key,
+                timeout=settings.timeout_s,
+                max_retries=settings.max_retries,
+            )
+        async with self._slots:
+            await self._wait_for_turn()
+            try:
+                response = await self._client.chat.completions.create(**body)
+            except APITimeoutError as error:
+                raise DeadlineExceededError(
+                    f"the judge at {settings.base_url} did not answer within "
+                    f"{settings.timeout_s:g} s, {settings.max_retries} retries included"
+                ) from error
+            except APIConnectionError as error:
+                raise EngineError(
+                    f"the judge at {settings.base_url} cannot be reached "
+                    f"({error.__cause__ or error}); start it, or correct engines.scorer.base_url"
+                ) from error
+            except AuthenticationError as error:
+                raise EngineError(f"the judge at {settings.base_url} refuses the key") from error
+            except APIError as error:
+                raise _refused(settings.base_url, error) from error
+        usage = response.usage
+        spent = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        self._add(requests=1, input_tokens=spent[0], output_tokens=spent[1])
+        choice = response.choices[0]
+        if choice.finish_reason != "stop" or not choice.message.content:
+            reason = choice.message.refusal or choice.finish_reason
+            raise RequestError(f"the judge gave no grades ({reason})")
+        return str(choice.message.content)
+
+    async def _wait_for_turn(self) -> None:
+        """Keep to `requests_per_minute`: starts are spread evenly."""
+        if self._settings.requests_per_minute is None:
+            return
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + _MINUTE / self._settings.requests_per_minute
+        await asyncio.sleep(start - now)
+
+    def _place(self, body: dict[str, Any]) -> Path | None:
+        if self._settings.cache_dir is None:
+            return None
+        asked = json.dumps([self._settings.base_url, body], sort_keys=True).encode()
+        name = hashlib.blake2b(asked, digest_size=16).hexdigest()
+        return Path(self._settings.cache_dir).expanduser() / name[:2] / f"{name}.json"
+
+    def _add(
+        self, *, requests: int = 0, cached: int = 0, input_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
+        settings, cost = self._settings, self.cost
+        price = input_tokens * settings.input_price + output_tokens * settings.output_price
+        self.cost = Cost(
+            requests=cost.requests + requests,
+            cached=cost.cached + cached,
+            input_tokens=cost.input_tokens + input_tokens,
+            output_tokens=cost.output_tokens + output_tokens,
+            price=cost.price + price / 1e6,
+        )
+
+
+def _question(request: ScoreRequest) -> str:
+    so_far = "".join(step.text for step in request.prefix).strip() or "(none)"
+    alternatives = "\n\n".join(
+        f"Alternative {number}:\n{candidate.text.strip()}"
+        for number, candidate in enumerate(request.candidates, start=1)
+    )
+    return f"Problem:\n{request.problem.question}\n\nSteps so far:\n{so_far}\n\n{alternatives}"
+
+
+def _schema(number: int) -> dict[str, Any]:
+    grades = {
+        "type": "array",
+        "items": {"type": "integer", "enum": list(range(SCALE + 1))},
+        "minItems": number,
+        "maxItems": number,
+    }
+    return {
+        "type": "object",
+        "properties": {"grades": grades},
+        "required": ["grades"],
+        "additionalProperties": False,
+    }
+
+
+def _grades(text: str, number: int) -> list[int]:
+    """Parse an answer.
+
+    Raises:
+        RequestError: it is anything but `number` whole grades from 0 to `SCALE`.
+    """
+    try:
+        grades = _Answer.model_validate_json(text).grades
+    except ValidationError as error:
+        raise RequestError(
+            f"the judge answered {text[:80]!r} instead of {number} grades"
+        ) from error
+    if len(grades) != number or not all(0 <= grade <= SCALE for grade in grades):
+        raise RequestError(f"the judge answered {text[:80]!r} instead of {number} grades")
+    return grades
+
+
+def _refused(url: str, error: APIError) -> Exception:
+    status = getattr(error, "status_code", None)
+    if status == 404:
+        return EngineError(f"the judge at {url} does not know the model ({error.message})")
+    if status == 400:
+        return RequestError(f"the judge at {url} refused a request: {error.message}")
+    return EngineError(f"the judge at {url} failed: {error.message}")
+
+
+def _keep(text: str, place: Path) -> None:
+    """Write an answer by rename: several stage actors share the directory."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    partial.write_text(text, "utf-8")
+    partial.replace(place)

@@ -1,0 +1,173 @@
+"""Turns a causal language model into a process reward model that is yet to be trained.
+
+Both shapes are written in the form in which vLLM serves them and training continues: the body of
+the base model, and a seeded head of two classes that hardly speaks yet.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from sphere_ray.engines.tokens import load_tokenizer
+from sphere_ray.errors import ModelError
+
+NUM_LABELS = 2
+ARCHITECTURE = "Qwen2ForProcessRewardModel"
+_HEAD_STD = 0.02
+_EMBEDDING_MULTIPLE = 64
+"""Rows of the embedding are padded to this, which tensor parallelism divides."""
+_SHAPE = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act"),
+    *("rope_parameters", "initializer_range", "vocab_size"),
+)
+
+
+def prepare_step_tags(base: Path, target: Path, *, step_tag: str, seed: int) -> None:
+    """Write `base` with a step tag and a two-layer head as a Qwen2ForProcessRewardModel.
+
+    A base that is one already is copied, head and all.
+
+    Raises:
+        ModelError: its architecture is neither Qwen2 nor one that Qwen2's layers contain.
+    """
+    config = _config(base)
+    if ARCHITECTURE in (config.architectures or ()):
+        shutil.copytree(base, target, dirs_exist_ok=True)
+        return
+    tokenizer: Any = load_tokenizer(str(base))
+    if step_tag not in tokenizer.get_vocab():
+        tokenizer.add_tokens([step_tag], special_tokens=True)
+    model = _causal(base)
+    if len(tokenizer) > config.vocab_size:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=_EMBEDDING_MULTIPLE)
+    tensors = dict(model.base_model.state_dict())
+    served = _as_qwen2(config, model, tensors)
+    head = step_tag_head(config.hidden_size)
+    _seed_head(head, seed)
+    prefixed = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    prefixed |= {f"score.{k}": v.to(model.dtype) for k, v in head.state_dict().items()}
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in prefixed.items()},
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    served.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def prepare_classifier(base: Path, target: Path, *, seed: int) -> None:
+    """Write `base` as a sequence classifier of two classes.
+
+    Raises:
+        ModelError: transformers has no sequence classifier of its architecture.
+    """
+    config = _config(base)
+    tokenizer: Any = load_tokenizer(str(base))
+    torch.manual_seed(seed)
+    try:
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=NUM_LABELS, dtype="auto"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"own.base {base} cannot become a sequence classifier ({error}); name another base"
+        ) from error
+    if "SequenceClassification" not in str(config.architectures):
+        _seed_head(nn.ModuleList([model.get_submodule("score")]), seed)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def step_tag_head(hidden_size: int) -> nn.Sequential:
+    """The head of the public format: Linear, ReLU, Linear to two classes."""
+    return nn.Sequential(
+        nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, NUM_LABELS)
+    )
+
+
+def head_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the head among those of a saved model, by their names in the head."""
+    return {
+        name.removeprefix("score."): t for name, t in tensors.items() if name.startswith("score.")
+    }
+
+
+def _seed_head(head: nn.Module, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * _HEAD_STD)
+            else:
+                parameter.zero_()
+
+
+def _config(base: Path) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
+    return config
+
+
+def _causal(base: Path) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
+    return model
+
+
+def _as_qwen2(
+    config: PreTrainedConfig, model: PreTrainedModel, tensors: dict[str, Tensor]
+) -> PreTrainedConfig:
+    """The configuration as Qwen2; the biases that Qwen2 has are added to `tensors` as zeros."""
+    if not _fits_in_qwen2(config):
+        raise ModelError(
+            f"own.base is of the architecture {config.model_type}, which the step-tag format "
+            "(Qwen2) cannot hold; set own.shape: classifier, or name a Qwen2 or Llama base"
+        )
+    if config.model_type == "llama":
+        for name, tensor in list(tensors.items()):
+            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                tensors[name.replace("weight", "bias")] = torch.zeros(
+                    tensor.shape[0], dtype=tensor.dtype
+                )
+    values = {name: getattr(config, name) for name in _SHAPE}
+    values["vocab_size"] = tensors["embed_tokens.weight"].shape[0]
+    ends = {name: getattr(config, name) for name in ("eos_token_id", "pad_token_id")}
+    make: Any = Qwen2Config
+    served: PreTrainedConfig = make(
+        **values, **ends, tie_word_embeddings=False, use_sliding_window=False
+    )
+    served.architectures = [ARCHITECTURE]
+    served.num_labels = NUM_LABELS
+    served.dtype = model.dtype
+    return served
+
+
+def _fits_in_qwen2(config: Any) -> bool:
+    """Whether Qwen2's layers can compute what the model's do: Llama's lack their three biases."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        return False
+    if config.model_type == "llama":
+        return not (config.attention_bias or config.mlp_bias)
+    return bool(config.model_type == "qwen2")

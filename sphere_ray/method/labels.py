@@ -1,0 +1,126 @@
+"""Recorded rollouts as labelled steps: the training data of a process reward model.
+
+Math-Shepherd (arXiv 2312.08935): a step is worth the share of completions that reach the gold. The
+search has paid for these values already, so nothing is generated again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from sphere_ray.method.seeds import derive_seed
+from sphere_ray.method.steps import is_final
+from sphere_ray.records import Candidate, Chain, LabelledStep, Rollout
+
+DEEPEST = 4
+"""Deeper steps are too few to be balanced by themselves and count as one depth."""
+LARGEST_WEIGHT = 4.0
+_SEEDS = 1 << 63
+
+
+def labelled_steps(rollouts: Iterable[Rollout], *, own: bool) -> list[LabelledStep]:
+    """Every step that a source other than the own model scored, once each; failed rows give none.
+
+    With `own` the rollouts were searched by the own model: its rewards are no labels, so only the
+    audited steps count. The same step of one problem, reached twice, pools its outcomes.
+    """
+    steps: dict[tuple[str, tuple[str, ...], str], LabelledStep] = {}
+    for rollout in rollouts:
+        if rollout.error is not None:
+            continue
+        for step in _once(_steps_of(rollout, own=own)):
+            key = (step.problem_id, step.prefix, step.text)
+            steps[key] = _pooled(steps[key], step) if key in steps else step
+    return list(steps.values())
+
+
+def split_by_problem(
+    steps: Sequence[LabelledStep], *, share: float, seed: int
+) -> tuple[list[LabelledStep], list[LabelledStep]]:
+    """Steps to train on, and those of about `share` of the problems, held out.
+
+    It depends on the problem's id and the seed alone, so a problem stays on its side for ever.
+    """
+    cut = int(share * _SEEDS)
+    held = {
+        problem: derive_seed(seed, "held out", problem) < cut
+        for problem in {step.problem_id for step in steps}
+    }
+    return (
+        [step for step in steps if not held[step.problem_id]],
+        [step for step in steps if held[step.problem_id]],
+    )
+
+
+def label_of(step: LabelledStep, kind: str) -> float:
+    """The target in [0, 1]: `soft` is the value, `hard` whether anything reached the gold.
+
+    An external reward has no outcomes; it is hard-labelled right above one half.
+    """
+    if kind == "soft":
+        return step.value
+    return float(step.value > (0 if step.outcomes else 0.5))
+
+
+def balanced_weights(steps: Sequence[LabelledStep], labels: Sequence[float]) -> list[float]:
+    """Weights under which each depth has as much right as wrong, so that depth tells nothing.
+
+    The weights of one depth add up to its number of steps where no weight is cut off at
+    `LARGEST_WEIGHT`. A step with label y counts as y of a right and 1 - y of a wrong one.
+    """
+    right: defaultdict[int, float] = defaultdict(float)
+    total: defaultdict[int, float] = defaultdict(float)
+    depths = [min(step.depth, DEEPEST) for step in steps]
+    for depth, label in zip(depths, labels, strict=True):
+        right[depth] += label
+        total[depth] += 1
+    return [
+        label * _factor(right[depth], total[depth])
+        + (1 - label) * _factor(total[depth] - right[depth], total[depth])
+        for depth, label in zip(depths, labels, strict=True)
+    ]
+
+
+def _factor(part: float, total: float) -> float:
+    return min(LARGEST_WEIGHT, total / (2 * part)) if part else 0.0
+
+
+def _steps_of(rollout: Rollout, *, own: bool) -> Iterator[LabelledStep]:
+    for chain in rollout.chains:
+        yield from _steps_of_chain(rollout, chain, own=own)
+
+
+def _steps_of_chain(rollout: Rollout, chain: Chain, *, own: bool) -> Iterator[LabelledStep]:
+    prefix: tuple[str, ...] = ()
+    for step in chain.steps:
+        for candidate in step.candidates:
+            label = _label(candidate, own=own)
+            if label is not None and candidate.reward is not None:
+                yield LabelledStep(
+                    problem_id=rollout.problem.problem_id,
+                    question=rollout.problem.question,
+                    prefix=prefix,
+                    text=candidate.text,
+                    final=is_final(candidate),
+                    value=label,
+                    outcomes=len(candidate.values or ()),
+                    reward=candidate.reward,
+                )
+        prefix = (*prefix, step.candidate.text)
+
+
+def _label(candidate: Candidate, *, own: bool) -> float | None:
+    return candidate.audit if own else candidate.reward
+
+
+def _once(steps: Iterable[LabelledStep]) -> list[LabelledStep]:
+    """Chains share their first steps: what was scored once is one label."""
+    return list(dict.fromkeys(steps))
+
+
+def _pooled(one: LabelledStep, other: LabelledStep) -> LabelledStep:
+    outcomes = one.outcomes + other.outcomes
+    if not outcomes:
+        return one
+    value = (one.value * one.outcomes + other.value * other.outcomes) / outcomes
+    return replace(one, value=value, outcomes=outcomes)

@@ -1,0 +1,103 @@
+"""The part of summary.json about reward sources: who scored, how well, and the hand-over."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from sphere_ray.method.quality import rank_correlation
+from sphere_ray.records import Candidate, Rollout
+
+
+class ReliabilitySummary(TypedDict):
+    """A tenth of [0, 1] by score: number of steps, their mean score and mean value."""
+
+    steps: int
+    score: float
+    value: float
+
+
+class QualitySummary(TypedDict):
+    """Figures of a source against rollout values; see `sphere_ray.method.quality.Quality`."""
+
+    steps: int
+    problems: int
+    auc: float | None
+    baseline_auc: float | None
+    ece: float
+    siblings: float | None
+    first_error: float | None
+    spread: float
+    bins: list[ReliabilitySummary]
+
+
+class OwnRewardSummary(TypedDict):
+    """The reward model trained from what this and earlier iterations recorded.
+
+    `labels` steps of `problems` problems; `held_out` are its figures on problems it never saw,
+    null where it was not trained. `refusal` says why it does not take over, and is null if it does.
+    """
+
+    problems: int
+    labels: int
+    steps: int
+    loss_first: float | None
+    loss_last: float | None
+    held_out: QualitySummary | None
+    refusal: str | None
+
+
+class RewardSummary(TypedDict):
+    """Who scored a rollout: the kind of the configured source, or `own`.
+
+    `steps` were scored, `audited` of them by the source before the own model too; `agreement` is
+    Spearman's correlation of the two on these.
+    """
+
+    source: str
+    steps: int
+    audited: int
+    agreement: float | None
+    own: OwnRewardSummary | None
+
+
+def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
+    """Count what the rollouts record about their rewards; `own` is filled in by its phase."""
+    rewards, audits, steps = list[float](), list[float](), 0
+    for rollout in rollouts:
+        for candidate in scored_candidates(rollout):
+            steps += 1
+            if candidate.audit is not None and candidate.reward is not None:
+                rewards.append(candidate.reward)
+                audits.append(candidate.audit)
+    return {
+        "source": source,
+        "steps": steps,
+        "audited": len(audits),
+        "agreement": rank_correlation(rewards, audits),
+        "own": None,
+    }
+
+
+def scored_candidates(rollout: Rollout) -> list[Candidate]:
+    """Every candidate with a reward, once: chains share their first steps."""
+    found: dict[tuple[tuple[int, ...], Candidate], None] = {}
+    for chain in rollout.chains:
+        prefix: tuple[int, ...] = ()
+        for step in chain.steps:
+            for candidate in step.candidates:
+                if candidate.reward is not None:
+                    found[prefix, candidate] = None
+            prefix += step.candidate.token_ids
+    return [candidate for _, candidate in found]
+
+
+def own_reward_summary(outcome: Mapping[str, Any]) -> OwnRewardSummary:
+    """What the phase wrote, in the public shape."""
+    return {
+        "problems": outcome["problems"],
+        "labels": outcome["labels"],
+        "steps": outcome["steps"],
+        "loss_first": outcome["loss_first"],
+        "loss_last": outcome["loss_last"],
+        "held_out": outcome["held_out"],
+        "refusal": outcome["refusal"],
+    }

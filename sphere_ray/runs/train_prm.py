@@ -1,0 +1,77 @@
+"""Training a reward model from a finished or running run, outside of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.loading import settings_of
+from sphere_ray.errors import RunDirectoryError
+from sphere_ray.reporting.reward_summary import OwnRewardSummary
+from sphere_ray.runs import storage
+from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.own_reward import Recorded, train_own_reward
+from sphere_ray.runs.roles import base_model
+from sphere_ray.runs.session import Session
+from sphere_ray.runs.store import CONFIG, MANIFEST, RunStore
+
+OWN_SOURCE = "own"
+"""Upstream of a phase of rollouts that the own model scored (`Roles.others`)."""
+
+
+def train_prm(
+    run_dir: str, output: str | None, overrides: Sequence[str]
+) -> tuple[str | None, OwnRewardSummary]:
+    """Train on all committed rollouts of a run; returns the model's directory and its figures.
+
+    The settings are those of the run, changed by `overrides`; `engines.scorer.own` may be new.
+    Work is kept in `output` (default: RUN-prm), so the same call continues.
+
+    Raises:
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    source = storage.resolve(run_dir)
+    place = storage.resolve(output) if output else f"{source}-prm"
+    settings = _settings(source, place, overrides)
+    own = settings.engines.scorer.own
+    assert own is not None
+    recorded = _recorded(source)
+    base = base_model(settings.engines)
+    with (
+        RunStore.open(place, settings) as store,
+        Session(settings=settings, store=store) as session,
+    ):
+        trained = train_own_reward(session, own, recorded, base, None)
+    return (trained.model.path if trained.model else None), trained.summary
+
+
+def _settings(source: str, place: str, overrides: Sequence[str]) -> RunSettings:
+    config = Path(source) / CONFIG
+    if not config.is_file():
+        raise RunDirectoryError(f"{source} is not a run directory: it has no {CONFIG}")
+    document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    document["run_dir"] = place
+    scorer = document["engines"]["scorer"]
+    if not scorer.get("own"):
+        scorer["own"] = {"pool": document["engines"]["policy_pool"]}
+    return settings_of(document, str(config), overrides)
+
+
+def _recorded(source: str) -> list[Recorded]:
+    found = []
+    for folder in sorted(Path(source).glob("iter-*/rollouts")):
+        path = folder / MANIFEST
+        value = storage.read_json(str(path))
+        if value is not None:
+            manifest = Manifest.from_json(value, str(path))
+            found.append(
+                Recorded(
+                    path=str(folder),
+                    fingerprint=manifest.fingerprint,
+                    own=OWN_SOURCE in manifest.upstream,
+                )
+            )
+    if not found:
+        raise RunDirectoryError(f"{source} has no finished rollouts; run it first")
+    return found

@@ -1,0 +1,296 @@
+"""The training loop of one worker for a process reward model: steps, checkpoints, scores, model."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sphere_ray.engines.model_source import check_directory
+from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.tokens import load_tokenizer
+from sphere_ray.errors import ModelError, SphereError, TooFewLabelsError, TrainingError
+from sphere_ray.records import LabelledStep
+from sphere_ray.schema import from_table
+from sphere_ray.training.batches import MicroBatch, global_batches, shard
+from sphere_ray.training.deepspeed import (
+    ShardedPolicy,
+    build_config,
+    partitioned_loading,
+    shard_for_training,
+)
+from sphere_ray.training.messages import RewardOutcome, RewardStepMetrics, RewardTrainRequest
+from sphere_ray.training.policy import copy_others, put_in_place
+from sphere_ray.training.reward_batches import Example, TreeTensors, collate_trees, examples_of
+from sphere_ray.training.reward_model import CLASSIFIER, StepScorer, load_step_scorer
+from sphere_ray.training.schedule import learning_rate
+from sphere_ray.training.workers import Host, Worker
+
+SHARING_TOLERANCE = 0.05
+"""Difference of a reward; bfloat16 rounds to about 0.01."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One step: number, epoch, weight and tokens of all workers, this worker's forwards."""
+
+    number: int
+    epoch: int
+    weight: float
+    tokens: int
+    micro_batches: Sequence[MicroBatch]
+
+
+def run_worker(request: RewardTrainRequest, host: Host) -> RewardOutcome | SphereError:
+    """Train; a deliberate error is returned, so that Ray Train does not retry it.
+
+    The first worker reports the `RewardStepMetrics` of each step.
+    """
+    worker = Worker.join(request.placement, host.device)
+    try:
+        worker.agree(lambda: check_directory(Path(request.model_dir)))
+        return _train(request, worker, host)
+    except SphereError as error:
+        return error
+
+
+def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOutcome:
+    settings = request.settings
+    examples, dropped = _examples(request, request.steps_path)
+    if len(examples) < settings.min_problems:
+        raise TooFewLabelsError(
+            f"only {len(examples)} problems have steps to train a reward model on "
+            f"(own.training.min_problems: {settings.min_problems}); roll out more problems"
+        )
+    plans = _plan(examples, request, worker)
+    policy = _build(request)
+    worker.agree(lambda: _check_sharing(policy, examples[0]))
+    history = _restore(policy, host)
+    resumed_at = len(history)
+    for plan in plans[resumed_at:]:
+        rate = learning_rate(plan.number, len(plans), settings.learning_rate, settings)
+        metrics = _take_step(policy, examples, plan, worker, steps=len(plans), rate=rate)
+        if not np.isfinite([metrics.loss, metrics.grad_norm]).all():
+            raise TrainingError(
+                f"training of the reward model diverged at step {metrics.step}; lower "
+                f"own.training.learning_rate ({settings.learning_rate:g})"
+            )
+        history.append(metrics)
+        if worker.rank == 0:
+            host.report(metrics)
+        if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(plans):
+            _checkpoint(policy, history, host)
+    _score_held_out(request, policy, worker)
+    weights = policy.weights()
+    if worker.rank == 0 and weights is not None:
+        _export(request, policy.model, weights)
+    return RewardOutcome(
+        history=tuple(history),
+        problems=len(examples),
+        labels=sum(len(example.places) for example in examples),
+        dropped=dropped,
+        resumed_at=resumed_at,
+    )
+
+
+def _examples(request: RewardTrainRequest, path: str) -> tuple[list[Example], dict[str, int]]:
+    own = request.own
+    prompt = RewardPrompt(
+        load_tokenizer(request.model_dir),
+        system=own.system,
+        step_tag=None if own.shape == CLASSIFIER else own.step_tag,
+    )
+    examples, dropped = examples_of(
+        from_table(pq.read_table(path), LabelledStep),
+        prompt,
+        labels=own.training.labels,
+        balance=own.training.balance,
+        max_length=own.training.max_length,
+    )
+    return examples, dict(dropped)
+
+
+def _plan(examples: Sequence[Example], request: RewardTrainRequest, worker: Worker) -> list[_Plan]:
+    settings = request.settings
+    tokens = np.array([example.tokens for example in examples])
+    weights = np.array([sum(example.weights) for example in examples])
+    batches = [
+        (epoch, batch)
+        for epoch in range(settings.epochs)
+        for batch in global_batches(
+            len(examples), settings.batch_size, seed=request.seed, epoch=epoch
+        )
+    ]
+    return [
+        _Plan(
+            number=number,
+            epoch=epoch,
+            weight=float(weights[batch].sum()),
+            tokens=int(tokens[batch].sum()),
+            micro_batches=shard(
+                batch, tokens, rank=worker.rank, world=worker.world, settings=settings
+            ),
+        )
+        for number, (epoch, batch) in enumerate(batches)
+    ]
+
+
+def _build(request: RewardTrainRequest) -> ShardedPolicy:
+    config = build_config(request.settings, request.placement)
+    with partitioned_loading(config):
+        model = load_step_scorer(request.model_dir, request.own.shape, request.settings)
+    return shard_for_training(
+        model,
+        config,
+        learning_rate=request.settings.learning_rate,
+        weight_decay=request.settings.weight_decay,
+    )
+
+
+def _take_step(
+    policy: ShardedPolicy,
+    examples: Sequence[Example],
+    plan: _Plan,
+    worker: Worker,
+    *,
+    steps: int,
+    rate: float,
+) -> RewardStepMetrics:
+    """Forward and backward of all micro-batches, then one update; all workers call it."""
+    started = time.perf_counter()
+    # DeepSpeed averages over workers and forwards; the loss is the weighted mean over all steps.
+    scale = worker.world * len(plan.micro_batches) / plan.weight
+    total = torch.zeros(1, dtype=torch.float64, device=policy.device)
+    for batch in plan.micro_batches:
+        tensors = collate_trees([examples[index] for index in batch.indices], batch.weights)
+        tensors = tensors.to(policy.device)
+        loss = _loss(_logits(policy, tensors), tensors)
+        policy.step(loss * scale, rate)
+        total += loss.detach().double()
+    dist.all_reduce(total)
+    return RewardStepMetrics(
+        step=plan.number + 1,
+        steps=steps,
+        epoch=plan.epoch,
+        loss=float(total) / plan.weight,
+        grad_norm=policy.grad_norm(),
+        learning_rate=rate,
+        tokens=plan.tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _loss(logits_m2: Tensor, tensors: TreeTensors) -> Tensor:
+    targets_m2 = torch.stack([1 - tensors.targets_m, tensors.targets_m], dim=-1)
+    loss_m = cross_entropy(logits_m2, targets_m2, reduction="none")
+    return (loss_m * tensors.weights_m).sum()
+
+
+def _logits(model: Callable[..., Any], tensors: TreeTensors) -> Tensor:
+    logits_m2: Tensor = model(
+        input_ids=tensors.input_ids_1s,
+        attention_mask=tensors.attention_mask_11ss,
+        position_ids=tensors.position_ids_1s,
+        nodes_m=tensors.nodes_m,
+    )
+    return logits_m2
+
+
+@torch.no_grad()
+def _rewards(policy: ShardedPolicy, examples: Sequence[Example]) -> list[float]:
+    tensors = collate_trees(examples, [1.0] * len(examples)).to(policy.device)
+    rewards: list[float] = _logits(policy, tensors).softmax(-1)[:, 1].tolist()
+    return rewards
+
+
+def _check_sharing(policy: ShardedPolicy, example: Example) -> None:
+    """Compare rewards in one tree with those of paths alone.
+
+    Raises:
+        ModelError: the model's layers do not all follow the attention mask.
+    """
+    shared = _rewards(policy, [example])
+    ends = sorted({0, len(example.paths) - 1})
+    alone = [_rewards(policy, [_single(example, place)])[0] for place in (ends[0], ends[-1])]
+    if any(
+        abs(shared[place] - reward) > SHARING_TOLERANCE
+        for place, reward in zip((ends[0], ends[-1]), alone, strict=True)
+    ):
+        raise ModelError(
+            "this model cannot be trained with shared prefixes: its rewards come out different; "
+            "models with recurrent layers or a short sliding window are not supported"
+        )
+
+
+def _single(example: Example, place: int) -> Example:
+    return Example(
+        problem_id=example.problem_id,
+        paths=(example.paths[place],),
+        targets=(example.targets[place],),
+        weights=(1.0,),
+        places=(0,),
+    )
+
+
+def _score_held_out(request: RewardTrainRequest, policy: ShardedPolicy, worker: Worker) -> None:
+    """Write the rewards of the held-out steps; every worker makes as many forwards (ZeRO-3)."""
+    examples, _ = _examples(request, request.held_out_path)
+    rows = pq.read_metadata(request.held_out_path).num_rows
+    mine: dict[int, float] = {}
+    for start in range(0, len(examples), worker.world):
+        example = examples[min(start + worker.rank, len(examples) - 1)]
+        mine.update(zip(example.places, _rewards(policy, [example]), strict=True))
+    scores = {place: reward for share in worker.gather(mine) for place, reward in share.items()}
+    if worker.rank == 0:
+        column = pa.array([scores.get(place) for place in range(rows)], pa.float64())
+        pq.write_table(pa.table({"score": column}), request.scores_path)
+
+
+def _export(request: RewardTrainRequest, model: Any, weights: Any) -> None:
+    """Write weights under the names of the shape, and the other files of the source as they are."""
+    assert isinstance(model, StepScorer)
+    target = Path(request.output_dir)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    prefix = f"{model.model.base_model_prefix}." if request.own.shape == CLASSIFIER else "model."
+    named = {
+        f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: _alone(
+            tensor
+        )
+        for name, tensor in weights.items()
+    }
+    save_torch_state_dict(named, partial)
+    copy_others(request.model_dir, partial)
+    put_in_place(partial, target)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own: DeepSpeed keeps all of them in one buffer."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.detach() if whole else tensor.detach().clone()
+
+
+def _restore(policy: ShardedPolicy, host: Host) -> list[RewardStepMetrics]:
+    with host.latest_checkpoint() as directory:
+        if directory is None:
+            return []
+        state = policy.load(directory)
+    return [RewardStepMetrics(**step) for step in state["history"]]
+
+
+def _checkpoint(policy: ShardedPolicy, history: Sequence[RewardStepMetrics], host: Host) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        policy.save(Path(directory), {"history": [asdict(step) for step in history]})
+        host.save_checkpoint(Path(directory), len(history))

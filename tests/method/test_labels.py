@@ -1,0 +1,164 @@
+"""Labels of recorded steps, the split by problem, and weights in balance."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sphere_ray.method.labels import (
+    LARGEST_WEIGHT,
+    balanced_weights,
+    label_of,
+    labelled_steps,
+    split_by_problem,
+)
+from sphere_ray.records import (
+    Branch,
+    Chain,
+    FinishReason,
+    LabelledStep,
+    Problem,
+    Rollout,
+    StageName,
+    Step,
+    Verdict,
+)
+from tests.method.fakes import candidate
+
+PROBLEM = Problem(problem_id="p", question="2 + 2?", answer="4", source="test")
+
+
+def valued(text, *outcomes, reward=None, audit=None):
+    share = sum(outcomes) / len(outcomes) if outcomes else None
+    return replace(
+        candidate(text),
+        reward=share if reward is None else reward,
+        values=tuple(map(float, outcomes)) or None,
+        audit=audit,
+    )
+
+
+def chain(*steps, branch=Branch.MAX):
+    return Chain(
+        chain_id=f"c-{branch}",
+        stage=StageName.SELF_GENERATION,
+        branch=branch,
+        model="m",
+        steps=tuple(Step(candidates=c, chosen=chosen) for c, chosen in steps),
+        answer=None,
+        verdict=Verdict.WRONG,
+        finish_reason=FinishReason.ANSWER,
+        num_tokens=1,
+        seed=0,
+    )
+
+
+def rollout(*chains, error=None):
+    return Rollout(problem=PROBLEM, chains=chains, error=error)
+
+
+def labelled(problem_id="p", depth=0, value=0.5, text="s", outcomes=4):
+    return LabelledStep(
+        problem_id=problem_id,
+        question="q",
+        prefix=("t",) * depth,
+        text=text,
+        final=False,
+        value=value,
+        outcomes=outcomes,
+        reward=value,
+    )
+
+
+FIRST = (valued("a\n\n", 1, 1, 0), valued("b\n\n", 0, 0), valued("cut", reward=None))
+TWO_CHAINS = rollout(
+    chain((FIRST, 0), ((valued("#### 4", 1), valued("#### 5", 0)), 0)),
+    chain((FIRST, 1), ((valued("#### 6", 0),), 0), branch=Branch.MIN),
+)
+
+
+def test_every_scored_candidate_is_a_label_once_however_many_chains_share_it():
+    found = {
+        (s.prefix, s.text): (s.value, s.outcomes, s.final)
+        for s in labelled_steps([TWO_CHAINS], own=False)
+    }
+    assert found == {
+        ((), "a\n\n"): (pytest.approx(2 / 3), 3, False),
+        ((), "b\n\n"): (0.0, 2, False),
+        (("a\n\n",), "#### 4"): (1.0, 1, True),
+        (("a\n\n",), "#### 5"): (0.0, 1, True),
+        (("b\n\n",), "#### 6"): (0.0, 1, True),
+    }
+
+
+def test_the_same_step_of_two_rollouts_pools_its_outcomes():
+    again = rollout(chain(((valued("a\n\n", 0),), 0)))
+    (pooled,) = [s for s in labelled_steps([TWO_CHAINS, again], own=False) if s.text == "a\n\n"]
+    assert (pooled.value, pooled.outcomes) == (pytest.approx(2 / 4), 4)
+
+
+def test_a_failed_row_labels_nothing():
+    assert labelled_steps([replace(TWO_CHAINS, error="lost")], own=False) == []
+
+
+def test_rewards_of_the_own_model_are_no_labels_but_audits_are():
+    steps = (valued("a\n\n", reward=0.9), valued("b\n\n", 1, 0, reward=0.8, audit=0.5))
+    found = labelled_steps([rollout(chain((steps, 0)))], own=True)
+    assert [(s.text, s.value, s.outcomes, s.reward) for s in found] == [("b\n\n", 0.5, 2, 0.8)]
+
+
+def test_an_external_reward_is_a_label_without_outcomes():
+    (step,) = labelled_steps([rollout(chain(((valued("a\n\n", reward=0.3),), 0)))], own=False)
+    assert (step.value, step.outcomes) == (0.3, 0)
+    assert (label_of(step, "soft"), label_of(step, "hard")) == (0.3, 0.0)
+
+
+def test_a_hard_label_is_right_if_anything_reached_the_gold():
+    assert label_of(labelled(value=0.25), "hard") == 1.0
+    assert label_of(labelled(value=0.0), "hard") == 0.0
+    assert label_of(labelled(value=0.25), "soft") == 0.25
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=80), st.integers(0, 9))
+def test_a_problem_is_on_one_side_whatever_else_there_is(problems, seed):
+    steps = [labelled(problem_id=str(p)) for p in problems]
+    train, held = split_by_problem(steps, share=0.3, seed=seed)
+    sides = {s.problem_id for s in train}, {s.problem_id for s in held}
+    assert not sides[0] & sides[1]
+    assert len(train) + len(held) == len(steps)
+    alone = split_by_problem(steps[:1], share=0.3, seed=seed)
+    assert (steps[0].problem_id in sides[1]) == bool(alone[1])
+
+
+def test_the_share_held_out_is_the_share_asked_for():
+    steps = [labelled(problem_id=str(p)) for p in range(2000)]
+    _, held = split_by_problem(steps, share=0.2, seed=3)
+    assert len(held) == pytest.approx(400, abs=60)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_depth_tells_nothing_under_the_weights(rows):
+    steps = [labelled(depth=depth, value=value) for depth, value in rows]
+    weights = balanced_weights(steps, [s.value for s in steps])
+    mass = defaultdict(lambda: [0.0, 0.0])
+    for step, weight in zip(steps, weights, strict=True):
+        assert 0 <= weight <= LARGEST_WEIGHT
+        mass[step.depth][0] += step.value
+        mass[step.depth][1] += 1 - step.value
+    for depth, (right, wrong) in mass.items():
+        factors = [0.5 * (right + wrong) / part for part in (right, wrong) if part]
+        if len(factors) == 2 and max(factors) <= LARGEST_WEIGHT:
+            total = sum(w for s, w in zip(steps, weights, strict=True) if s.depth == depth)
+            assert total == pytest.approx(right + wrong)
+            for step, weight in zip(steps, weights, strict=True):
+                if step.depth == depth:
+                    expected = step.value * factors[0] + (1 - step.value) * factors[1]
+                    assert weight == pytest.approx(expected)
