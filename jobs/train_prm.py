@@ -1,19 +1,21 @@
-"""Ray job: train a process reward model on what a run recorded; the same as `sphere train-prm`."""
+"""Training a process reward model as a Ray job, from what a run recorded.
+
+    ray job submit --working-dir . -- python -m jobs.train_prm --run RUN
+
+Further options are those of `sphere train-prm`. Submit the same line again to continue it.
+"""
 
 import argparse
-from collections.abc import Sequence
 
 from sphere_ray import cli
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command with the arguments of this job."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
-    overrides = [part for override in options.set for part in ("--set", override)]
-    cli.main(["train-prm", options.run, *overrides])
+def main() -> None:
+    """Do what `sphere train-prm` does."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.train_prm", allow_abbrev=False)
+    parser.add_argument("--run", required=True, help="directory of a run")
+    options, rest = parser.parse_known_args()
+    cli.main(["train-prm", options.run, *rest])
 
 
 if __name__ == "__main__":

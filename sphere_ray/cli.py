@@ -168,6 +168,33 @@ def train_prm(
             _out.print(path)
 
 
+@app.command()
+def score_report(
+    context: typer.Context,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    problems: Annotated[
+        str | None, typer.Option(help="URI of unseen problems; default the run's validation.")
+    ] = None,
+    completions: Annotated[
+        int, typer.Option(min=2, help="Completions behind each fresh rollout value.")
+    ] = 8,
+    output: Annotated[
+        str | None, typer.Option(help="Directory to work in; default RUN-scores beside the run.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure a run's reward sources against fresh rollout values; repeated, it continues."""
+    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        report = _module("runs.score_report").score_report(
+            run_dir,
+            problems=problems,
+            completions=completions,
+            output=output,
+            overrides=overrides or [],
+        )
+        _module("reporting.table").print_score_report(report, Console())
+
+
 def _evaluation_settings(config: Path | None, model: str) -> Any:
     if config is None:
         return _module("runs.defaults").evaluation_settings(model)

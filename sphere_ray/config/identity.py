@@ -54,6 +54,7 @@ _PHASES: Mapping[str, tuple[str, ...]] = {
     "reference": ("training.reference", "training.max_length", "training.precision"),
     "policy": ("seed", "training"),
     "reward": ("seed", "engines.scorer.own"),
+    "scores": (*_GENERATION,),
     "evaluation": (*_GENERATION, "evaluation"),
     "test": (*_GENERATION, "evaluation"),
 }
@@ -84,8 +85,8 @@ def phase_identity(settings: RunSettings, phase: str) -> Identity:
     """The part of the identity that one phase reads by itself (upstream phases add theirs).
 
     Raises:
-        KeyError: `phase` is none of problems, rollouts, pairs, reward, reference, policy,
-            evaluation, test.
+        KeyError: `phase` is none of problems, rollouts, pairs, reward, scores, reference,
+            policy, evaluation, test.
     """
     groups = _PHASES[phase]
     excluded = _NOT_IN_EVALUATION if phase in ("evaluation", "test") else ()

@@ -59,6 +59,31 @@ class RewardSummary(TypedDict):
     own: OwnRewardSummary | None
 
 
+class CostSummary(TypedDict):
+    """Per 1,000 scored steps: tokens decoded and prefilled (cached ones left out), and seconds."""
+
+    decoded_tokens: float
+    prefilled_tokens: float
+    seconds: float
+
+
+class SourceReport(TypedDict):
+    """One source: its figures against fresh values, and its cost (null where work was resumed)."""
+
+    quality: QualitySummary
+    failed_rows: int
+    cost_per_1000: CostSummary | None
+
+
+class ScoreReport(TypedDict):
+    """report.json: `completions` per fresh value; `agreement` is Spearman's of two sources."""
+
+    problems: int
+    completions: int
+    sources: dict[str, SourceReport]
+    agreement: dict[str, float | None]
+
+
 def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
     """Count what the rollouts record about their rewards; `own` is filled in by its phase."""
     rewards, audits, steps = list[float](), list[float](), 0

@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sphere_ray.reporting.progress import clock_time
-from sphere_ray.reporting.reward_summary import OwnRewardSummary, RewardSummary
+from sphere_ray.reporting.reward_summary import OwnRewardSummary, RewardSummary, ScoreReport
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
@@ -44,6 +44,35 @@ def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
 def print_own_reward(summary: OwnRewardSummary, console: Console) -> None:
     """Print the figures of a trained reward model."""
     console.print(f"own reward model: {_own_reward(summary)}")
+
+
+def print_score_report(report: ScoreReport, console: Console) -> None:
+    """Print the figures of reward sources side by side."""
+    table = _table(
+        f"Reward sources, {report['problems']:,} problems, {report['completions']} completions",
+        *("source", "steps", "AUC", "shape alone", "ECE", "siblings", "first error"),
+        *("decoded/1000", "prefilled/1000"),
+    )
+    for name, source in report["sources"].items():
+        figures, cost = source["quality"], source["cost_per_1000"]
+        tokens = (
+            (_UNKNOWN, _UNKNOWN)
+            if cost is None
+            else (f"{cost['decoded_tokens']:,.0f}", f"{cost['prefilled_tokens']:,.0f}")
+        )
+        table.add_row(
+            name,
+            f"{figures['steps']:,}",
+            _figure(figures["auc"]),
+            _figure(figures["baseline_auc"]),
+            f"{figures['ece']:.3f}",
+            _figure(figures["siblings"]),
+            _figure(figures["first_error"]),
+            *tokens,
+        )
+    pairs = (f"{names} {_figure(value)}" for names, value in report["agreement"].items())
+    table.caption = f"agreement: {', '.join(pairs) or 'one source only'}"
+    console.print(table)
 
 
 def _iteration(item: IterationSummary) -> Table:

@@ -11,6 +11,7 @@ from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.config.run import RolloutSettings
 from sphere_ray.errors import EngineError, SphereError
 from sphere_ray.rollout.client import cause_of
+from sphere_ray.rollout.rescore import Rescore
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
     Assignment,
@@ -42,6 +43,11 @@ def rollout(problems: str, output: str, assignment: Assignment, settings: Rollou
 def evaluate(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
     """Evaluate the policy on the problem files in `problems`, resumable like `rollout`."""
     _stream(problems, output, (Evaluate,), assignment, settings)
+
+
+def rescore(rollouts: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
+    """Score the steps of the rollout files in `rollouts` again, resumable like `rollout`."""
+    _stream(rollouts, output, (Rescore,), assignment, settings)
 
 
 def checkpoint_dir(output: str) -> str:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.engines.engine import EngineSpec, EngineStats, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.rollout.actor import EngineActor, ReplicaStatus, RestartLedger
 from sphere_ray.rollout.client import PoolClient, cause_of
@@ -116,6 +116,10 @@ class Pools:
     def client(self, spec: EngineSpec) -> PoolClient:
         """A client of the running pool of `spec`, to be sent to stages."""
         return PoolClient(self._actors[spec], 2 * spec.pool.max_num_seqs, spec.name)
+
+    def stats(self, spec: EngineSpec) -> list[EngineStats]:
+        """Counters of each replica of a running pool that answers."""
+        return [status.stats for status in self._statuses(spec)]
 
     def release(self) -> None:
         """Stop every pool and wait until its processes are gone and its GPU memory is free.

@@ -109,7 +109,7 @@ def roll_out(
         tokens=tokens,
         seconds=seconds(),
     )
-    return phase, _committed(phase, source, report)
+    return phase, committed(phase, source, report)
 
 
 def collect_pairs(
@@ -169,7 +169,7 @@ def evaluate(
             tokens=sum(row.num_tokens for row in rows),
             seconds=seconds(),
         )
-        manifest = _committed(phase, source, report)
+        manifest = committed(phase, source, report)
     return read_evaluation(phase.path), manifest
 
 
@@ -206,7 +206,7 @@ def read_evaluation(path: str) -> list[EvaluationRow]:
     return from_table(storage.read_table(path), EvaluationRow)
 
 
-def _committed(phase: PhaseDir, source: str, report: PhaseReport) -> Manifest:
+def committed(phase: PhaseDir, source: str, report: PhaseReport) -> Manifest:
     """Commit a streamed phase; the ids of committed rows have served their purpose.
 
     Raises:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
-from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.engines.engine import EngineSpec, EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.reporting.events import EventLog
@@ -66,6 +66,11 @@ class Session:
         if self._pools is None:
             self._pools = Pools(self.settings.ray.release_timeout_s)
         self._pools.ensure(specs)
+
+    def stats(self, spec: EngineSpec) -> list[EngineStats]:
+        """Counters of each replica of a running pool."""
+        assert self._pools is not None
+        return self._pools.stats(spec)
 
     def release(self) -> None:
         """Stop all engines and check that their memory came back.

@@ -33,10 +33,10 @@ def train_prm(
     """
     source = storage.resolve(run_dir)
     place = storage.resolve(output) if output else f"{source}-prm"
-    settings = _settings(source, place, overrides)
+    settings = settings_of_run(source, place, overrides)
     own = settings.engines.scorer.own
     assert own is not None
-    recorded = _recorded(source)
+    recorded = recorded_rollouts(source)
     base = base_model(settings.engines)
     with (
         RunStore.open(place, settings) as store,
@@ -46,7 +46,13 @@ def train_prm(
     return (trained.model.path if trained.model else None), trained.summary
 
 
-def _settings(source: str, place: str, overrides: Sequence[str]) -> RunSettings:
+def settings_of_run(source: str, place: str, overrides: Sequence[str]) -> RunSettings:
+    """The settings of a run, at work in another place; a run without `own` gets a plain one.
+
+    Raises:
+        RunDirectoryError: `source` is no run directory.
+        ConfigError: an override cannot be used.
+    """
     config = Path(source) / CONFIG
     if not config.is_file():
         raise RunDirectoryError(f"{source} is not a run directory: it has no {CONFIG}")
@@ -58,7 +64,12 @@ def _settings(source: str, place: str, overrides: Sequence[str]) -> RunSettings:
     return settings_of(document, str(config), overrides)
 
 
-def _recorded(source: str) -> list[Recorded]:
+def recorded_rollouts(source: str) -> list[Recorded]:
+    """Every committed rollout of a run, in order.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
     found = []
     for folder in sorted(Path(source).glob("iter-*/rollouts")):
         path = folder / MANIFEST

@@ -1,0 +1,247 @@
+"""How good are the reward sources of a run? Its own model and the source before it, side by side.
+
+Fresh rollout values of problems no reward model has seen are the truth; every source scores the
+same steps. Each part lies in a run directory of its own below the output, so it can be continued.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.problems import SplitSettings
+from sphere_ray.config.scorers import RolloutValueSettings
+from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.errors import RunDirectoryError
+from sphere_ray.method.labels import labelled_steps
+from sphere_ray.method.quality import quality, rank_correlation, shape_scores
+from sphere_ray.problems.ingest import ingest_splits, require_usable
+from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem
+from sphere_ray.reporting.reliability_plot import draw_reliability
+from sphere_ray.reporting.reward_summary import (
+    CostSummary,
+    ScoreReport,
+    SourceReport,
+    scored_candidates,
+)
+from sphere_ray.rollout import pipeline
+from sphere_ray.runs import storage
+from sphere_ray.runs.own_reward import OUTCOME, PHASE, Recorded
+from sphere_ray.runs.phases import DATA, committed, read_rollouts, roll_out, stream
+from sphere_ray.runs.roles import base_model, roles_of
+from sphere_ray.runs.session import Session
+from sphere_ray.runs.stopwatch import stopwatch
+from sphere_ray.runs.store import MANIFEST, PhaseDir, RunStore
+from sphere_ray.runs.train_prm import recorded_rollouts, settings_of_run
+from sphere_ray.schema import to_table
+
+OWN = "own"
+COST = "cost.json"
+_FEWEST_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Truth:
+    """Fresh values by step, and the labels that the run recorded (the baseline learns on them)."""
+
+    steps: Mapping[Any, LabelledStep]
+    known: Sequence[LabelledStep]
+
+
+def score_report(
+    run_dir: str,
+    *,
+    problems: str | None,
+    completions: int,
+    output: str | None,
+    overrides: Sequence[str],
+) -> ScoreReport:
+    """Measure the sources of a run on `problems` (default: its validation problems).
+
+    Writes report.json and reliability.png to `output` (default: RUN-scores).
+
+    Raises:
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    source = storage.resolve(run_dir)
+    place = storage.resolve(output) if output else f"{source}-scores"
+    settings = settings_of_run(source, place, overrides)
+    recorded = recorded_rollouts(source)
+    own = _own_model(source)
+    policy = base_model(settings.engines)
+    split = settings.problems.validation
+    if problems is not None:
+        split = SplitSettings(source=problems)
+    fresh = _fresh(settings, place, split, completions, policy)
+    truth = _Truth(
+        steps=_by_step(labelled_steps(read_rollouts(fresh.path), own=False)),
+        known=[step for each in recorded for step in _labels(each)],
+    )
+    sources: dict[str, SourceReport] = {}
+    scores: dict[str, dict[Any, float]] = {}
+    names = [settings.engines.scorer.kind, *([OWN] if own else [])]
+    for name in names:
+        model = own if name == OWN else None
+        sources[name], scores[name] = _scored(
+            _rescored(settings, f"{place}/{name}", fresh, policy, model), truth
+        )
+    report: ScoreReport = {
+        "problems": len({step.problem_id for step in truth.steps.values()}),
+        "completions": completions,
+        "sources": sources,
+        "agreement": _agreement(scores),
+    }
+    storage.write_json(report, f"{place}/report.json")
+    bins = {name: each["quality"]["bins"] for name, each in sources.items()}
+    draw_reliability(bins, f"{place}/reliability.png")
+    return report
+
+
+def _labels(recorded: Recorded) -> list[LabelledStep]:
+    return labelled_steps(read_rollouts(recorded.path), own=recorded.own)
+
+
+def _own_model(source: str) -> ModelRef | None:
+    """The reward model that a run trained last and took, if there is one."""
+    for folder in sorted(Path(source).glob(f"iter-*/{PHASE}"), reverse=True):
+        outcome = storage.read_json(str(folder / OUTCOME))
+        if (folder / MANIFEST).is_file() and outcome and outcome["refusal"] is None:
+            manifest = storage.read_json(str(folder / MANIFEST))
+            return ModelRef(
+                path=str(folder / "model"), iteration=0, fingerprint=manifest["fingerprint"]
+            )
+    return None
+
+
+def _fresh(
+    settings: RunSettings, place: str, split: SplitSettings, completions: int, policy: ModelRef
+) -> PhaseDir:
+    """Roll the problems out with values of `completions` completions, stage 1 alone."""
+    known = settings.engines.scorer
+    sampling = known if isinstance(known, RolloutValueSettings) else RolloutValueSettings()
+    scorer = sampling.model_copy(update={"num_completions": completions, "own": None})
+    stages = settings.method.stages.model_copy(
+        update={"self_correction": False, "diversity": False}
+    )
+    changed = settings.model_copy(
+        update={
+            "engines": settings.engines.model_copy(update={"scorer": scorer}),
+            "method": settings.method.model_copy(update={"stages": stages}),
+        }
+    )
+    result = ingest_splits({"train": split})
+    require_usable(result, settings.problems.max_rejected_share, f"{place}/rejected.jsonl")
+    with (
+        RunStore.open(f"{place}/fresh", changed) as store,
+        Session(settings=changed, store=store) as session,
+    ):
+        problems = store.phase(None, "problems", {"source": split.source, "limit": split.limit})
+        if problems.committed() is None:
+            problems.begin()
+            found = result.problems["train"]
+            storage.write_table(to_table(found, Problem), f"{problems.path}/train/{DATA}")
+            problems.commit(
+                PhaseReport(
+                    phase=problems.name,
+                    fingerprint=problems.fingerprint,
+                    rows_in=result.rows["train"],
+                    rows_out=len(found),
+                    seconds=0.0,
+                )
+            )
+        rollouts, _ = roll_out(session, problems, policy, 0)
+        return rollouts
+
+
+def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, float]]:
+    """The figures of one source, and its scores by step."""
+    rows = list(read_rollouts(phase.path))
+    scored = _by_step(labelled_steps(rows, own=True))
+    keys = [key for key in truth.steps if key in scored]
+    if len(keys) < _FEWEST_STEPS:
+        errors = [row.error for row in rows if row.error]
+        raise RunDirectoryError(
+            f"{phase.path}: hardly a step could be scored; most rows failed, for example: "
+            f"{errors[0] if errors else 'no step had a reward'}"
+        )
+    steps, scores = [truth.steps[key] for key in keys], [scored[key].value for key in keys]
+    figures: Any = asdict(quality(steps, scores, baseline=shape_scores(truth.known, steps)))
+    report: SourceReport = {
+        "quality": figures,
+        "failed_rows": sum(row.error is not None for row in rows),
+        "cost_per_1000": storage.read_json(f"{phase.path}/{COST}"),
+    }
+    return report, dict(zip(keys, scores, strict=True))
+
+
+def _rescored(
+    settings: RunSettings, place: str, fresh: PhaseDir, policy: ModelRef, own: ModelRef | None
+) -> PhaseDir:
+    scorer = settings.engines.scorer
+    if own is None:
+        scorer = scorer.model_copy(update={"own": None})
+    elif scorer.own is not None:
+        schedule = scorer.own.schedule.model_copy(update={"audit_share": 0.0})
+        scorer = scorer.model_copy(
+            update={"own": scorer.own.model_copy(update={"schedule": schedule})}
+        )
+    engines = settings.engines.model_copy(update={"scorer": scorer})
+    changed = settings.model_copy(update={"engines": engines})
+    roles = roles_of(engines, policy, own)
+    judge = roles.own or roles.reward or roles.policy
+    upstream = {"rollouts": fresh.fingerprint, "policy": policy.fingerprint}
+    upstream |= {"own": own.fingerprint} if own else {}
+    with (
+        RunStore.open(place, changed) as store,
+        Session(settings=changed, store=store) as session,
+    ):
+        phase = store.phase(None, "scores", upstream)
+        if phase.committed() is not None:
+            return phase
+        phase.begin(resumable=True)
+        resumed = storage.count_rows(phase.path) > 0
+        with stopwatch(phase) as seconds:
+            stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
+        if not resumed:
+            _write_cost(session, judge, phase, seconds())
+        rows = storage.count_rows(phase.path)
+        committed(
+            phase,
+            fresh.path,
+            PhaseReport(
+                phase=phase.name,
+                fingerprint=phase.fingerprint,
+                rows_in=rows,
+                rows_out=rows,
+                seconds=seconds(),
+            ),
+        )
+    return phase
+
+
+def _write_cost(session: Session, judge: EngineSpec, phase: PhaseDir, seconds: float) -> None:
+    steps = sum(len(scored_candidates(rollout)) for rollout in read_rollouts(phase.path))
+    stats = session.stats(judge)
+    decoded = sum(each.generated_tokens for each in stats)
+    prefilled = sum(each.prefix_queries - each.prefix_hits for each in stats)
+    cost: CostSummary = {
+        "decoded_tokens": 1000 * decoded / steps,
+        "prefilled_tokens": 1000 * prefilled / steps,
+        "seconds": 1000 * seconds / steps,
+    }
+    storage.write_json(cost, f"{phase.path}/{COST}")
+
+
+def _by_step(steps: Sequence[LabelledStep]) -> dict[Any, LabelledStep]:
+    return {(step.problem_id, step.prefix, step.text): step for step in steps}
+
+
+def _agreement(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, float | None]:
+    found = {}
+    for one, other in combinations(scores, 2):
+        both = [key for key in scores[one] if key in scores[other]]
+        pair = ([scores[name][key] for key in both] for name in (one, other))
+        found[f"{one} and {other}"] = rank_correlation(*pair)
+    return found
