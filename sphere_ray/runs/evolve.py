@@ -123,35 +123,10 @@ def _iterate(
     seconds: Seconds,
 ) -> None:
     settings = session.settings
-    own = _own_at(settings, state, iteration)
-    rollouts, manifest = roll_out(session, problems, state.policy, iteration, own)
-    _count(seconds, manifest)
-    done = rollout_summary(read_rollouts(rollouts.path), manifest.report.seconds)
-    source = "own" if own else settings.engines.scorer.kind
-    reward = reward_summary(read_rollouts(rollouts.path), source)
-    state.recorded.append(
-        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, own=own is not None)
-    )
-    pairs, manifest = collect_pairs(session, rollouts, iteration)
-    _count(seconds, manifest)
-    kept = from_table(storage.read_table(pairs.path), PreferencePair)
-    summary: IterationSummary = {
-        "iteration": iteration,
-        "rollout": done,
-        "reward": reward,
-        "pairs": pairs_summary(kept, manifest.report.dropped),
-        "training": None,
-        "evaluation": None,
-        "promoted": False,
-        "refusal": None,
-    }
-    state.iterations.append(summary)
-    if settings.engines.scorer.own is not None and iteration + 1 < settings.iterations:
-        reward["own"] = _hand_over(session, settings.engines.scorer.own, base, state, seconds)
-    if len(kept) < settings.training.min_pairs:
-        reason = (
-            f"{len(kept)} pairs are fewer than training.min_pairs ({settings.training.min_pairs})"
-        )
+    pairs, kept = _rolled_out(session, problems, base, state, iteration, seconds)
+    summary = state.iterations[-1]
+    if kept < settings.training.min_pairs:
+        reason = f"{kept} pairs are fewer than training.min_pairs ({settings.training.min_pairs})"
         _decide(session, state, None, (), reason)
         return
     anchor = base if settings.training.reference == "initial" else state.policy
@@ -177,6 +152,44 @@ def _iterate(
     if reason:
         state.learning_rate /= 2
     _decide(session, state, trained.model, after, reason)
+
+
+def _rolled_out(
+    session: Session,
+    problems: PhaseDir,
+    base: ModelRef,
+    state: State,
+    iteration: int,
+    seconds: Seconds,
+) -> tuple[PhaseDir, int]:
+    """Everything up to the pairs; returns their phase and number, and begins the summary."""
+    settings = session.settings
+    own = _own_at(settings, state, iteration)
+    rollouts, manifest = roll_out(session, problems, state.policy, iteration, own)
+    _count(seconds, manifest)
+    done = rollout_summary(read_rollouts(rollouts.path), manifest.report.seconds)
+    source = "own" if own else settings.engines.scorer.kind
+    reward = reward_summary(read_rollouts(rollouts.path), source)
+    state.recorded.append(
+        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, own=own is not None)
+    )
+    pairs, manifest = collect_pairs(session, rollouts, iteration)
+    _count(seconds, manifest)
+    kept = from_table(storage.read_table(pairs.path), PreferencePair)
+    item: IterationSummary = {
+        "iteration": iteration,
+        "rollout": done,
+        "reward": reward,
+        "pairs": pairs_summary(kept, manifest.report.dropped),
+        "training": None,
+        "evaluation": None,
+        "promoted": False,
+        "refusal": None,
+    }
+    state.iterations.append(item)
+    if settings.engines.scorer.own is not None and iteration + 1 < settings.iterations:
+        reward["own"] = _hand_over(session, settings.engines.scorer.own, base, state, seconds)
+    return pairs, len(kept)
 
 
 def _own_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:

@@ -49,7 +49,14 @@ def specs(
 
     monkeypatch.setattr(roles, "resolve_model", directory)
     policy = ModelRef(path=directory(settings.engines.policy), iteration=0, fingerprint="f" * 16)
-    return roles.roles_of(settings.engines, policy).specs
+    plain = roles.roles_of(settings.engines, policy).specs
+    own = settings.engines.scorer.own
+    if own is None:
+        return plain
+    path = tmp_path / "own"
+    _config("own-PRM").save_pretrained(path)
+    ref = ModelRef(path=str(path), iteration=1, fingerprint="e" * 16)
+    return tuple(dict.fromkeys([*plain, *roles.roles_of(settings.engines, policy, ref).specs]))
 
 
 def _config(name: str) -> Qwen2Config:
@@ -110,6 +117,9 @@ def test_deepspeed_accepts_the_training_configuration(
     assert config.zero_config.stage == trainer.zero_stage
     assert config.bfloat16_config.enabled == (training.precision == "bf16")
     assert (config.zero_config.offload_optimizer is not None) == trainer.offload
+    if (own := settings.engines.scorer.own) is not None:
+        config = _deepspeed(build_config(own.training, trainer), trainer.workers, monkeypatch)
+        assert config.train_batch_size == own.training.batch_size
 
 
 def _deepspeed(

@@ -3,10 +3,43 @@ import io
 import pytest
 from rich.console import Console
 
-from sphere_ray.reporting.table import print_comparison, print_evaluation, print_summary
+from sphere_ray.reporting.table import (
+    print_comparison,
+    print_evaluation,
+    print_own_reward,
+    print_score_report,
+    print_summary,
+)
 
 SCORE = {"pass@1": 0.2766, "ci95": [0.2, 0.35], "mean@k": None, "maj@k": None, "pass@k": None}
 BETTER = {"pass@1": 0.3533, "ci95": [0.28, 0.43], "mean@k": 0.3, "maj@k": 0.41, "pass@k": 0.6}
+HELD_OUT = {
+    "steps": 300,
+    "problems": 48,
+    "auc": 0.84,
+    "baseline_auc": 0.61,
+    "ece": 0.05,
+    "siblings": 0.77,
+    "first_error": None,
+    "spread": 0.2,
+    "bins": [{"steps": 300, "score": 0.4, "value": 0.45}],
+}
+OWN = {
+    "problems": 190,
+    "labels": 1203,
+    "steps": 48,
+    "loss_first": 0.7,
+    "loss_last": 0.4,
+    "held_out": HELD_OUT,
+    "refusal": None,
+}
+REWARD = {
+    "source": "rollout_value",
+    "steps": 1503,
+    "audited": 0,
+    "agreement": None,
+    "own": OWN,
+}
 SUMMARY = {
     "run": "laptop",
     "base": {"path": "m", "fingerprint": "f"},
@@ -27,6 +60,7 @@ SUMMARY = {
                 "wrong_to_correct": 5,
                 "correct_to_wrong": 2,
             },
+            "reward": REWARD,
             "pairs": {"total": 27, "by_stage": {"diversity": 9}, "dropped": {"too_long": 13}},
             "training": {
                 "pairs": 27,
@@ -54,6 +88,13 @@ SUMMARY = {
                 "prm_inversions": 0,
                 "wrong_to_correct": 0,
                 "correct_to_wrong": 0,
+            },
+            "reward": {
+                "source": "own",
+                "steps": 40,
+                "audited": 9,
+                "agreement": 0.81,
+                "own": None,
             },
             "pairs": {"total": 0, "by_stage": {}, "dropped": {}},
             "training": None,
@@ -104,6 +145,8 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "tokens", "52,400", "524 tokens/s")
     line_with(console, "self_generation:pair 21")
     line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
+    line_with(console, "rollout_value", "1,503 steps", "1,203 labels", "AUC 0.840", "takes over")
+    line_with(console, "own, 40 steps", "9 audited", "0.81")
     line_with(console, "27", "diversity 9")
     line_with(console, "too_long 13")
     line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2")
@@ -132,3 +175,29 @@ def test_one_model(console):
     print_evaluation({"n": 60, **BETTER, "by_family": {"ages": {"n": 60, **SCORE}}}, console)
     line_with(console, "ages", "60", "27.7", "20.0 to 35.0", "-")
     line_with(console, "all", "60", "35.3", "28.0 to 43.0", "30.0", "41.0", "60.0")
+
+
+def test_a_refused_reward_model_says_why(console):
+    print_own_reward({**OWN, "refusal": "AUC 0.512 < min_auc 0.7"}, console)
+    line_with(console, "1,203 labels", "refused: AUC 0.512 < min_auc 0.7")
+    print_own_reward({**OWN, "held_out": None, "refusal": "only 3 problems"}, console)
+    line_with(console, "refused: only 3 problems")
+
+
+def test_reward_sources_side_by_side(console):
+    cost = {"decoded_tokens": 91_204.4, "prefilled_tokens": 3210.0, "seconds": 9.0}
+    sources = {
+        "rollout_value": {"quality": HELD_OUT, "failed_rows": 0, "cost_per_1000": cost},
+        "own": {"quality": HELD_OUT, "failed_rows": 0, "cost_per_1000": None},
+    }
+    report = {
+        "problems": 48,
+        "completions": 8,
+        "sources": sources,
+        "agreement": {"rollout_value and own": 0.7},
+    }
+    print_score_report(report, console)
+    line_with(console, "48 problems", "8 completions")
+    line_with(console, "rollout_value", "300", "0.840", "0.610", "91,204", "3,210")
+    line_with(console, "own", "300", "0.840", "-")
+    line_with(console, "rollout_value and own 0.700")
