@@ -94,6 +94,7 @@ class Driver:
             _, alive = psutil.wait_procs(started, timeout=30)
             for process in alive:
                 process.kill()
+        self.process.wait()
 
     def log(self) -> str:
         """All it has written."""

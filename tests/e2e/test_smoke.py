@@ -1,26 +1,78 @@
-"""The whole loop on real engines, once, as a user runs it; every test here reads that one run."""
+"""The whole loop on real engines as a Ray job: stopped in its rollout, submitted again, finished.
+
+It runs once; every test here reads that one run.
+"""
 
 import json
+from dataclasses import dataclass
 
 import pytest
-from driving import OWN_RAY, contents, finish, smoke
+from driving import OWN_RAY, Driver, committed, contents, finish, num_rows, smoke
+from job_cluster import job_cluster, jobs_at, stop, submit
+from ray.job_submission import JobStatus
 from recompute import check_run, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(960)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+
+
+PROBLEMS = 24
+OVERRIDES = (
+    f"problems.train.source=generated:arithmetic?split=train&count={PROBLEMS}&levels=1&max_answer=4",
+    # Six batches, one after the other, so that the middle of the rollout can be met.
+    "rollout.batches_in_flight=1",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """What the job left when it was stopped in the middle of its rollout."""
+
+    status: JobStatus
+    log: str
+    rows: int
+    files: dict
+    manifests: list
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """How the same job ended that was submitted again."""
+
+    status: JobStatus
+    log: str
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The run directory, and how `sphere run` ended."""
-    run_dir = tmp_path_factory.mktemp("smoke") / "run"
-    return run_dir, finish(smoke(run_dir, *OWN_RAY), seconds=900)
+def story(tmp_path_factory):
+    """The run directory of a job that was stopped and submitted again, and both its lives."""
+    folder = tmp_path_factory.mktemp("smoke")
+    run_dir = folder / "run"
+    rollouts = run_dir / "iter-000" / "rollouts"
+    with job_cluster() as address:
+        client = jobs_at(address)
+        first = Driver(submit(run_dir, "first", *OVERRIDES), folder / "first.log")
+        first.until(lambda: num_rows(rollouts) >= 4)
+        stopping = finish(stop("first"), seconds=120)
+        assert stopping.code == 0, stopping.out + stopping.err
+        first.process.wait(60)
+        stopped = Stopped(
+            status=client.get_job_status("first"),
+            log=client.get_job_logs("first"),
+            rows=num_rows(rollouts),
+            files={name: contents(rollouts, "*.parquet")[name] for name in committed(rollouts)},
+            manifests=list(rollouts.glob("manifest.json")),
+        )
+        second = Driver(submit(run_dir, "second", *OVERRIDES), folder / "second.log")
+        second.process.wait(600)
+        continued = Continued(status=client.get_job_status("second"), log=second.log())
+    return run_dir, stopped, continued
 
 
 @pytest.fixture(scope="module")
-def run_dir(run):
-    path, done = run
-    assert done.code == 0, done.out + done.err
+def run_dir(story):
+    path, _, continued = story
+    assert continued.status is JobStatus.SUCCEEDED, continued.log
     return path
 
 
@@ -29,18 +81,34 @@ def summary(run_dir):
     return json.loads((run_dir / "summary.json").read_text())
 
 
-def test_the_run_succeeds_and_shows_its_figures(run):
-    _, done = run
-    assert done.code == 0, done.out + done.err
-    assert "Traceback" not in done.err
-    assert "self_correction" in done.out
-    assert "paired by problem" in done.out
+def test_stopping_the_job_is_clean(story):
+    _, stopped, _ = story
+    assert stopped.status is JobStatus.STOPPED
+    assert "stopped; run the same command again" in stopped.log
+    assert "Traceback" not in stopped.log
+    assert 4 <= stopped.rows < PROBLEMS
+    assert not stopped.manifests
+
+
+def test_the_same_job_again_continues_and_succeeds(story):
+    run_dir, stopped, continued = story
+    assert continued.status is JobStatus.SUCCEEDED, continued.log
+    rollouts = run_dir / "iter-000" / "rollouts"
+    assert len(rows(rollouts)) == PROBLEMS
+    assert stopped.files.items() <= contents(rollouts, "*.parquet").items()
+
+
+def test_the_job_shows_its_figures(story):
+    _, _, continued = story
+    assert "Traceback" not in continued.log
+    assert "self_correction" in continued.log
+    assert "paired by problem" in continued.log
 
 
 def test_every_stage_is_entered_and_no_problem_fails(summary):
     rollout = summary["iterations"][0]["rollout"]
     entered = {stage: counts["problems"] for stage, counts in rollout["by_stage"].items()}
-    assert entered["self_generation"] == rollout["problems"] == 16
+    assert entered["self_generation"] == rollout["problems"] == PROBLEMS
     assert entered["self_correction"] >= 1
     both_right = (f"{stage}:both_right" for stage in ("self_generation", "self_correction"))
     assert entered["diversity"] >= 1
@@ -91,7 +159,7 @@ def test_export_writes_every_pair(run_dir, summary):
 
 def test_the_same_command_again_computes_nothing(run_dir):
     said, files = (run_dir / "summary.json").read_bytes(), contents(run_dir)
-    done = finish(smoke(run_dir, *OWN_RAY, "ray.dashboard=true"), seconds=120)
+    done = finish(smoke(run_dir, *OVERRIDES, *OWN_RAY, "ray.dashboard=true"), seconds=120)
     assert done.code == 0, done.err
     assert done.seconds < 60
     assert "Ray dashboard" not in done.out
@@ -101,7 +169,7 @@ def test_the_same_command_again_computes_nothing(run_dir):
 
 def test_another_configuration_is_refused(run_dir):
     files = contents(run_dir, "**/*.json")
-    done = finish(smoke(run_dir, "training.learning_rate=0.5"), seconds=60)
+    done = finish(smoke(run_dir, *OVERRIDES, "training.learning_rate=0.5"), seconds=60)
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
