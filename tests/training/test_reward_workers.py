@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen
 
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import (
+    HandoverSettings,
     OwnScorerSettings,
     ProcessRewardSettings,
     StepClassifierSettings,
@@ -29,6 +31,7 @@ from sphere_ray.engines.tiny_models import make_llama, make_qwen2
 from sphere_ray.errors import ModelError, TooFewLabelsError
 from sphere_ray.method.ports import ScoreRequest
 from sphere_ray.records import Candidate, LabelledStep, Problem, StopReason
+from sphere_ray.runs.own_reward import judge
 from sphere_ray.schema import to_table
 from sphere_ray.training.batches import global_batches
 from sphere_ray.training.messages import RewardOutcome, RewardTrainRequest
@@ -52,14 +55,14 @@ PROBLEMS = 18  # not a multiple of the batch
 
 
 def labelled(first: int, count: int) -> list[LabelledStep]:
-    """Steps that state a sum are often right, others seldom; two siblings at each of two depths."""
+    """A step that adds is often right, one that subtracts seldom; their length tells nothing."""
     draw = random.Random(first)
     return [
         LabelledStep(
             problem_id=f"p{number:03}",
             question=f"Tom has {number} apples and buys 30 more. How many?",
             prefix=("He buys 30 more.\n\n",) * depth,
-            text=f"So it is {number} + 30 trees.\n\n" if good else f"Anna read {number} pages.\n\n",
+            text=f"So it is {number} {'+' if good else '-'} 30 trees.\n\n",
             final=depth == 1,
             value=draw.choice([0.75, 1.0]) if good else draw.choice([0.0, 0.25]),
             outcomes=4,
@@ -71,6 +74,16 @@ def labelled(first: int, count: int) -> list[LabelledStep]:
     ]
 
 
+def shuffled(steps: Sequence[LabelledStep]) -> list[LabelledStep]:
+    """The same steps, each with the value of another."""
+    values = random.Random(1).sample([step.value for step in steps], len(steps))
+    return [replace(step, value=value) for step, value in zip(steps, values, strict=True)]
+
+
+TRAIN, HELD_OUT = labelled(0, PROBLEMS), labelled(100, 8)
+GATES = HandoverSettings(min_steps=20, max_ece=0.3)
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Every request of this module, run by one pair of workers."""
@@ -80,15 +93,18 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         make(root / name)
         prepare_step_tags(root / name, root / f"{name}-tags", step_tag="<extra_0>", seed=1)
     prepare_classifier(root / "llama", root / "llama-classifier", seed=1)
-    for split, first, count in (("steps", 0, PROBLEMS), ("held_out", 100, 5)):
-        pq.write_table(to_table(labelled(first, count), LabelledStep), root / f"{split}.parquet")
+    splits = {"steps": TRAIN, "held_out": HELD_OUT, "shuffled": shuffled(TRAIN)}
+    for name, steps in splits.items():
+        pq.write_table(to_table(steps, LabelledStep), root / f"{name}.parquet")
 
-    def request(name: str, base: str, stage: Any, **changes: Any) -> RewardTrainRequest:
+    def request(
+        name: str, base: str, stage: Any, labels: str = "steps", **changes: Any
+    ) -> RewardTrainRequest:
         shape = "classifier" if base.endswith("classifier") else "step_tags"
         training = SETTINGS.model_copy(update=changes)
         return RewardTrainRequest(
             model_dir=str(root / base),
-            steps_path=str(root / "steps.parquet"),
+            steps_path=str(root / f"{labels}.parquet"),
             held_out_path=str(root / "held_out.parquet"),
             output_dir=str(root / name),
             scores_path=str(root / f"{name}.parquet"),
@@ -108,6 +124,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "qwen2": request("qwen2-trained", "qwen2-tags", 2),
         "classifier": request("classifier-zero2", "llama-classifier", 2),
         "classifier-zero3": request("classifier-zero3", "llama-classifier", 3),
+        "shuffled": request("shuffled-labels", "llama-tags", 2, "shuffled"),
         "too-few": request("too-few", "llama-tags", 2, min_problems=PROBLEMS + 1),
         "no-model": request("no-model", "", 2),
     }
@@ -160,12 +177,11 @@ def plain_losses(root: Path, base: str) -> list[float]:
     """The same training in one process with nothing but torch."""
     model = Plain(root / base)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    every = labelled(0, PROBLEMS)
     steps: dict[str, list[LabelledStep]] = {}
-    for step in every:
+    for step in TRAIN:
         steps.setdefault(step.problem_id, []).append(step)
     # At each depth right and wrong weigh the same.
-    total = {depth: [s for s in every if s.depth == depth] for depth in (0, 1)}
+    total = {depth: [s for s in TRAIN if s.depth == depth] for depth in (0, 1)}
     factor = {
         d: (
             len(found) / (2 * sum(s.value for s in found)),
@@ -228,7 +244,7 @@ def test_it_learns_what_the_labels_say(outcomes: tuple[Path, dict[str, Any]]) ->
     root, values = outcomes
     for name in ("tags-zero2", "qwen2-trained", "classifier-zero2"):
         scores = np.array(pq.read_table(root / f"{name}.parquet")["score"].to_pylist())
-        right = np.array([step.value >= 0.5 for step in labelled(100, 5)])
+        right = np.array([step.value >= 0.5 for step in HELD_OUT])
         assert scores[right].min() > scores[~right].max()
     assert values["qwen2"].labels == 4 * PROBLEMS
 
@@ -241,7 +257,21 @@ def test_the_recorded_scores_are_those_of_transformers(
 ) -> None:
     root, _ = outcomes
     recorded = pq.read_table(root / f"{name}.parquet")["score"].to_pylist()
-    assert recorded == pytest.approx(Plain(root / name).rewards(labelled(100, 5)), abs=1e-3)
+    assert recorded == pytest.approx(Plain(root / name).rewards(HELD_OUT), abs=1e-3)
+
+
+def test_a_good_model_is_taken_and_one_of_shuffled_labels_refused(
+    outcomes: tuple[Path, dict[str, Any]],
+) -> None:
+    root, _ = outcomes
+    good, bad = (
+        judge(TRAIN, HELD_OUT, pq.read_table(root / f"{name}.parquet")["score"].to_pylist(), GATES)
+        for name in ("tags-zero2", "shuffled-labels")
+    )
+    assert good["refusal"] is None
+    assert good["held_out"]["auc"] > 0.95
+    assert bad["refusal"] is not None
+    assert f"{bad['held_out']['auc']:.3f}" in bad["refusal"] or "differ" in bad["refusal"]
 
 
 def step(text: str) -> Candidate:
@@ -260,7 +290,7 @@ def test_our_engine_scores_like_transformers_step_by_step_and_whole(
     root, _ = outcomes
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    steps = labelled(100, 5)
+    steps = HELD_OUT
     model = ModelSettings(path=str(root / name), dtype="float32", max_model_len=MAX_MODEL_LEN)
     settings: dict[str, Any] = {"model": model, "pool": POOL}
     serving = ProcessRewardSettings if kind == "process_reward" else StepClassifierSettings
