@@ -1,4 +1,4 @@
-"""The judge against `vllm serve` with a tiny model: grammar makes its nonsense grades, or it fails."""
+"""The judge against `vllm serve` with a toy: grammar makes grades of its nonsense, or it fails."""
 
 import os
 import socket
