@@ -90,6 +90,7 @@ def run(
             return
         summary = _module("runs.evolve").run(settings)
         _module("reporting.table").print_summary(summary, Console())
+        _out.print(f"results are in {settings.run_dir}")
 
 
 @app.command()

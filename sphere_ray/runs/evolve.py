@@ -226,10 +226,9 @@ def _decide(
     if model is None or refusal:
         state.refusals += 1
         summary["refusal"] = refusal
-        session.board.say(
-            f"iteration {summary['iteration']}: the policy stays ({refusal}); "
-            f"learning rate now {state.learning_rate:g}"
-        )
+        halved = state.learning_rate < session.settings.training.learning_rate
+        rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
+        session.board.say(f"iteration {summary['iteration']}: the policy stays ({refusal}){rate}")
     else:
         state.policy, state.validation, state.refusals = model, list(validation), 0
         summary["promoted"] = True

@@ -45,6 +45,10 @@ def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
     rejected = session.store.path_of("rejected/rows.jsonl")
     storage.write_text(rejected_lines(result.rejected), rejected)
     require_usable(result, settings.max_rejected_share, rejected)
+    if result.rejected:
+        session.board.say(
+            f"{len(result.rejected)} rows were rejected; the reasons are in {rejected}"
+        )
     phase.begin()
     for split in SPLITS:
         storage.write_table(
