@@ -13,16 +13,14 @@ from vllm import AsyncEngineArgs, PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
 
 from sphere_ray.config.scorers import ProcessRewardSettings
-from sphere_ray.engines.engine import EngineSpec, Request
+from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.engines.reward_engine import NUM_LABELS, RewardEngine
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
-from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
-from sphere_ray.errors import EngineError, ModelError, RequestError
-from sphere_ray.method.ports import Score, ScoreRequest
-from sphere_ray.method.together import together
+from sphere_ray.engines.vllm_engine import engine_args
+from sphere_ray.errors import EngineError, ModelError
 
 TASK: Final = "token_classify"
-NUM_LABELS = 2
 
 
 def scorer_args(spec: EngineSpec) -> AsyncEngineArgs:
@@ -31,8 +29,8 @@ def scorer_args(spec: EngineSpec) -> AsyncEngineArgs:
     return engine_args(spec, runner="pooling", pooler_config=pooler)
 
 
-class ProcessRewardScorer(VllmEngine):
-    """The port `Scorer`, and an `Engine`."""
+class ProcessRewardScorer(RewardEngine):
+    """The format of Qwen2.5-Math-PRM."""
 
     def __init__(self, spec: EngineSpec) -> None:
         """Remember what to start; `spec.settings` describe the prompt."""
@@ -40,7 +38,6 @@ class ProcessRewardScorer(VllmEngine):
             raise TypeError("a process reward model needs ProcessRewardSettings")
         super().__init__(spec, scorer_args(spec))
         self._settings = spec.settings
-        self._prompt: RewardPrompt | None = None
 
     async def start(self) -> None:
         """See `Engine.start`; also checks that the model gives two classes a token."""
@@ -48,7 +45,7 @@ class ProcessRewardScorer(VllmEngine):
         if not any("Reward" in name or "Classif" in name for name in config.architectures or ()):
             raise self._wrong_head(f"it is a {', '.join(config.architectures or ['nothing'])}")
         tokenizer = load_tokenizer(self.spec.path, self.spec.model.revision)
-        self._prompt = RewardPrompt(
+        self.prompt = RewardPrompt(
             tokenizer, system=self._settings.system, step_tag=self._settings.step_tag
         )
         await super().start()
@@ -58,46 +55,25 @@ class ProcessRewardScorer(VllmEngine):
             await self.close()
             raise
 
-    async def handle(self, request: Request) -> tuple[Score, ...]:
-        """See `Engine.handle`."""
-        if not isinstance(request, ScoreRequest):
-            raise EngineError(f"a scorer was sent a {type(request).__name__}")
-        return await self.score(request)
-
-    async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
-        """See `Scorer.score`; each candidate is one request that reuses the cached prefix."""
-        prefix = [step.text for step in request.prefix]
-        rewards = await together(
-            self._last_reward(request.problem.question, [*prefix, candidate.text], request.priority)
-            for candidate in request.candidates
-        )
-        return tuple(Score(reward=reward) for reward in rewards)
-
     async def score_chain(self, question: str, steps: tuple[str, ...]) -> tuple[float, ...]:
         """Rewards of all steps of a chain, in one pass without the cache.
 
         Raises:
             EngineError: the model gave another number of scores than there are steps.
         """
-        prompt = self._format()
-        ids = prompt.ids(question, steps)
+        ids = self.ids(question, list(steps))
         rows = await self._rows(ids, cached_prefix=False)
         if len(rows) != len(ids):
             raise EngineError(f"the reward model gave {len(rows)} rows for {len(ids)} tokens")
-        return tuple(float(rows[position][1]) for position in prompt.tags(ids, len(steps)))
+        return tuple(float(rows[position][1]) for position in self.format().tags(ids, len(steps)))
 
-    async def _last_reward(self, question: str, steps: list[str], priority: int) -> float:
-        ids = self._format().ids(question, steps)
+    async def reward(self, ids: list[int], priority: int) -> float:
+        """See `RewardEngine.reward`: class 1 in the last row, that of the step's tag."""
         rows = await self._rows(ids, cached_prefix=True, priority=priority)
         return float(rows[-1][1])
 
     async def _rows(self, ids: list[int], *, cached_prefix: bool, priority: int = 0) -> Any:
         llm = self.running()
-        if len(ids) > self.spec.model.max_model_len:
-            raise RequestError(
-                f"a chain of {len(ids)} tokens exceeds the reward model's max_model_len "
-                f"({self.spec.model.max_model_len})"
-            )
         params = PoolingParams(task=TASK, skip_reading_prefix_cache=not cached_prefix)
         output = await self.last_output(
             llm.encode(
@@ -115,7 +91,7 @@ class ProcessRewardScorer(VllmEngine):
         tasks = await self.running().get_supported_tasks()
         if TASK in tasks:
             try:
-                await self._last_reward("1 + 1?", ["2"], 0)
+                await self.reward(self.ids("1 + 1?", ["2"]), 0)
                 return
             except EngineError as error:
                 await self.check()
@@ -127,8 +103,3 @@ class ProcessRewardScorer(VllmEngine):
             f"model {self.spec.path} is no process reward model with {NUM_LABELS} classes a token "
             f"({found}); name one in the format of Qwen2.5-Math-PRM"
         )
-
-    def _format(self) -> RewardPrompt:
-        if self._prompt is None:
-            raise EngineError(f"the reward model {self.spec.path} was not started")
-        return self._prompt
