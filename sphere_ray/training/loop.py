@@ -1,11 +1,5 @@
 """The training loop of one worker: steps, metrics, checkpoints, and the model at the end."""
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-
-from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError
 from sphere_ray.training.batches import global_batches, shard
 from sphere_ray.training.deepspeed import (
@@ -15,12 +9,13 @@ from sphere_ray.training.deepspeed import (
     shard_for_training,
 )
 from sphere_ray.training.guard import check_collapse
+from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import LoopOutcome, StepMetrics, TrainRequest
 from sphere_ray.training.policy import export, load_model
 from sphere_ray.training.reference import ReferenceTable
 from sphere_ray.training.schedule import learning_rate
 from sphere_ray.training.step import PlannedStep, Trainee, take_step
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Host, Worker, guarded
 
 
 def run_worker(request: TrainRequest, host: Host) -> LoopOutcome | SphereError:
@@ -28,12 +23,7 @@ def run_worker(request: TrainRequest, host: Host) -> LoopOutcome | SphereError:
 
     The first worker reports the `StepMetrics` of each step.
     """
-    worker = Worker.join(request.placement, host.device)
-    try:
-        worker.agree(lambda: check_directory(Path(request.model_dir)))
-        return _train(request, worker, host)
-    except SphereError as error:
-        return error
+    return guarded(request, host, _train)
 
 
 def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
@@ -42,7 +32,7 @@ def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
     steps = _plan(table, request, worker)
     policy = _build_policy(request)
     trainee = Trainee(policy=policy, table=table, loss=settings.loss, world=worker.world)
-    history = _restore(policy, host)
+    history = restore(policy, host, StepMetrics)
     resumed_at = len(history)
     for step in steps[resumed_at:]:
         rate = learning_rate(step.number, len(steps), request.learning_rate, settings)
@@ -52,7 +42,7 @@ def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
             host.report(metrics)
         check_collapse(history, settings.guard)
         if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(steps):
-            _checkpoint(policy, history, host)
+            keep(policy, history, host)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
         export(policy.model, weights, request.model_dir, request.output_dir)
@@ -90,17 +80,3 @@ def _build_policy(request: TrainRequest) -> ShardedPolicy:
         learning_rate=request.learning_rate,
         weight_decay=request.settings.weight_decay,
     )
-
-
-def _restore(policy: ShardedPolicy, host: Host) -> list[StepMetrics]:
-    with host.latest_checkpoint() as directory:
-        if directory is None:
-            return []
-        state = policy.load(directory)
-    return [StepMetrics(**step) for step in state["history"]]
-
-
-def _checkpoint(policy: ShardedPolicy, history: Sequence[StepMetrics], host: Host) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        policy.save(Path(directory), {"history": [asdict(step) for step in history]})
-        host.save_checkpoint(Path(directory), len(history))

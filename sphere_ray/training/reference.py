@@ -15,7 +15,6 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import torch
 
-from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError, TooFewPairsError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
@@ -28,7 +27,7 @@ from sphere_ray.training.deepspeed import (
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferencePart, ReferenceRequest
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Host, Worker, guarded
 
 _IDS = pa.list_(pa.int32())
 _LOGPS = pa.list_(pa.float32())
@@ -116,17 +115,10 @@ def run_worker(request: ReferenceRequest, host: Host) -> ReferencePart | SphereE
 
     The first worker reports (pairs done, pairs in total).
     """
-    worker = Worker.join(request.placement, host.device)
-    try:
-        worker.agree(lambda: check_directory(Path(request.model_dir)))
-        return _compute(request, worker, host.report)
-    except SphereError as error:
-        return error
+    return guarded(request, host, _compute)
 
 
-def _compute(
-    request: ReferenceRequest, worker: Worker, report: Callable[[Any], None]
-) -> ReferencePart:
+def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> ReferencePart:
     pairs, dropped = _encode_share(request, worker)
     shares = worker.gather(
         ReferencePart(
@@ -154,7 +146,7 @@ def _compute(
     for start in range(0, rows, micro):
         logps.extend(_pair_logps(model, work[start : start + micro], worker.device))
         if worker.rank == 0:
-            report((min(len(logps) * worker.world, total.pairs), total.pairs))
+            host.report((min(len(logps) * worker.world, total.pairs), total.pairs))
     part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
     write_part(part, ordered, logps[rows - len(ordered) :])
     return total

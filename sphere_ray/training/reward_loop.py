@@ -1,10 +1,9 @@
 """The training loop of one worker for a process reward model: steps, checkpoints, scores, model."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sphere_ray.engines.model_source import check_directory
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError, SphereError, TooFewLabelsError, TrainingError
@@ -30,12 +28,13 @@ from sphere_ray.training.deepspeed import (
     partitioned_loading,
     shard_for_training,
 )
+from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import RewardOutcome, RewardStepMetrics, RewardTrainRequest
 from sphere_ray.training.policy import copy_others, put_in_place
 from sphere_ray.training.reward_batches import Example, TreeTensors, collate_trees, examples_of
 from sphere_ray.training.reward_model import CLASSIFIER, StepScorer, load_step_scorer
 from sphere_ray.training.schedule import learning_rate
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Host, Worker, guarded
 
 SHARING_TOLERANCE = 0.05
 """Difference of a reward; bfloat16 rounds to about 0.01."""
@@ -57,12 +56,7 @@ def run_worker(request: RewardTrainRequest, host: Host) -> RewardOutcome | Spher
 
     The first worker reports the `RewardStepMetrics` of each step.
     """
-    worker = Worker.join(request.placement, host.device)
-    try:
-        worker.agree(lambda: check_directory(Path(request.model_dir)))
-        return _train(request, worker, host)
-    except SphereError as error:
-        return error
+    return guarded(request, host, _train)
 
 
 def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOutcome:
@@ -76,7 +70,7 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
     plans = _plan(examples, request, worker)
     policy = _build(request)
     worker.agree(lambda: _check_sharing(policy, examples[0]))
-    history = _restore(policy, host)
+    history = restore(policy, host, RewardStepMetrics)
     resumed_at = len(history)
     for plan in plans[resumed_at:]:
         rate = learning_rate(plan.number, len(plans), settings.learning_rate, settings)
@@ -90,7 +84,7 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
         if worker.rank == 0:
             host.report(metrics)
         if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(plans):
-            _checkpoint(policy, history, host)
+            keep(policy, history, host)
     _score_held_out(request, policy, worker)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
@@ -280,17 +274,3 @@ def _alone(tensor: Tensor) -> Tensor:
     """The tensor in memory of its own: DeepSpeed keeps all of them in one buffer."""
     whole = tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor.detach() if whole else tensor.detach().clone()
-
-
-def _restore(policy: ShardedPolicy, host: Host) -> list[RewardStepMetrics]:
-    with host.latest_checkpoint() as directory:
-        if directory is None:
-            return []
-        state = policy.load(directory)
-    return [RewardStepMetrics(**step) for step in state["history"]]
-
-
-def _checkpoint(policy: ShardedPolicy, history: Sequence[RewardStepMetrics], host: Host) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        policy.save(Path(directory), {"history": [asdict(step) for step in history]})
-        host.save_checkpoint(Path(directory), len(history))

@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 
 from sphere_ray.config.training import TrainerPlacement
+from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError
 from sphere_ray.training.deepspeed import join_process_group
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Request")
 
 
 class Host(Protocol):
@@ -77,3 +79,30 @@ class Worker:
         for error_of_rank in self.gather(failure):
             if error_of_rank is not None:
                 raise error_of_rank
+
+
+class Request(Protocol):
+    """What every request of a training phase names."""
+
+    @property
+    def model_dir(self) -> str:
+        """The model to begin with."""
+        ...
+
+    @property
+    def placement(self) -> TrainerPlacement:
+        """Where it runs."""
+        ...
+
+
+def guarded(request: R, host: Host, work: Callable[[R, Worker, Host], T]) -> T | SphereError:
+    """Join the group and do a worker's work.
+
+    A deliberate error is returned, so that Ray Train does not retry it.
+    """
+    worker = Worker.join(request.placement, host.device)
+    try:
+        worker.agree(lambda: check_directory(Path(request.model_dir)))
+        return work(request, worker, host)
+    except SphereError as error:
+        return error
