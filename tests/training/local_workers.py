@@ -83,6 +83,9 @@ def _main(scratch: Path) -> None:
     ]
     if rank == 0:
         (scratch / "outcomes").write_bytes(pickle.dumps(outcomes))
+    # Left to the interpreter's end, gloo's threads abort the process now and then.
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
