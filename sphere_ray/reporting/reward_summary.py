@@ -103,16 +103,16 @@ def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
 
 
 def scored_candidates(rollout: Rollout) -> list[Candidate]:
-    """Every candidate with a reward, once: chains share their first steps."""
-    found: dict[tuple[tuple[int, ...], Candidate], None] = {}
+    """Every candidate with a reward, once: chains share the siblings of their first steps."""
+    sets: dict[tuple[tuple[int, ...], tuple[Candidate, ...]], None] = {}
     for chain in rollout.chains:
         prefix: tuple[int, ...] = ()
         for step in chain.steps:
-            for candidate in step.candidates:
-                if candidate.reward is not None:
-                    found[prefix, candidate] = None
+            sets[prefix, step.candidates] = None
             prefix += step.candidate.token_ids
-    return [candidate for _, candidate in found]
+    return [
+        candidate for _, siblings in sets for candidate in siblings if candidate.reward is not None
+    ]
 
 
 def own_reward_summary(outcome: Mapping[str, Any]) -> OwnRewardSummary:

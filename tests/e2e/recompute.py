@@ -50,15 +50,15 @@ def check_reward(said: dict[str, Any], folder: Path) -> None:
     for row in rows(folder):
         seen = set()
         for chain in row["chains"]:
-            before: tuple[str, ...] = ()
+            before: tuple[int, ...] = ()
             for step in chain["steps"]:
-                for place, found in enumerate(step["candidates"]):
-                    siblings = tuple(c["text"] for c in step["candidates"])
-                    if found["reward"] is not None and (before, siblings, place) not in seen:
-                        seen.add((before, siblings, place))
-                        scored += 1
-                        audited += found["audit"] is not None
-                before = (*before, step["candidates"][step["chosen"]]["text"])
+                siblings = json.dumps([before, step["candidates"]])
+                if siblings not in seen:
+                    seen.add(siblings)
+                    rewarded = [c for c in step["candidates"] if c["reward"] is not None]
+                    scored += len(rewarded)
+                    audited += sum(c["audit"] is not None for c in rewarded)
+                before = (*before, *step["candidates"][step["chosen"]]["token_ids"])
     assert (said["steps"], said["audited"]) == (scored, audited)
     assert (said["agreement"] is not None) <= bool(audited)
 

@@ -23,6 +23,7 @@ from sphere_ray.records import (
     StopReason,
     Verdict,
 )
+from sphere_ray.reporting.reward_summary import reward_summary
 from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
@@ -36,7 +37,16 @@ GENERATION, CORRECTION, DIVERSITY = StageName
 
 
 def chain(stage, branch, *, correct):
-    candidate = Candidate(text="2", token_ids=(5, 6), logprob=-0.1, stop_reason=StopReason.END)
+    # Both branches share their only step; the diversity stage's was audited.
+    audit = 0.25 if stage is DIVERSITY else None
+    candidate = Candidate(
+        text="2",
+        token_ids=(5, 6),
+        logprob=-0.1,
+        stop_reason=StopReason.END,
+        reward=0.5,
+        audit=audit,
+    )
     return Chain(
         chain_id=f"{stage}-{branch}",
         stage=stage,
@@ -166,6 +176,7 @@ def run_dir(tmp_path):
             {
                 "iteration": 0,
                 "rollout": rollout_summary(iter(ROLLOUTS), 3.0),
+                "reward": reward_summary(iter(ROLLOUTS), "rollout_value"),
                 "pairs": pairs_summary(iter(PAIRS), DROPPED),
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
@@ -192,6 +203,8 @@ def test_the_recount_agrees_with_the_summary(run_dir):
         ("rollout", "wrong_to_correct"),
         ("rollout", "correct_to_wrong"),
         ("rollout", "prm_inversions"),
+        ("reward", "steps"),
+        ("reward", "audited"),
         ("pairs", "total"),
         ("evaluation", "n"),
     ],
@@ -221,6 +234,13 @@ def test_counts_of_the_example_by_hand():
     assert summary["prm_inversions"] == 2
     assert summary["wrong_to_correct"] == 2
     assert summary["correct_to_wrong"] == 1
+
+
+def test_rewards_by_hand():
+    summary = reward_summary(ROLLOUTS, "own")
+    # The same siblings count once a problem: six problems, and two more where they were audited.
+    assert (summary["steps"], summary["audited"]) == (8, 2)
+    assert summary["agreement"] is None  # all rewards are equal
 
 
 def test_scores_by_hand():
