@@ -127,7 +127,7 @@ async def test_a_step_that_ends_the_chain_is_graded_itself(
 ) -> None:
     generator = Scripted()
     (score,) = await scorer(generator, Judge()).score(request(candidate))
-    assert (score.reward, score.values, score.tokens) == (reward, None, 0)
+    assert (score.reward, score.values, score.tokens) == (reward, (reward,), 0)
     assert generator.asked == []
 
 
