@@ -16,6 +16,7 @@ from sphere_ray.schema import SCHEMAS, from_table, to_table
 # Every field is drawn by its type, so a new field is covered without a change here; small
 # collections, because records nest six deep.
 PLAIN = {
+    bool: st.booleans(),
     str: st.text(max_size=3),
     int: st.integers(-(2**31), 2**31 - 1),
     float: st.floats(allow_nan=False),

