@@ -131,6 +131,7 @@ def test_a_killed_worker_continues_from_the_last_checkpoint(
     assert result.loss_last < result.loss_first
 
 
+@pytest.mark.slow  # tests/e2e/test_kills.py kills the whole driver too
 def test_the_same_call_continues_after_the_driver_was_killed(
     address: str, request_: TrainRequest, uninterrupted: list[float], tmp_path: Path
 ) -> None:
