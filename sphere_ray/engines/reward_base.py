@@ -21,10 +21,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from sphere_ray.engines.reward_prompt import NUM_LABELS
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
 
-NUM_LABELS = 2
 ARCHITECTURE = "Qwen2ForProcessRewardModel"
 _HEAD_STD = 0.02
 _EMBEDDING_MULTIPLE = 64

@@ -1,5 +1,7 @@
 """What reward models served by vLLM's pooling runner have in common: one request a candidate."""
 
+from abc import ABC, abstractmethod
+
 from sphere_ray.engines.engine import Request
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.vllm_engine import VllmEngine
@@ -7,10 +9,8 @@ from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import Score, ScoreRequest
 from sphere_ray.method.together import together
 
-NUM_LABELS = 2
 
-
-class RewardEngine(VllmEngine):
+class RewardEngine(VllmEngine, ABC):
     """The port `Scorer`, and an `Engine`; subclasses say how one step's reward is read."""
 
     prompt: RewardPrompt | None = None
@@ -32,9 +32,9 @@ class RewardEngine(VllmEngine):
         )
         return tuple(Score(reward=reward) for reward in rewards)
 
+    @abstractmethod
     async def reward(self, ids: list[int], priority: int) -> float:
         """The reward of the step that the last of `ids` stands for."""
-        raise NotImplementedError
 
     def ids(self, question: str, steps: list[str]) -> list[int]:
         """Token ids of a question and steps.

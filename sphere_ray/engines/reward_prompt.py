@@ -10,6 +10,8 @@ from sphere_ray.engines.tokens import prompt_ids
 from sphere_ray.errors import EngineError, ModelError
 from sphere_ray.records import Message
 
+NUM_LABELS = 2
+"""Classes of every reward model: wrong, right."""
 QUESTION_CACHE = 1 << 12
 STEP_CACHE = 1 << 16
 

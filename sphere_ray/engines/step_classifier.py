@@ -11,8 +11,8 @@ from vllm.config import PoolerConfig
 
 from sphere_ray.config.scorers import StepClassifierSettings
 from sphere_ray.engines.engine import EngineSpec
-from sphere_ray.engines.reward_engine import NUM_LABELS, RewardEngine
-from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.reward_engine import RewardEngine
+from sphere_ray.engines.reward_prompt import NUM_LABELS, RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.engines.vllm_engine import engine_args
 from sphere_ray.errors import EngineError, ModelError

@@ -4,10 +4,8 @@ from dataclasses import dataclass, replace
 
 from sphere_ray.errors import EngineError
 from sphere_ray.method.ports import Score, Scorer, ScoreRequest
-from sphere_ray.method.seeds import derive_seed
+from sphere_ray.method.seeds import falls_within
 from sphere_ray.method.together import together
-
-_SEEDS = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class AuditedScorer:
 
     async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
         """See `Scorer.score`."""
-        if derive_seed(request.seed, "audit") >= int(self.share * _SEEDS):
+        if not falls_within(self.share, request.seed, "audit"):
             return await self.own.score(request)
         scores, audits = await together([self.own.score(request), self.source.score(request)])
         if len(scores) != len(audits):

@@ -8,14 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from sphere_ray.method.seeds import derive_seed
+from sphere_ray.method.seeds import falls_within
 from sphere_ray.method.steps import is_final
 from sphere_ray.records import Candidate, Chain, LabelledStep, Rollout
 
 DEEPEST = 4
 """Deeper steps are too few to be balanced by themselves and count as one depth."""
 LARGEST_WEIGHT = 4.0
-_SEEDS = 1 << 63
 
 
 def labelled_steps(rollouts: Iterable[Rollout], *, own: bool) -> list[LabelledStep]:
@@ -41,9 +40,8 @@ def split_by_problem(
 
     It depends on the problem's id and the seed alone, so a problem stays on its side for ever.
     """
-    cut = int(share * _SEEDS)
     held = {
-        problem: derive_seed(seed, "held out", problem) < cut
+        problem: falls_within(share, seed, "held out", problem)
         for problem in {step.problem_id for step in steps}
     }
     return (

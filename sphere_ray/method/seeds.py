@@ -11,3 +11,8 @@ def derive_seed(*parts: str | int) -> int:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         digest.update(len(content).to_bytes(8) + content)
     return int.from_bytes(digest.digest()) >> 1
+
+
+def falls_within(share: float, *parts: str | int) -> bool:
+    """Whether the parts belong to a `share` of all that there could be; theirs for ever."""
+    return derive_seed(*parts) < int(share * 2**63)

@@ -12,7 +12,7 @@ from sphere_ray.config.method import MethodSettings, SearchSettings
 from sphere_ray.method.ports import Generator, Grader, Progress, Scorer
 from sphere_ray.method.prompts import correction_messages, question_messages
 from sphere_ray.method.search import Search, pruned_search, sampled_search
-from sphere_ray.method.seeds import derive_seed
+from sphere_ray.method.seeds import derive_seed, falls_within
 from sphere_ray.records import Branch, Chain, Message, Problem, Rollout, StageName, Verdict
 
 CORRECTION_CHECK = "correction_check"
@@ -171,10 +171,10 @@ def _is_checked(rollout: Rollout, context: Context) -> bool:
     """Whether this both-right problem is in the share that measures correct-to-wrong."""
     if not _came_to(rollout, StageName.SELF_GENERATION, Outcome.BOTH_RIGHT):
         return False
-    draw = derive_seed(
-        context.run_seed, context.iteration, rollout.problem.problem_id, CORRECTION_CHECK
+    return falls_within(
+        context.settings.stages.correction_check_share,
+        *(context.run_seed, context.iteration, rollout.problem.problem_id, CORRECTION_CHECK),
     )
-    return draw < context.settings.stages.correction_check_share * 2**63
 
 
 def _attempt(rollout: Rollout) -> Chain | None:

@@ -1,7 +1,7 @@
 """The part of summary.json about reward sources: who scored, how well, and the hand-over."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import TypedDict
 
 from sphere_ray.method.quality import rank_correlation
 from sphere_ray.records import Candidate, Rollout
@@ -113,16 +113,3 @@ def scored_candidates(rollout: Rollout) -> list[Candidate]:
     return [
         candidate for _, siblings in sets for candidate in siblings if candidate.reward is not None
     ]
-
-
-def own_reward_summary(outcome: Mapping[str, Any]) -> OwnRewardSummary:
-    """What the phase wrote, in the public shape."""
-    return {
-        "problems": outcome["problems"],
-        "labels": outcome["labels"],
-        "steps": outcome["steps"],
-        "loss_first": outcome["loss_first"],
-        "loss_last": outcome["loss_last"],
-        "held_out": outcome["held_out"],
-        "refusal": outcome["refusal"],
-    }

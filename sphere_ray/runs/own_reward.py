@@ -14,7 +14,7 @@ from sphere_ray.errors import RunDirectoryError, TooFewLabelsError
 from sphere_ray.method.labels import labelled_steps, split_by_problem
 from sphere_ray.method.quality import handover_refusal, quality, shape_scores
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport
-from sphere_ray.reporting.reward_summary import OwnRewardSummary, own_reward_summary
+from sphere_ray.reporting.reward_summary import OwnRewardSummary
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.phases import read_rollouts
@@ -69,14 +69,14 @@ def train_own_reward(
     manifest = phase.committed()
     if manifest is None:
         manifest = _train(session, own, recorded, phase, base_dir, iteration)
-    outcome: dict[str, Any] = storage.read_json(f"{phase.path}/{OUTCOME}")
+    outcome: OwnRewardSummary = storage.read_json(f"{phase.path}/{OUTCOME}")
     model = None
     if outcome["held_out"] is not None:
         path = f"{phase.path}/model"
         model = ModelRef(
             path=path, iteration=(iteration or 0) + 1, fingerprint=model_fingerprint(path)
         )
-    return OwnReward(model=model, summary=own_reward_summary(outcome), manifest=manifest)
+    return OwnReward(model=model, summary=outcome, manifest=manifest)
 
 
 def _train(

@@ -218,18 +218,18 @@ def losses(outcome: RewardOutcome) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("base", "names"),
+    ("base", "names", "falls_to"),
     [
-        ("llama-tags", ["tags-zero2", "tags-zero3"]),
-        ("llama-classifier", ["classifier", "classifier-zero3"]),
+        ("llama-tags", ["tags-zero2", "tags-zero3"], 0.75),
+        ("llama-classifier", ["classifier", "classifier-zero3"], 0.95),
     ],
 )
 def test_the_loss_curve_is_that_of_plain_torch(
-    base: str, names: list[str], outcomes: tuple[Path, dict[str, Any]]
+    base: str, names: list[str], falls_to: float, outcomes: tuple[Path, dict[str, Any]]
 ) -> None:
     root, values = outcomes
     expected = plain_losses(root, base)
-    assert expected[-1] < 0.95 * expected[0]
+    assert expected[-1] < falls_to * expected[0]
     for name in names:
         assert losses(values[name]) == pytest.approx(expected, abs=2e-3)
 
