@@ -29,9 +29,9 @@ test-slow:  ## needs the embedded weights, or more than two minutes
 	@.ci/setup dev
 	pytest -m slow
 
-bench:
+bench:  ## all measurements, an hour and a half; writes tests/benchmarks/RESULTS.md and results.json
 	@.ci/setup dev
-	pytest -m benchmark -s
+	python -m tests.benchmarks
 
 setup:
 	@.ci/setup dev

@@ -244,6 +244,23 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """What an engine pool did in the session that finished a phase, summed over its replicas.
+
+    `busy_s` are replica-seconds with at least one running sequence; prefix counts are prompt
+    tokens that were looked for in the cache and found there.
+    """
+
+    name: str
+    replicas: int
+    seconds: float
+    busy_s: float
+    generated_tokens: int
+    prefix_queries: int
+    prefix_hits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseReport:
     """What a phase did; lies inside its manifest."""
 
@@ -254,3 +271,4 @@ class PhaseReport:
     seconds: float
     dropped: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
+    pools: tuple[PoolUse, ...] = ()

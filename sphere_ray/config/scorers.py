@@ -97,7 +97,6 @@ class JudgeSettings(SourceSettings):
 
     `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
     keep to a JSON schema. Answers are kept in `cache_dir` (every node sees it) by content.
-    Prices are per million tokens, in any currency; they only add up.
     """
 
     kind: Literal["judge"] = "judge"
@@ -112,8 +111,6 @@ class JudgeSettings(SourceSettings):
     max_concurrent: int = Field(32, ge=1)
     requests_per_minute: float | None = Field(None, gt=0)
     cache_dir: str | None = None
-    input_price: float = Field(0.0, ge=0)
-    output_price: float = Field(0.0, ge=0)
 
 
 class SimulatedRewardSettings(SourceSettings):

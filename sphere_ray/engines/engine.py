@@ -57,10 +57,15 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Counters of one engine: sequences now, tokens since start, and its child processes."""
+    """Counters of one engine: sequences now; seconds with any, and tokens, since start; processes.
+
+    `finished` counts sequences; `pids` are those of its child processes.
+    """
 
     running: int = 0
     waiting: int = 0
+    finished: int = 0
+    busy_s: float = 0.0
     prefix_hits: int = 0
     prefix_queries: int = 0
     generated_tokens: int = 0

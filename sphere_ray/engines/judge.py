@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sphere_ray.config.scorers import JudgeSettings
 from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
-from sphere_ray.method.ports import Score, ScoreRequest
+from sphere_ray.method.ports import Progress, Score, ScoreRequest
 
 SCALE = 10
 """Grades are whole numbers from 0 to this; rewards are their tenth."""
@@ -39,22 +38,11 @@ class _Answer(BaseModel):
     grades: list[int] = Field(min_length=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a judge was asked and what it cost, in the currency of the prices."""
-
-    requests: int = 0
-    cached: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    price: float = 0.0
-
-
 class JudgeScorer:
     """The port `Scorer`; it runs with the stages and needs no pool of its own."""
 
-    def __init__(self, settings: JudgeSettings) -> None:
-        """Remember whom to ask; nothing is sent yet.
+    def __init__(self, settings: JudgeSettings, progress: Progress) -> None:
+        """Remember whom to ask, and where to count what it costs; nothing is sent yet.
 
         Raises:
             EngineError: the variable of the key is not set.
@@ -72,7 +60,7 @@ class JudgeScorer:
         self._client: AsyncOpenAI | None = None
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._next_start = 0.0
-        self.cost = Cost()
+        self._progress = progress
 
     async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
         """See `Scorer.score`.
@@ -90,7 +78,7 @@ class JudgeScorer:
             text = await self._ask(body)
         grades = _grades(text, len(request.candidates))
         if cached:
-            self._add(cached=1)
+            self._progress.add(judge_cached=1)
         elif place is not None:
             _keep(text, place)
         return tuple(Score(reward=grade / SCALE) for grade in grades)
@@ -146,9 +134,12 @@ class JudgeScorer:
                 raise EngineError(f"the judge at {settings.base_url} refuses the key") from error
             except APIError as error:
                 raise _refused(settings.base_url, error) from error
-        usage = response.usage
-        spent = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        self._add(requests=1, input_tokens=spent[0], output_tokens=spent[1])
+        self._progress.add(judge_requests=1)
+        if usage := response.usage:
+            self._progress.add(
+                judge_input_tokens=usage.prompt_tokens,
+                judge_output_tokens=usage.completion_tokens,
+            )
         choice = response.choices[0]
         if choice.finish_reason != "stop" or not choice.message.content:
             reason = choice.message.refusal or choice.finish_reason
@@ -170,19 +161,6 @@ class JudgeScorer:
         asked = json.dumps([self._settings.base_url, body], sort_keys=True).encode()
         name = hashlib.blake2b(asked, digest_size=16).hexdigest()
         return Path(self._settings.cache_dir).expanduser() / name[:2] / f"{name}.json"
-
-    def _add(
-        self, *, requests: int = 0, cached: int = 0, input_tokens: int = 0, output_tokens: int = 0
-    ) -> None:
-        settings, cost = self._settings, self.cost
-        price = input_tokens * settings.input_price + output_tokens * settings.output_price
-        self.cost = Cost(
-            requests=cost.requests + requests,
-            cached=cost.cached + cached,
-            input_tokens=cost.input_tokens + input_tokens,
-            output_tokens=cost.output_tokens + output_tokens,
-            price=cost.price + price / 1e6,
-        )
 
 
 def _question(request: ScoreRequest) -> str:

@@ -7,6 +7,7 @@ and told.
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
@@ -74,14 +75,16 @@ class Counters(StatLoggerBase):
 
     def __init__(self, *_: Any) -> None:
         """Start at zero."""
-        self.running = self.waiting = 0
+        self.running = self.waiting = self.finished = 0
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
         self.prefix_hits = self.prefix_queries = 0
         self.generated_tokens = self.prompt_tokens = 0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         """Take in one iteration; either part may be missing."""
         if scheduler_stats is not None:
-            self.running = scheduler_stats.num_running_reqs
+            self._run(scheduler_stats.num_running_reqs)
             self.waiting = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             )
@@ -90,6 +93,20 @@ class Counters(StatLoggerBase):
         if iteration_stats is not None:
             self.generated_tokens += iteration_stats.num_generation_tokens
             self.prompt_tokens += iteration_stats.num_prompt_tokens
+            self.finished += len(iteration_stats.finished_requests)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which sequences ran."""
+        since = self._busy_since
+        return self._busy_s + (0.0 if since is None else time.monotonic() - since)
+
+    def _run(self, running: int) -> None:
+        self.running = running
+        if self._busy_since is None and running:
+            self._busy_since = time.monotonic()
+        elif self._busy_since is not None and not running:
+            self._busy_s, self._busy_since = self.busy_s, None
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
@@ -144,6 +161,8 @@ class VllmEngine:
         return EngineStats(
             running=counters.running,
             waiting=counters.waiting,
+            finished=counters.finished,
+            busy_s=counters.busy_s,
             prefix_hits=counters.prefix_hits,
             prefix_queries=counters.prefix_queries,
             generated_tokens=counters.generated_tokens,

@@ -17,7 +17,15 @@ from sphere_ray.method.metrics import (
     pass_at_k,
 )
 from sphere_ray.method.stages import CORRECTION_CHECK, Outcome, route_entry
-from sphere_ray.records import Chain, EvaluationRow, PreferencePair, Rollout, StageName, Verdict
+from sphere_ray.records import (
+    Chain,
+    EvaluationRow,
+    PoolUse,
+    PreferencePair,
+    Rollout,
+    StageName,
+    Verdict,
+)
 from sphere_ray.reporting.reward_summary import RewardSummary
 
 FAILED_ROUTE = "failed"
@@ -29,6 +37,20 @@ class StageSummary(TypedDict):
     problems: int
     chains: int
     correct: int
+
+
+class PoolSummary(TypedDict):
+    """One engine pool in the session that finished the rollouts.
+
+    Tokens a second are decoded ones over all replicas; `prefix_hits` is the share of prompt tokens
+    found in the cache (null: none were looked for), `idle` the share of the time without work.
+    """
+
+    replicas: int
+    tokens_per_second: float
+    prefilled_tokens: int
+    prefix_hits: float | None
+    idle: float
 
 
 class RolloutSummary(TypedDict):
@@ -44,6 +66,8 @@ class RolloutSummary(TypedDict):
     chains: int
     tokens: int
     seconds: float
+    chains_per_second: float
+    pools: dict[str, PoolSummary]
     by_stage: dict[str, StageSummary]
     routes: dict[str, int]
     prm_inversions: int
@@ -52,20 +76,30 @@ class RolloutSummary(TypedDict):
 
 
 class PairsSummary(TypedDict):
-    """The preference pairs of one iteration, and what the gates dropped, by reason."""
+    """The preference pairs of one iteration, and what the gates dropped, by reason.
+
+    `per_hour` is by stage, over the time of the rollouts.
+    """
 
     total: int
     by_stage: dict[str, int]
+    per_hour: dict[str, float]
     dropped: dict[str, int]
 
 
 class TrainingSummary(TypedDict):
-    """How training went: mean loss of the first and last step, accuracy of the last."""
+    """How training went: mean loss of the first and last step, accuracy of the last.
+
+    Tokens are those of both rows of each pair; `padding` is the share of the computed ones that
+    belonged to no pair of the step.
+    """
 
     pairs: int
     steps: int
     zero_stage: int
     workers: int
+    tokens_per_second: float
+    padding: float
     loss_first: float
     loss_last: float
     reward_accuracy: float
@@ -162,7 +196,9 @@ class RunSummary(TypedDict):
     seconds_by_phase: dict[str, float]
 
 
-def rollout_summary(rollouts: Iterable[Rollout], seconds: float) -> RolloutSummary:
+def rollout_summary(
+    rollouts: Iterable[Rollout], seconds: float, pools: Sequence[PoolUse] = ()
+) -> RolloutSummary:
     """Count what rollouts record; they are read once, so a stream is fine."""
     problems = tokens = 0
     routes: Counter[str] = Counter()
@@ -190,6 +226,8 @@ def rollout_summary(rollouts: Iterable[Rollout], seconds: float) -> RolloutSumma
         "chains": chains.total(),
         "tokens": tokens,
         "seconds": round(seconds, 3),
+        "chains_per_second": round(chains.total() / seconds, 3) if seconds else 0.0,
+        "pools": {use.name: _pool_summary(use) for use in pools},
         "by_stage": {
             stage: {"problems": entered[stage], "chains": chains[stage], "correct": correct[stage]}
             for stage in (*StageName, CORRECTION_CHECK)
@@ -203,12 +241,32 @@ def rollout_summary(rollouts: Iterable[Rollout], seconds: float) -> RolloutSumma
     }
 
 
-def pairs_summary(pairs: Iterable[PreferencePair], dropped: Mapping[str, int]) -> PairsSummary:
-    """Count the pairs to train on; `dropped` is by reason, over all gates."""
+def _pool_summary(use: PoolUse) -> PoolSummary:
+    asked, at_work = use.prefix_queries, use.replicas * use.seconds
+    return {
+        "replicas": use.replicas,
+        "tokens_per_second": round(use.generated_tokens / use.seconds, 3) if use.seconds else 0.0,
+        "prefilled_tokens": asked - use.prefix_hits,
+        "prefix_hits": round(use.prefix_hits / asked, 4) if asked else None,
+        "idle": round(1 - min(use.busy_s / at_work, 1), 4) if at_work else 1.0,
+    }
+
+
+def pairs_summary(
+    pairs: Iterable[PreferencePair], dropped: Mapping[str, int], seconds: float
+) -> PairsSummary:
+    """Count the pairs to train on.
+
+    `dropped` is by reason, over all gates; `seconds` are those of the rollouts.
+    """
     by_stage = Counter(str(pair.stage) for pair in pairs)
     return {
         "total": by_stage.total(),
         "by_stage": {str(stage): by_stage[stage] for stage in StageName},
+        "per_hour": {
+            str(stage): round(3600 * by_stage[stage] / seconds, 1) if seconds else 0.0
+            for stage in StageName
+        },
         "dropped": dict(sorted(dropped.items())),
     }
 

@@ -11,6 +11,7 @@ from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
     IterationSummary,
+    PoolSummary,
     RunSummary,
     Score,
 )
@@ -81,8 +82,9 @@ def _iteration(item: IterationSummary) -> Table:
     stages = ", ".join(f"{name} {stage['problems']}" for name, stage in rollout["by_stage"].items())
     rows = {
         "problems": f"{rollout['problems']:,} (entered: {stages})",
-        "chains": f"{rollout['chains']:,}",
+        "chains": f"{rollout['chains']:,} ({rollout['chains_per_second']:,.1f} a second)",
         "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s)",
+        "engines": "; ".join(_pool(name, use) for name, use in rollout["pools"].items()) or "-",
         "routes": _listed(rollout["routes"]),
         "flips": (
             f"{rollout['wrong_to_correct']} wrong to correct, "
@@ -90,14 +92,19 @@ def _iteration(item: IterationSummary) -> Table:
             f"{rollout['prm_inversions']} inversions of the scorer"
         ),
         "reward": _reward(item["reward"]),
-        "pairs": f"{pairs['total']:,} ({_listed(pairs['by_stage'])})",
+        "pairs": (
+            f"{pairs['total']:,} ({_listed(pairs['by_stage'])}), "
+            f"{sum(pairs['per_hour'].values()):,.0f} an hour"
+        ),
         "dropped": _listed(pairs["dropped"]),
         "training": "none"
         if training is None
         else (
             f"{training['steps']} steps, loss {training['loss_first']:.4f} to "
             f"{training['loss_last']:.4f}, accuracy {_percent(training['reward_accuracy'])}%, "
-            f"{training['workers']} workers, ZeRO-{training['zero_stage']}"
+            f"{training['workers']} workers, ZeRO-{training['zero_stage']}, "
+            f"{training['tokens_per_second']:,.0f} tokens/s, "
+            f"padding {_percent(training['padding'])}%"
         ),
         "validation": _validation(item),
     }
@@ -105,6 +112,11 @@ def _iteration(item: IterationSummary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _pool(name: str, use: PoolSummary) -> str:
+    hits = "" if use["prefix_hits"] is None else f", {_percent(use['prefix_hits'])}% prefix hits"
+    return f"{name} {use['tokens_per_second']:,.0f} tokens/s{hits}, idle {_percent(use['idle'])}%"
 
 
 def _reward(reward: RewardSummary) -> str:

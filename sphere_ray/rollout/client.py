@@ -15,6 +15,7 @@ from sphere_ray.engines.engine import Request, Response
 from sphere_ray.errors import EngineError, RequestError, SphereError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.records import Candidate
+from sphere_ray.rollout.actor import Reply
 
 COALESCE_S = 0.002
 """An actor call costs about 1.6 ms of CPU; what becomes ready meanwhile travels together."""
@@ -174,14 +175,8 @@ class Replica:
                 requests, alone=alone
             )
             async for reference in replies:
-                reply = await reference
-                answer = batch[reply.index][1]
-                if answer.done():
-                    continue
-                if reply.error is not None:
-                    answer.set_exception(reply.error)
-                else:
-                    answer.set_result(reply.response)
+                for reply in await reference:
+                    _settle(batch[reply.index][1], reply)
         except RayTaskError as error:
             failure = cause_of(error)
         except RayError as error:  # the actor, its node, or a reply on its way is lost
@@ -189,6 +184,16 @@ class Replica:
         for _, answer in batch:
             if not answer.done():
                 answer.set_exception(failure)
+
+
+def _settle(answer: "asyncio.Future[Response]", reply: Reply) -> None:
+    if answer.done():
+        return
+    if reply.error is not None:
+        answer.set_exception(reply.error)
+    else:
+        assert reply.response is not None
+        answer.set_result(reply.response)
 
 
 def cause_of(error: RayError) -> Exception:

@@ -4,17 +4,17 @@ One row is one problem, one row in is one row out; a batch is the unit of commit
 """
 
 import asyncio
+import importlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import pyarrow as pa
 
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.run import EvaluationSettings
 from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
-from sphere_ray.engines.judge import JudgeScorer
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.errors import DeadlineExceededError, EngineError, RowError
 from sphere_ray.method.audit import AuditedScorer
@@ -75,7 +75,9 @@ class Assignment:
         if isinstance(self.scorer, RolloutValueSettings):
             return RolloutValueScorer(self.policy, self.grader, self.scorer, self.method.search)
         if isinstance(self.scorer, JudgeSettings):
-            return JudgeScorer(self.scorer)
+            # Its client takes a second to import, in every stage actor.
+            judge: Any = importlib.import_module("sphere_ray.engines.judge")
+            return cast(Scorer, judge.JudgeScorer(self.scorer, self.progress))
         if self.reward is None:
             raise ValueError(f"scorer {self.scorer.kind} has no pool")
         return self.reward

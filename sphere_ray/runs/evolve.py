@@ -167,7 +167,8 @@ def _rolled_out(
     own = _own_at(settings, state, iteration)
     rollouts, manifest = roll_out(session, problems, state.policy, iteration, own)
     _count(seconds, manifest)
-    done = rollout_summary(read_rollouts(rollouts.path), manifest.report.seconds)
+    report = manifest.report
+    done = rollout_summary(read_rollouts(rollouts.path), report.seconds, report.pools)
     source = "own" if own else settings.engines.scorer.kind
     reward = reward_summary(read_rollouts(rollouts.path), source)
     state.recorded.append(
@@ -180,7 +181,7 @@ def _rolled_out(
         "iteration": iteration,
         "rollout": done,
         "reward": reward,
-        "pairs": pairs_summary(kept, manifest.report.dropped),
+        "pairs": pairs_summary(kept, manifest.report.dropped, report.seconds),
         "training": None,
         "evaluation": None,
         "promoted": False,
@@ -260,11 +261,17 @@ def pass_at_1(rows: Sequence[EvaluationRow]) -> float:
 
 def _training_summary(settings: RunSettings, trained: Trained) -> TrainingSummary:
     result = trained.result
+    history = result["history"]
+    tokens, seconds, computed, padding = (
+        sum(step[name] for step in history) for name in ("tokens", "seconds", "computed", "padding")
+    )
     return {
         "pairs": result["pairs"],
         "steps": result["steps"],
         "zero_stage": settings.trainer.zero_stage,
         "workers": settings.trainer.workers,
+        "tokens_per_second": round(tokens / seconds, 3),
+        "padding": round(padding / computed, 4),
         "loss_first": result["loss_first"],
         "loss_last": result["loss_last"],
         "reward_accuracy": result["reward_accuracy"],

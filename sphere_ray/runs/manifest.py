@@ -13,7 +13,7 @@ from typing import Any
 
 import sphere_ray
 from sphere_ray.errors import RunDirectoryError
-from sphere_ray.records import PhaseReport
+from sphere_ray.records import PhaseReport, PoolUse
 
 _DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "ray": ("ray",),
@@ -54,7 +54,8 @@ class Manifest:
             RunDirectoryError: it is damaged.
         """
         try:
-            report = PhaseReport(**value["report"])
+            pools = tuple(PoolUse(**use) for use in value["report"].get("pools", ()))
+            report = PhaseReport(**value["report"] | {"pools": pools})
             return cls(**{f.name: value[f.name] for f in fields(cls)} | {"report": report})
         except (KeyError, TypeError) as error:
             raise RunDirectoryError(

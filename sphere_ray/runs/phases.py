@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
@@ -12,6 +13,7 @@ from sphere_ray.records import (
     EvaluationRow,
     ModelRef,
     PhaseReport,
+    PoolUse,
     PreferencePair,
     Problem,
     Rollout,
@@ -28,6 +30,14 @@ from sphere_ray.runs.store import PhaseDir
 from sphere_ray.schema import from_table, to_table
 
 DATA = "part-00000.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """What a graph did in this session: counts on the way (lower bounds), and its pools' work."""
+
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+    pools: tuple[PoolUse, ...] = ()
 
 
 def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
@@ -90,7 +100,7 @@ def roll_out(
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
     with stopwatch(phase) as seconds:
-        stream(session, pipeline.rollout, source, phase, roles, iteration)
+        done = stream(session, pipeline.rollout, source, phase, roles, iteration)
     failed: Counter[str] = Counter()
     rows = tokens = 0
     for rollout in read_rollouts(phase.path):
@@ -112,6 +122,7 @@ def roll_out(
         dropped={"failed": failed.total()} if failed else {},
         tokens=tokens,
         seconds=seconds(),
+        pools=done.pools,
     )
     return phase, committed(phase, source, report)
 
@@ -163,7 +174,7 @@ def evaluate(
         roles = Roles(policy=spec, small=spec, reward=None)
         source = f"{problems.path}/{split}"
         with stopwatch(phase) as seconds:
-            stream(session, pipeline.evaluate, source, phase, roles, iteration)
+            done = stream(session, pipeline.evaluate, source, phase, roles, iteration)
         rows = read_evaluation(phase.path)
         report = PhaseReport(
             phase=phase.name,
@@ -172,6 +183,7 @@ def evaluate(
             rows_out=len(rows),
             tokens=sum(row.num_tokens for row in rows),
             seconds=seconds(),
+            pools=done.pools,
         )
         manifest = committed(phase, source, report)
     return read_evaluation(phase.path), manifest
@@ -184,19 +196,21 @@ def stream(
     phase: PhaseDir,
     roles: Roles,
     iteration: int | None,
-) -> None:
+) -> Streamed:
     """Run a Ray Data graph from `source` into `phase` on the engines of `roles`."""
     done, total = storage.count_rows(phase.path), storage.count_rows(source)
     if done == total:
-        return
+        return Streamed()
     session.serve(roles.specs)
     board = session.board.phase(phase.name, total, "problems", iteration=iteration, first=done)
     with board as tracker:
         with follow(tracker, done="problems") as hub:
             assignment = session.assignment(roles, iteration or 0, hub.sink())
-            graph(source, phase.path, assignment, session.settings.rollout)
+            with session.used(roles.specs) as pools:
+                graph(source, phase.path, assignment, session.settings.rollout)
         # The last counts of a stage actor are lost when it ends; the files are the truth.
         tracker.update(done=storage.count_rows(phase.path))
+    return Streamed(counts=tracker.snapshot.counts, pools=tuple(pools))
 
 
 def read_rollouts(path: str) -> Iterator[Rollout]:

@@ -13,12 +13,11 @@ from typing import Any
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
-from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.method.labels import labelled_steps
 from sphere_ray.method.quality import quality, rank_correlation, shape_scores
-from sphere_ray.problems.ingest import ingest_splits, require_usable
-from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem
+from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
+from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, PoolUse, Problem
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
@@ -132,7 +131,9 @@ def _fresh(
         }
     )
     result = ingest_splits({"train": split})
-    require_usable(result, settings.problems.max_rejected_share, f"{place}/rejected.jsonl")
+    rejected = f"{place}/rejected.jsonl"
+    storage.write_text(rejected_lines(result.rejected), rejected)
+    require_usable(result, settings.problems.max_rejected_share, rejected)
     with (
         RunStore.open(f"{place}/fresh", changed) as store,
         Session(settings=changed, store=store) as session,
@@ -190,7 +191,7 @@ def _rescored(
     engines = settings.engines.model_copy(update={"scorer": scorer})
     changed = settings.model_copy(update={"engines": engines})
     roles = roles_of(engines, policy, own)
-    judge = roles.own or roles.reward or roles.policy
+    scoring = roles.own or roles.reward or roles.policy
     upstream = {"rollouts": fresh.fingerprint, "policy": policy.fingerprint}
     upstream |= {"own": own.fingerprint} if own else {}
     with (
@@ -203,9 +204,17 @@ def _rescored(
         phase.begin(resumable=True)
         resumed = storage.count_rows(phase.path) > 0
         with stopwatch(phase) as seconds:
-            stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
+            done = stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
         if not resumed:
-            _write_cost(session, judge, phase, seconds())
+            spent = (
+                (
+                    done.counts.get("judge_output_tokens", 0),
+                    done.counts.get("judge_input_tokens", 0),
+                )
+                if scorer.kind == "judge" and own is None
+                else _engine_tokens(done.pools, scoring.name)
+            )
+            _write_cost(phase, *spent, seconds=seconds())
         rows = storage.count_rows(phase.path)
         committed(
             phase,
@@ -221,11 +230,14 @@ def _rescored(
     return phase
 
 
-def _write_cost(session: Session, judge: EngineSpec, phase: PhaseDir, seconds: float) -> None:
+def _engine_tokens(pools: Sequence[PoolUse], name: str) -> tuple[int, int]:
+    """What a pool decoded and prefilled."""
+    (use,) = (each for each in pools if each.name == name)
+    return use.generated_tokens, use.prefix_queries - use.prefix_hits
+
+
+def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: float) -> None:
     steps = sum(len(scored_candidates(rollout)) for rollout in read_rollouts(phase.path))
-    stats = session.stats(judge)
-    decoded = sum(each.generated_tokens for each in stats)
-    prefilled = sum(each.prefix_queries - each.prefix_hits for each in stats)
     cost: CostSummary = {
         "decoded_tokens": 1000 * decoded / steps,
         "prefilled_tokens": 1000 * prefilled / steps,

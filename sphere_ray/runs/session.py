@@ -3,8 +3,9 @@
 Ray is not touched before a phase asks for it, so a finished run is read back at once.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.engines.engine import EngineSpec, EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
+from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog
 from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
@@ -72,6 +74,16 @@ class Session:
         assert self._pools is not None
         return self._pools.stats(spec)
 
+    @contextmanager
+    def used(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
+        """Meter running pools; the yielded list is filled when the block ends well."""
+        found: list[PoolUse] = []
+        before, began = {spec: self.stats(spec) for spec in specs}, time.monotonic()
+        yield found
+        seconds = time.monotonic() - began
+        for spec, old in before.items():
+            found.append(_use(spec.name, old, self.stats(spec), seconds))
+
     def release(self) -> None:
         """Stop all engines and check that their memory came back.
 
@@ -125,3 +137,22 @@ class Session:
     def _measure(self, snapshot: Snapshot) -> None:
         if self._metrics is not None:
             self._metrics.on_progress(snapshot)
+
+
+def _use(
+    name: str, before: Sequence[EngineStats], after: Sequence[EngineStats], seconds: float
+) -> PoolUse:
+    def grown(counter: str) -> float:
+        # A replica that was restarted meanwhile counts from zero.
+        old, new = (sum(getattr(each, counter) for each in side) for side in (before, after))
+        return float(max(new - old, 0))
+
+    return PoolUse(
+        name=name,
+        replicas=len(after),
+        seconds=round(seconds, 3),
+        busy_s=round(grown("busy_s"), 3),
+        generated_tokens=int(grown("generated_tokens")),
+        prefix_queries=int(grown("prefix_queries")),
+        prefix_hits=int(grown("prefix_hits")),
+    )

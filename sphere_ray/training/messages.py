@@ -62,7 +62,9 @@ class StepMetrics:
     `loss`, `reward_accuracy` (share of pairs with a positive margin) and `margin` are means over
     pairs before the step's update; `chosen_logp` and `rejected_logp` are nats per token,
     `chosen_shift` the chosen side's minus the reference's; lengths are mean tokens a pair;
-    `tokens` counts prompt and completion tokens without padding; `step` starts at 1.
+    `tokens` counts prompt and completion tokens of both rows; `computed` the positions that went
+    through the model (shared prefixes once), `padding` those of pairs that only fill the last
+    batch; `step` starts at 1.
     """
 
     step: int
@@ -79,12 +81,9 @@ class StepMetrics:
     grad_norm: float
     learning_rate: float
     tokens: int
+    computed: int
+    padding: int
     seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens of this step over its wall time."""
-        return self.tokens / self.seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sphere_ray.config.training import LossSettings
 from sphere_ray.method.preference import LossInputs, LossOutputs, preference_loss, sequence_logps
-from sphere_ray.training.batches import MicroBatch, collate, pad_logps
+from sphere_ray.training.batches import MicroBatch, Tensors, collate, pad_logps
 from sphere_ray.training.deepspeed import ShardedPolicy
 from sphere_ray.training.messages import StepMetrics
 from sphere_ray.training.policy import completion_logps
@@ -25,6 +25,8 @@ _SUMS = (
     "chosen_shift",
     "chosen_tokens",
     "rejected_tokens",
+    "computed",
+    "padding",
 )
 
 
@@ -56,9 +58,10 @@ def take_step(trainee: Trainee, step: PlannedStep, *, steps: int, rate: float) -
     scale = trainee.world * len(step.micro_batches) / step.pairs
     sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=trainee.policy.device)
     for micro_batch in step.micro_batches:
-        inputs, outputs, weight_b = _forward(trainee, micro_batch)
+        tensors = _tensors(trainee, micro_batch)
+        inputs, outputs, weight_b = _forward(trainee, micro_batch, tensors)
         trainee.policy.step((outputs.loss_b * weight_b).sum() * scale, rate)
-        sums += _count(inputs, outputs, weight_b)
+        sums += _count(inputs, outputs, weight_b, tensors.input_ids_1s.numel())
     dist.all_reduce(sums)
     total = dict(zip(_SUMS, sums.tolist(), strict=True))
     return StepMetrics(
@@ -76,13 +79,21 @@ def take_step(trainee: Trainee, step: PlannedStep, *, steps: int, rate: float) -
         grad_norm=trainee.policy.grad_norm(),
         learning_rate=rate,
         tokens=step.tokens,
+        computed=round(total["computed"]),
+        padding=round(total["padding"]),
         seconds=time.perf_counter() - started,
     )
 
 
-def _forward(trainee: Trainee, batch: MicroBatch) -> tuple[LossInputs, LossOutputs, Tensor]:
+def _tensors(trainee: Trainee, batch: MicroBatch) -> Tensors:
+    pairs = [trainee.table.pair(index) for index in batch.indices]
+    return collate(pairs).to(trainee.policy.device)
+
+
+def _forward(
+    trainee: Trainee, batch: MicroBatch, tensors: Tensors
+) -> tuple[LossInputs, LossOutputs, Tensor]:
     device = trainee.policy.device
-    tensors = collate([trainee.table.pair(index) for index in batch.indices]).to(device)
     logps_nt = completion_logps(trainee.policy, tensors)
     recorded = [trainee.table.logps(index) for index in batch.indices]
     reference_nt = pad_logps(
@@ -106,7 +117,7 @@ def _forward(trainee: Trainee, batch: MicroBatch) -> tuple[LossInputs, LossOutpu
 
 
 @torch.no_grad()
-def _count(inputs: LossInputs, outputs: LossOutputs, weight_b: Tensor) -> Tensor:
+def _count(inputs: LossInputs, outputs: LossOutputs, weight_b: Tensor, positions: int) -> Tensor:
     margin_b = outputs.chosen_reward_b - outputs.rejected_reward_b
     values = (
         outputs.loss_b,
@@ -118,4 +129,6 @@ def _count(inputs: LossInputs, outputs: LossOutputs, weight_b: Tensor) -> Tensor
         inputs.chosen_length_b,
         inputs.rejected_length_b,
     )
-    return torch.stack([(value.double() * weight_b).sum() for value in values])
+    weighed = [(value.double() * weight_b).sum() for value in values]
+    computed = weight_b.new_tensor(positions, dtype=torch.float64)
+    return torch.stack([*weighed, computed, computed * (weight_b == 0).double().mean()])

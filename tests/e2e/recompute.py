@@ -22,9 +22,18 @@ def check_run(run_dir: Path) -> None:
     policy_evaluation = run_dir / "evaluation" / "base"
     for item in summary["iterations"]:
         folder = run_dir / f"iter-{item['iteration']:03}"
-        said = {key: value for key, value in item["rollout"].items() if key != "seconds"}
+        said = dict(item["rollout"])
+        check_pools(said.pop("pools"), said.pop("seconds"), folder / "rollouts")
+        rate = said.pop("chains_per_second")
         assert said == rollouts(folder / "rollouts")
+        seconds = item["rollout"]["seconds"]
+        assert rate == pytest.approx(said["chains"] / seconds, rel=1e-3, abs=1e-3)
+        per_hour = item["pairs"].pop("per_hour")
         assert item["pairs"] == pairs(folder)
+        assert per_hour == {
+            stage: pytest.approx(3600 * number / seconds, rel=1e-3, abs=0.1)
+            for stage, number in item["pairs"]["by_stage"].items()
+        }
         check_reward(item["reward"], folder / "rollouts")
         if item["training"] is not None:
             check_training(item["training"], folder)
@@ -42,6 +51,20 @@ def check_run(run_dir: Path) -> None:
     assert (tests / final / "manifest.json").exists()
     check_test(summary["test"], rows(tests / "base"), rows(tests / final))
     check_seconds(summary["seconds_by_phase"], run_dir)
+
+
+def check_pools(said: dict[str, Any], seconds: float, folder: Path) -> None:
+    """Assert the figures of engine pools, from the manifest."""
+    report = json.loads((folder / "manifest.json").read_text())["report"]
+    assert seconds == pytest.approx(report["seconds"], abs=1e-3)
+    assert said.keys() == {use["name"] for use in report["pools"]}
+    for use in report["pools"]:
+        pool = said[use["name"]]
+        rate = use["generated_tokens"] / use["seconds"]
+        assert pool["tokens_per_second"] == pytest.approx(rate, rel=1e-3, abs=1e-3)
+        assert pool["prefilled_tokens"] == use["prefix_queries"] - use["prefix_hits"] >= 0
+        assert 0 <= pool["idle"] <= 1
+        assert (pool["prefix_hits"] is None) == (use["prefix_queries"] == 0)
 
 
 def check_reward(said: dict[str, Any], folder: Path) -> None:
@@ -143,6 +166,9 @@ def check_training(said: dict[str, Any], folder: Path) -> None:
     assert [step["step"] for step in steps] == list(range(1, said["steps"] + 1))
     assert (said["loss_first"], said["loss_last"]) == (steps[0]["loss"], steps[-1]["loss"])
     assert said["reward_accuracy"] == steps[-1]["reward_accuracy"]
+    rate = sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps)
+    assert said["tokens_per_second"] == pytest.approx(rate, rel=1e-3)
+    assert 0 <= said["padding"] < 1
     assert said["seconds"] == pytest.approx(report["seconds"], abs=1e-3)
 
 

@@ -1,7 +1,7 @@
 """summary.py and the independent recount agree on data that covers every branch of both."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ from sphere_ray.records import (
     EvaluationRow,
     FinishReason,
     Message,
+    PoolUse,
     PreferencePair,
     Problem,
     Rollout,
@@ -152,6 +153,15 @@ BEFORE = [
     for i, family in enumerate(["ages", "ages", "trains", "trains", "trains", None])
 ]
 AFTER = [replace(row, verdict=Verdict.CORRECT) for row in BEFORE]
+POOL = PoolUse(
+    name="policy",
+    replicas=2,
+    seconds=2.5,
+    busy_s=4.0,
+    generated_tokens=100,
+    prefix_queries=200,
+    prefix_hits=150,
+)
 
 
 def write(folder: Path, records, cls):
@@ -171,20 +181,22 @@ def run_dir(tmp_path):
     write(tmp_path / "test" / "iter-000", AFTER[::-1], EvaluationRow)
     report = {"report": {"phase": "test/iter-000", "seconds": 3.5}}
     (tmp_path / "test" / "iter-000" / "manifest.json").write_text(json.dumps(report))
+    report = {"report": {"phase": "rollouts", "seconds": 3.0, "pools": [asdict(POOL)]}}
+    (tmp_path / "iter-000" / "rollouts" / "manifest.json").write_text(json.dumps(report))
     summary = {
         "iterations": [
             {
                 "iteration": 0,
-                "rollout": rollout_summary(iter(ROLLOUTS), 3.0),
+                "rollout": rollout_summary(iter(ROLLOUTS), 3.0, [POOL]),
                 "reward": reward_summary(iter(ROLLOUTS), "rollout_value"),
-                "pairs": pairs_summary(iter(PAIRS), DROPPED),
+                "pairs": pairs_summary(iter(PAIRS), DROPPED, 3.0),
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
                 "promoted": True,
                 "refusal": None,
             }
         ],
-        "seconds_by_phase": {"test": 3.5},
+        "seconds_by_phase": {"test": 3.5, "rollouts": 3.0},
         "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -199,6 +211,7 @@ def test_the_recount_agrees_with_the_summary(run_dir):
     "wrong",
     [
         ("rollout", "chains"),
+        ("rollout", "chains_per_second"),
         ("rollout", "tokens"),
         ("rollout", "wrong_to_correct"),
         ("rollout", "correct_to_wrong"),
@@ -234,6 +247,20 @@ def test_counts_of_the_example_by_hand():
     assert summary["prm_inversions"] == 2
     assert summary["wrong_to_correct"] == 2
     assert summary["correct_to_wrong"] == 1
+
+
+def test_pools_and_pairs_by_hand():
+    summary = rollout_summary(ROLLOUTS, 3.0, [POOL])
+    assert summary["chains_per_second"] == 8
+    assert summary["pools"]["policy"] == {
+        "replicas": 2,
+        "tokens_per_second": 40.0,
+        "prefilled_tokens": 50,
+        "prefix_hits": 0.75,
+        "idle": 0.2,
+    }
+    hourly = pairs_summary(PAIRS, DROPPED, 1800.0)
+    assert hourly["per_hour"] == {stage: 2 * n for stage, n in hourly["by_stage"].items()}
 
 
 def test_rewards_by_hand():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from urllib.error import URLError
@@ -73,16 +74,25 @@ def _healthy(port: int) -> bool:
     return False
 
 
+class Counts(Counter[str]):
+    """The port `Progress`."""
+
+    def add(self, **counts: int) -> None:
+        self.update(counts)
+
+
 async def ask(url: str, **settings: object) -> list[float]:
+    counts = Counts()
     scorer = JudgeScorer(
         JudgeSettings.model_validate(
             {"base_url": url, "model": "judge", "max_tokens": 64, "temperature": 1.0} | settings
-        )
+        ),
+        counts,
     )
     try:
         rewards = [score.reward for score in await scorer.score(REQUEST)]
-        assert scorer.cost.requests == 1
-        assert scorer.cost.input_tokens > scorer.cost.output_tokens > 0
+        assert counts["judge_requests"] == 1
+        assert counts["judge_input_tokens"] > counts["judge_output_tokens"] > 0
         return rewards
     finally:
         await scorer.close()

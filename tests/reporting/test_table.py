@@ -51,6 +51,16 @@ SUMMARY = {
                 "chains": 131,
                 "tokens": 52_400,
                 "seconds": 100.0,
+                "chains_per_second": 1.31,
+                "pools": {
+                    "policy-01234567": {
+                        "replicas": 1,
+                        "tokens_per_second": 555.0,
+                        "prefilled_tokens": 1200,
+                        "prefix_hits": 0.914,
+                        "idle": 0.053,
+                    }
+                },
                 "by_stage": {
                     "self_generation": {"problems": 48, "chains": 96, "correct": 40},
                     "self_correction": {"problems": 17, "chains": 34, "correct": 5},
@@ -61,12 +71,19 @@ SUMMARY = {
                 "correct_to_wrong": 2,
             },
             "reward": REWARD,
-            "pairs": {"total": 27, "by_stage": {"diversity": 9}, "dropped": {"too_long": 13}},
+            "pairs": {
+                "total": 27,
+                "by_stage": {"diversity": 9},
+                "per_hour": {"diversity": 324.0},
+                "dropped": {"too_long": 13},
+            },
             "training": {
                 "pairs": 27,
                 "steps": 4,
                 "zero_stage": 2,
                 "workers": 2,
+                "tokens_per_second": 812.0,
+                "padding": 0.021,
                 "loss_first": 0.6931,
                 "loss_last": 0.4321,
                 "reward_accuracy": 0.875,
@@ -83,6 +100,8 @@ SUMMARY = {
                 "chains": 0,
                 "tokens": 0,
                 "seconds": 0.0,
+                "chains_per_second": 0.0,
+                "pools": {},
                 "by_stage": {},
                 "routes": {},
                 "prm_inversions": 0,
@@ -96,7 +115,7 @@ SUMMARY = {
                 "agreement": 0.81,
                 "own": None,
             },
-            "pairs": {"total": 0, "by_stage": {}, "dropped": {}},
+            "pairs": {"total": 0, "by_stage": {}, "per_hour": {}, "dropped": {}},
             "training": None,
             "evaluation": None,
             "promoted": False,
@@ -147,9 +166,10 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
     line_with(console, "rollout_value", "1,503 steps", "1,203 labels", "AUC 0.840", "takes over")
     line_with(console, "own, 40 steps", "9 audited", "0.81")
-    line_with(console, "27", "diversity 9")
+    line_with(console, "27", "diversity 9", "324 an hour")
+    line_with(console, "policy-01234567 555 tokens/s", "91.4% prefix hits", "idle 5.3%")
     line_with(console, "too_long 13")
-    line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2")
+    line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2", "padding 2.1%")
     line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100", "promoted")
     line_with(console, "ages", "60", "27.7", "35.3", "+7.7")
     line_with(console, "fares", "9", "-7.7")

@@ -24,7 +24,14 @@ from sphere_ray.runs.own_reward import OwnReward
 from sphere_ray.schema import to_table
 
 BASE = ModelRef(path="base", iteration=0, fingerprint="base")
-RESULT = {"pairs": 4, "steps": 2, "loss_first": 0.7, "loss_last": 0.5, "reward_accuracy": 1.0}
+RESULT = {
+    "pairs": 4,
+    "steps": 2,
+    "loss_first": 0.7,
+    "loss_last": 0.5,
+    "reward_accuracy": 1.0,
+    "history": [{"tokens": 100, "computed": 80, "padding": 8, "seconds": 2.0}],
+}
 SOURCES = {split: {"source": f"file:{split}"} for split in ("train", "validation", "test")}
 N = 10
 

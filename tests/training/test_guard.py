@@ -24,6 +24,8 @@ STEP = StepMetrics(
     grad_norm=1.0,
     learning_rate=1e-6,
     tokens=100,
+    computed=70,
+    padding=0,
     seconds=1.0,
 )
 

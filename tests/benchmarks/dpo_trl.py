@@ -1,0 +1,79 @@
+"""One worker of TRL's DPOTrainer on the pairs of `tests.benchmarks.dpo`."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_dataset
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from tests.benchmarks.dpo import BATCH, MICRO, RATE
+
+
+class Clock(TrainerCallback):
+    """Loss and seconds of every step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+        self._began = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._began)
+
+    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+        if "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def main(model: str, folder: Path, place: Path) -> None:
+    workers = int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    clock = Clock()
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(
+            output_dir=str(place / "out"),
+            use_cpu=True,
+            bf16=False,
+            model_init_kwargs={"dtype": "float32"},
+            per_device_train_batch_size=MICRO,
+            gradient_accumulation_steps=BATCH // MICRO // workers,
+            num_train_epochs=1,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            max_length=2048,
+            precompute_ref_log_probs=True,
+            gradient_checkpointing=False,
+            train_sampling_strategy="sequential",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        train_dataset=load_dataset(
+            "json",
+            data_files=str(folder / "pairs.jsonl"),
+            split="train",
+            cache_dir=str(place / "cache"),
+        ),
+        callbacks=[clock],
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        result = {"losses": clock.losses, "seconds": clock.seconds}
+        (place / "result.json").write_text(json.dumps(result), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,77 @@
+"""Seconds of an iteration of the laptop run in which no engine generates and no worker trains.
+
+Runs jobs/configs/laptop.yaml, or reads a run directory that is given, and adds up from its events,
+manifests and training steps. Prints `overhead_s` with its items.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from tests.benchmarks.report import emit, rounded
+from tests.benchmarks.sampling import CONFIG
+
+PHASES = ("rollouts", "reference", "training", "evaluation")
+
+
+def moments(run_dir: Path) -> dict[str, tuple[float, float]]:
+    """Start and end of each phase of the first iteration, in seconds."""
+    found: dict[str, list[float]] = {}
+    for line in (run_dir / "events.jsonl").read_text("utf-8").splitlines():
+        event = json.loads(line)
+        if event.get("iteration") == 0 and event["event"].startswith("phase_"):
+            moment = datetime.fromisoformat(event["time"]).timestamp()
+            found.setdefault(event["phase"], []).append(moment)
+    return {phase: (times[0], times[-1]) for phase, times in found.items()}
+
+
+def generating(run_dir: Path, phase: str) -> float:
+    """Seconds in which the pools of a phase had work (the longest, if there are several)."""
+    manifest = json.loads((run_dir / "iter-000" / phase / "manifest.json").read_text("utf-8"))
+    return max(float(use["busy_s"]) / use["replicas"] for use in manifest["report"]["pools"])
+
+
+def itemised(run_dir: Path) -> dict[str, float]:
+    """Where the time without generation and training goes."""
+    times = moments(run_dir)
+    spans = {phase: times[phase][1] - times[phase][0] for phase in PHASES}
+    training = json.loads((run_dir / "iter-000/policy/training.json").read_text("utf-8"))
+    reference = json.loads((run_dir / "iter-000/reference/manifest.json").read_text("utf-8"))
+    return {
+        "rollouts: stage actors, graph, commits": spans["rollouts"]
+        - generating(run_dir, "rollouts"),
+        "pairs, release of the engines": times["reference"][0] - times["rollouts"][1],
+        "reference: start of the workers, model, end": spans["reference"]
+        - float(reference["report"].get("busy_s", 0.0)),
+        "between reference and training": times["training"][0] - times["reference"][1],
+        "training: start of the workers, model, export": spans["training"]
+        - sum(step["seconds"] for step in training["history"]),
+        "start of the new policy's engine": times["evaluation"][0] - times["training"][1],
+        "evaluation: stage actors, graph, commits": spans["evaluation"]
+        - generating(run_dir, "evaluation"),
+    }
+
+
+def main() -> None:
+    """Print the line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="a finished run directory")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        run_dir = chosen.run or Path(folder) / "run"
+        if chosen.run is None:
+            sphere = Path(sys.executable).with_name("sphere")
+            command = [str(sphere), "run", str(CONFIG), "--set", f"run_dir={run_dir}"]
+            subprocess.run(command, stdout=sys.stderr, check=True)
+        items = itemised(run_dir)
+    emit(
+        "overhead_s", rounded(sum(items.values())), items={k: round(v, 1) for k, v in items.items()}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Samples a second: our graph, the same requests given straight to AsyncLLM, and ray.data.llm.
+
+SmolLM2 on the CPU, n samples of each problem, grading included in ours. Every side runs in a
+process of its own; the time counts from the first request in the engine to the last answer, so
+nobody's start counts. Prints `busy_share`, `vs_async_llm` and `vs_ray_data_llm`.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from sphere_ray.config.loading import load_config
+from sphere_ray.config.run import RunSettings
+from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.method.prompts import question_messages
+from sphere_ray.problems.ingest import ingest
+from sphere_ray.records import ModelRef, Problem
+from sphere_ray.runs.phases import ingest_problems, read_rollouts, roll_out
+from sphere_ray.runs.roles import base_model, policy_spec, roles_of
+from sphere_ray.runs.session import Session
+from sphere_ray.runs.store import RunStore
+from tests.benchmarks.report import emit, rounded
+
+CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml"
+FAMILIES = "gather,compare,share,fill,parts,times"
+SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
+CORES = 2
+POLL_S = 0.2
+DATA_LLM_BATCH = 32
+
+
+def settings(run_dir: str, problems: int) -> RunSettings:
+    """laptop.yaml with whole-chain samples of so many problems."""
+    source = f"generated:arithmetic?split=train&count={problems}&levels=1&families={FAMILIES}"
+    return load_config(
+        str(CONFIG),
+        [
+            f"run_dir={run_dir}",
+            f"problems.train.source={source}",
+            "method.search.strategy=sampled",
+            f"method.search.num_samples={SAMPLES}",
+            f"method.search.temperature={TEMPERATURE}",
+            f"method.search.max_chain_tokens={MAX_TOKENS}",
+            "rollout.batch_size=4",
+            "rollout.batches_in_flight=32",
+        ],
+    )
+
+
+@contextmanager
+def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
+    """From the first running sequence to the last answer: seconds, and the share that was full.
+
+    Full means at least min(max_num_seqs, sequences left) running.
+    """
+    found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
+    first, stop = [0.0], threading.Event()
+    start = session.stats(spec)[0]
+
+    def watch() -> None:
+        last = time.monotonic()
+        while not stop.wait(POLL_S):
+            (now,) = session.stats(spec)
+            clock = time.monotonic()
+            left = total - (now.finished - start.finished)
+            if now.running and not first[0]:
+                first[0] = last
+            if first[0] and left > 0:
+                found["seconds"] = clock - first[0]
+                full = now.running >= min(spec.pool.max_num_seqs, left)
+                found["full_s"] += (clock - last) * full
+            last = clock
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def ours(problems: int) -> dict[str, Any]:
+    """The real graph, commits and grading included."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = settings(f"{folder}/run", problems)
+        base = base_model(chosen.engines)
+        store = RunStore.open(chosen.run_dir, chosen)
+        with store, Session(settings=chosen, store=store) as session:
+            phase, _ = ingest_problems(session)
+            roles = roles_of(chosen.engines, base)
+            session.serve(roles.specs)
+            with watched(session, roles.policy, problems * SAMPLES) as found:
+                rollouts, manifest = roll_out(session, phase, base, 0)
+        samples = sum(len(rollout.chains) for rollout in read_rollouts(rollouts.path))
+    return {
+        "tokens": manifest.report.tokens,
+        "samples": samples,
+        "seconds": found["seconds"],
+        "wall_s": manifest.report.seconds,
+        "busy": found["full_s"] / found["seconds"],
+    }
+
+
+def asked(problems: int) -> tuple[EngineSpec, list[list[dict[str, str]]]]:
+    """The same engine, and the same chats in the same order."""
+    chosen = settings("unused", problems)
+    base: ModelRef = base_model(chosen.engines)
+    some: Sequence[Problem] = ingest(chosen.problems).problems["train"]
+    chats = [
+        [
+            {"role": message.role, "content": message.content}
+            for message in question_messages(problem.question, chosen.method.prompts)
+        ]
+        for problem in some
+    ]
+    return policy_spec(chosen.engines, base), chats
+
+
+class Bare:
+    """An AsyncLLM in an actor, and nothing else."""
+
+    async def run(self, spec: EngineSpec, chats: list[list[dict[str, str]]]) -> dict[str, float]:
+        """Ask for everything at once; vLLM queues."""
+        from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+
+        from sphere_ray.engines.tokens import load_tokenizer  # noqa: PLC0415
+        from sphere_ray.engines.vllm_generator import generator_args  # noqa: PLC0415
+
+        tokenizer = load_tokenizer(spec.path, None)
+        params = SamplingParams(
+            n=SAMPLES,
+            temperature=TEMPERATURE,
+            max_tokens=MAX_TOKENS,
+            logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, generator_args(spec))
+
+        async def ask(number: int, chat: list[dict[str, str]]) -> int:
+            ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            async for output in engine.generate(
+                TokensPrompt(prompt_token_ids=ids), params, str(number)
+            ):
+                last = output
+            return sum(len(sample.token_ids) for sample in last.outputs)
+
+        await ask(-1, chats[0])
+        began = time.monotonic()
+        tokens = sum(await asyncio.gather(*(ask(n, chat) for n, chat in enumerate(chats))))
+        seconds = time.monotonic() - began
+        engine.shutdown()
+        return {"tokens": tokens, "seconds": seconds, "samples": SAMPLES * len(chats)}
+
+
+def async_llm(problems: int) -> dict[str, Any]:
+    """AsyncLLM in a Ray actor with our engine's arguments."""
+    spec, chats = asked(problems)
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
+    environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
+    actor = ray.remote(Bare).options(num_cpus=0, runtime_env={"env_vars": environment}).remote()
+    found: dict[str, Any] = ray.get(actor.run.remote(spec, chats))
+    return found
+
+
+def data_llm(problems: int) -> dict[str, Any]:
+    """ray.data.llm, each row repeated: it keeps one sample of n."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
+
+    spec, chats = asked(problems)
+    environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
+    ray.init(num_cpus=CORES, include_dashboard=False)
+    pool = spec.pool
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=spec.path,
+            engine_kwargs={
+                "dtype": spec.model.dtype,
+                "max_model_len": spec.model.max_model_len,
+                "max_num_seqs": pool.max_num_seqs,
+                "block_size": pool.block_size,
+                "enforce_eager": pool.enforce_eager,
+                "enable_prefix_caching": True,
+                "kv_cache_memory_bytes": int((pool.kv_cache_gib or 1) * 2**30),
+                "generation_config": "vllm",
+                "distributed_executor_backend": "uni",
+            },
+            placement_group_config={"bundles": [{"CPU": 1}]},
+            accelerator_type=None,
+            batch_size=DATA_LLM_BATCH,
+            max_concurrent_batches=max(8, 2 * pool.max_num_seqs // DATA_LLM_BATCH),
+            max_tasks_in_flight_per_actor=2 * max(8, 2 * pool.max_num_seqs // DATA_LLM_BATCH),
+            concurrency=1,
+            log_engine_metrics=False,
+            runtime_env={"env_vars": environment},
+            chat_template_stage={"enabled": True, "num_cpus": 0.1},
+            tokenize_stage={"enabled": True, "num_cpus": 0.1},
+            detokenize_stage={"enabled": False},
+        ),
+        preprocess=lambda row: {
+            "messages": json.loads(row["chat"]),
+            "sampling_params": {
+                "temperature": TEMPERATURE,
+                "max_tokens": MAX_TOKENS,
+                "logprobs": 0,
+            },
+        },
+        postprocess=lambda row: {
+            "tokens": len(row["generated_tokens"]),
+            "took_s": row["time_taken_llm"],
+            "at": time.time(),
+        },
+        preprocess_map_kwargs={"num_cpus": 0.1},
+        postprocess_map_kwargs={"num_cpus": 0.1},
+    )
+    rows = [{"chat": json.dumps(chat)} for chat in chats for _ in range(SAMPLES)]
+    done = processor(ray.data.from_items(rows, override_num_blocks=32)).take_all()
+    began = min(row["at"] - row["took_s"] for row in done)
+    return {
+        "tokens": sum(row["tokens"] for row in done),
+        "samples": len(done),
+        "seconds": max(row["at"] for row in done) - began,
+        "batch_size": DATA_LLM_BATCH,
+    }
+
+
+def bare_llm(problems: int) -> dict[str, Any]:
+    """vllm.LLM.generate, without Ray."""
+    from vllm import LLM, SamplingParams  # noqa: PLC0415
+
+    spec, chats = asked(problems)
+    pool = spec.pool
+    engine = LLM(
+        model=spec.path,
+        dtype=spec.model.dtype,
+        max_model_len=spec.model.max_model_len,
+        max_num_seqs=pool.max_num_seqs,
+        block_size=pool.block_size,
+        enforce_eager=pool.enforce_eager,
+        kv_cache_memory_bytes=int((pool.kv_cache_gib or 1) * 2**30),
+        generation_config="vllm",
+    )
+    params = SamplingParams(n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, logprobs=0)
+    conversations: Any = chats
+    engine.chat(conversations[:1], params, use_tqdm=False)
+    began = time.monotonic()
+    outputs = engine.chat(conversations, params, use_tqdm=False)
+    seconds = time.monotonic() - began
+    tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+    return {"tokens": tokens, "samples": SAMPLES * len(outputs), "seconds": seconds}
+
+
+SIDES = {"ours": ours, "async_llm": async_llm, "ray_data_llm": data_llm, "vllm_llm": bare_llm}
+
+
+def in_process(side: str, problems: int) -> dict[str, Any]:
+    """One side in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, "--one", side, "--problems", str(problems)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found["tokens_per_s"] = rounded(found["tokens"] / found["seconds"])
+    return found
+
+
+def main() -> None:
+    """Print the lines."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", choices=SIDES)
+    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    chosen = parser.parse_args()
+    if chosen.one:
+        print(json.dumps(SIDES[chosen.one](chosen.problems)))  # noqa: T201
+        return
+    found = {side: in_process(side, chosen.problems) for side in chosen.sides}
+    rate = {side: each["tokens_per_s"] for side, each in found.items()}
+    emit("busy_share", rounded(found["ours"]["busy"], 4), problems=chosen.problems)
+    for side in chosen.sides[1:]:
+        emit(f"vs_{side}", rounded(rate["ours"] / rate[side]), tokens_per_s=rate, runs=found)
+
+
+if __name__ == "__main__":
+    main()
