@@ -61,6 +61,18 @@ class OptimizationSettings(Settings):
     checkpoint_every: int = Field(50, ge=1)
 
 
+class LoraSettings(Settings):
+    """Train low-rank adapters (arXiv 2106.09685) instead of the weights; merged at the end.
+
+    `all-linear` means every linear layer but the output one. Adapters want a learning rate about
+    ten times that of the weights.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
 class TrainingSettings(OptimizationSettings):
     """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
 
@@ -71,6 +83,7 @@ class TrainingSettings(OptimizationSettings):
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
     guard: GuardSettings = GuardSettings()
+    lora: LoraSettings | None = None
     min_pairs: int = Field(1, ge=1)
 
 

@@ -170,6 +170,8 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
     for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
         shape = getattr(parameter, "ds_shape", parameter.shape)
         (decayed if weight_decay and len(shape) > 1 else kept).append(parameter)
     groups = [

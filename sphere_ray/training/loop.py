@@ -1,6 +1,11 @@
 """The training loop of one worker: steps, metrics, checkpoints, and the model at the end."""
 
+from typing import cast
+
+from torch import nn
+
 from sphere_ray.errors import SphereError
+from sphere_ray.training.adapters import merged, plain, with_adapters
 from sphere_ray.training.batches import global_batches, shard
 from sphere_ray.training.deepspeed import (
     ShardedPolicy,
@@ -45,7 +50,8 @@ def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
             keep(policy, history, host)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
-        export(policy.model, weights, request.model_dir, request.output_dir)
+        whole = merged(weights, settings.lora)
+        export(plain(policy.model), whole, request.model_dir, request.output_dir)
     return LoopOutcome(history=tuple(history), pairs=len(table), resumed_at=resumed_at)
 
 
@@ -73,7 +79,10 @@ def _plan(table: ReferenceTable, request: TrainRequest, worker: Worker) -> list[
 def _build_policy(request: TrainRequest) -> ShardedPolicy:
     config = build_config(request.settings, request.placement)
     with partitioned_loading(config):
-        model = load_model(request.model_dir, request.settings)
+        whole = load_model(request.model_dir, request.settings)
+    lora, model = request.settings.lora, cast(nn.Module, whole)
+    if lora is not None:
+        model = with_adapters(whole, lora, request.seed)
     return shard_for_training(
         model,
         config,

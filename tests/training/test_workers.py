@@ -15,12 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sphere_ray.config.training import (
     GuardSettings,
+    LoraSettings,
     LossSettings,
     TrainerPlacement,
     TrainingSettings,
 )
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import CollapseError, ModelError, TrainingError
+from sphere_ray.training.adapters import with_adapters
 from sphere_ray.training.batches import collate, global_batches
 from sphere_ray.training.messages import (
     LoopOutcome,
@@ -50,6 +52,9 @@ SETTINGS = TrainingSettings(
     loss=LossSettings(nll_weight=0.1),
 )
 BF16 = SETTINGS.model_copy(update={"precision": "bf16"})
+LORA = SETTINGS.model_copy(
+    update={"lora": LoraSettings(rank=4, alpha=8), "learning_rate": 10 * RATE}
+)
 COLLAPSING = SETTINGS.model_copy(
     update={
         "learning_rate": 0.3,
@@ -103,6 +108,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "zero2-resumed": training("zero2", 2),
         "zero3-resumed": training("zero3", 3),
         "bf16": training("bf16", 2, BF16),
+        "lora-zero2": training("lora-zero2", 2, LORA),
+        "lora-zero3": training("lora-zero3", 3, LORA),
         "checkpointing": training(
             "checkpointing", 3, SETTINGS.model_copy(update={"gradient_checkpointing": True})
         ),
@@ -114,14 +121,22 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return root, dict(zip(requests, values, strict=True))
 
 
+def load_plainly(root: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32).train()
+
+
 @pytest.fixture(scope="module")
 def plain_losses(outcomes: tuple[Path, dict[str, Any]]) -> list[float]:
-    """The same training in one process with nothing but torch: no sharding, no batches of rows."""
     root, _ = outcomes
-    model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32).train()
+    return train_plainly(load_plainly(root), root, RATE)
+
+
+def train_plainly(model: Any, root: Path, rate: float) -> list[float]:
+    """The same training in one process with nothing but torch: no sharding, no batches of rows."""
     table = ReferenceTable(str(root / "reference"))
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     )
@@ -150,7 +165,7 @@ def plain_losses(outcomes: tuple[Path, dict[str, Any]]) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, len(batches), RATE, SETTINGS)
+            group["lr"] = learning_rate(step, len(batches), rate, SETTINGS)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -176,6 +191,26 @@ def test_a_resumed_run_has_the_same_curve(name: str, outcomes: tuple[Path, dict[
     first, resumed = outcomes[1][name], outcomes[1][f"{name}-resumed"]
     assert (first.resumed_at, resumed.resumed_at) == (0, 8)
     assert losses(resumed) == pytest.approx(losses(first), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora-zero2", "lora-zero3"])
+def test_adapters_are_trained_and_merged_as_peft_does(
+    name: str, outcomes: tuple[Path, dict[str, Any]]
+) -> None:
+    root, values = outcomes
+    assert LORA.lora is not None
+    model: Any = with_adapters(load_plainly(root), LORA.lora, seed=5)
+    curve = train_plainly(model, root, LORA.learning_rate)
+    assert losses(values[name]) == pytest.approx(curve, abs=1e-3)
+    assert curve[-1] < curve[0] - 0.1
+    whole = model.merge_and_unload().state_dict()
+    saved = AutoModelForCausalLM.from_pretrained(root / name, dtype=torch.float32).state_dict()
+    base = load_plainly(root).state_dict()
+    assert saved.keys() == whole.keys() == base.keys()
+    assert all(torch.allclose(saved[key], whole[key], atol=1e-3) for key in whole)
+    changed = {key for key in base if not torch.equal(saved[key], base[key])}
+    assert changed
+    assert all("_proj" in key for key in changed)
 
 
 def test_metrics_say_what_happened(outcomes: tuple[Path, dict[str, Any]]) -> None:
