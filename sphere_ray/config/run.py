@@ -49,6 +49,8 @@ class RayPlacement(Settings):
     """How the run meets Ray. Placement, not identity.
 
     `address: local` starts Ray here; `auto` joins the cluster that runs the job.
+    `keep_cpu_engines` lets engines without a GPU stay, idle, while a model is trained; they then
+    only load the new weights.
     """
 
     address: str = "auto"
@@ -56,6 +58,7 @@ class RayPlacement(Settings):
     object_store_gib: float | None = Field(None, gt=0)
     dashboard: bool = True
     release_timeout_s: float = Field(120.0, gt=0)
+    keep_cpu_engines: bool = True
 
 
 class RunSettings(Settings):

@@ -5,7 +5,7 @@ Knows no engine library: `build_engine` imports the one module a kind needs.
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias, cast
 
 from sphere_ray.config.engines import SimulationSettings
@@ -97,6 +97,16 @@ class Engine(Protocol):
         """
         ...
 
+    async def reload(self, spec: EngineSpec) -> None:
+        """Serve the weights of `spec` from now on; it differs in name and path alone.
+
+        To be called while nothing is in flight.
+
+        Raises:
+            EngineError: the weights could not be exchanged; what the engine serves is undefined.
+        """
+        ...
+
     async def check(self) -> None:
         """Do nothing while the engine lives.
 
@@ -112,6 +122,11 @@ class Engine(Protocol):
     async def close(self) -> None:
         """End the engine and its processes; may be called twice, or before `start`."""
         ...
+
+
+def differ_in_weights_alone(one: EngineSpec, other: EngineSpec) -> bool:
+    """Whether an engine of the first can reload to be one of the second."""
+    return one.path != "" and replace(one, name=other.name, path=other.path) == other
 
 
 def build_engine(spec: EngineSpec) -> Engine:

@@ -80,6 +80,10 @@ class SimulatedGenerator:
     async def start(self) -> None:
         """See `Engine.start`; nothing to load."""
 
+    async def reload(self, spec: EngineSpec) -> None:
+        """See `Engine.reload`; only the name changes."""
+        self._name = spec.name
+
     async def check(self) -> None:
         """See `Engine.check`; never dead."""
 
@@ -142,6 +146,9 @@ class SimulatedScorer:
 
     async def start(self) -> None:
         """See `Engine.start`; nothing to load."""
+
+    async def reload(self, spec: EngineSpec) -> None:
+        """See `Engine.reload`; there are no weights."""
 
     async def check(self) -> None:
         """See `Engine.check`; never dead."""

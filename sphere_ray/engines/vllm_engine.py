@@ -49,6 +49,7 @@ def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
         "scheduling_policy": "priority",
         "disable_log_stats": True,
         "tensor_parallel_size": pool.tensor_parallel,
+        "worker_extension_cls": "sphere_ray.engines.vllm_worker.WeightExchange",
     }
     if pool.tensor_parallel > 1:
         args["distributed_executor_backend"] = "mp"
@@ -145,6 +146,18 @@ class VllmEngine:
                 "lines of VLLM::EngineCore above"
             ) from error
         self._pids = tuple(sorted(_descendants() - before))
+
+    async def reload(self, spec: EngineSpec) -> None:
+        """See `Engine.reload`; in place, so neither process nor cache is made anew."""
+        llm = self.running()
+        try:
+            await llm.collective_rpc("exchange_weights", args=(spec.path,))
+            cleared = await llm.reset_prefix_cache()
+        except Exception as error:
+            raise EngineError(f"the weights in {spec.path} could not be loaded: {error}") from error
+        if not cleared:
+            raise EngineError("the prefix cache still holds what the weights before computed")
+        self.spec = spec
 
     async def check(self) -> None:
         """See `Engine.check`."""

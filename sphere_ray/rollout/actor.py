@@ -35,8 +35,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """One replica: the processes that hold its memory, and what its engine counts."""
+    """One replica: its model, the processes that hold its memory, and what its engine counts."""
 
+    model: str
     pid: int
     node_id: str
     stats: EngineStats
@@ -79,12 +80,24 @@ class Gate:
 
 
 class RestartLedger:
-    """Counts the starts of each replica, so that restarts have a budget per time."""
+    """What must outlive a replica: its starts, which have a budget per time, and its latest model.
+
+    Ray restarts an actor with the arguments it was launched with, which a reload has overtaken.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with no history."""
         self._clock = clock
         self._starts: dict[str, deque[float]] = defaultdict(deque)
+        self._specs: dict[str, EngineSpec] = {}
+
+    def assign(self, name: str, spec: EngineSpec) -> None:
+        """From its next start on, `name` serves `spec`."""
+        self._specs[name] = spec
+
+    def assigned(self, name: str) -> EngineSpec | None:
+        """What `name` was assigned last, if anything."""
+        return self._specs.get(name)
 
     def allows(self, name: str, restarts_per_hour: int) -> bool:
         """Note a start of `name`; False if it exceeds one start plus so many restarts an hour."""
@@ -116,11 +129,23 @@ class EngineActor:
         """Start the engine if it is not running; it lives in the event loop that serves."""
         await self._started()
 
+    async def reload(self, spec: EngineSpec) -> None:
+        """Serve other weights; nothing is in flight, and the ledger knows."""
+        await self._started()
+        if self._spec != spec:  # else a restart has already seen to it
+            await self._engine.reload(spec)
+            self._spec = spec
+
     @ray.method(concurrency_group="control")
     async def status(self) -> ReplicaStatus:
         """Say where the replica is, and read its engine's counters."""
         node_id = ray.get_runtime_context().get_node_id()
-        return ReplicaStatus(pid=os.getpid(), node_id=node_id, stats=self._engine.stats())
+        return ReplicaStatus(
+            model=self._spec.name,
+            pid=os.getpid(),
+            node_id=node_id,
+            stats=self._engine.stats(),
+        )
 
     @ray.method(concurrency_group="control")
     async def close(self) -> None:
@@ -179,7 +204,10 @@ class EngineActor:
 
     async def _start(self) -> None:
         budget = self._spec.pool.max_restarts_per_hour
-        if not await ray.get_actor(self._ledger).allows.remote(self._name, budget):
+        ledger = ray.get_actor(self._ledger)
+        if (spec := await ledger.assigned.remote(self._name)) is not None:
+            self._spec, self._engine = spec, build_engine(spec)
+        if not await ledger.allows.remote(self._name, budget):
             raise EngineError(
                 f"{self._name} died more than {budget} times within an hour; look for the cause in "
                 "the Ray logs of this actor, then run the same command again"

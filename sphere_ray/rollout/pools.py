@@ -10,10 +10,15 @@ from typing import Any, cast
 
 import psutil
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sphere_ray.engines.engine import EngineSpec, EngineStats, engine_environment
+from sphere_ray.engines.engine import (
+    EngineSpec,
+    EngineStats,
+    differ_in_weights_alone,
+    engine_environment,
+)
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.rollout.actor import EngineActor, ReplicaStatus, RestartLedger
 from sphere_ray.rollout.client import PoolClient, cause_of
@@ -34,6 +39,14 @@ class NodeMemory:
     node_id: str
     gpu_used_mib: tuple[int, ...]
     alive: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A replica of a pool: its actor, and its name in the ledger."""
+
+    actor: Any
+    name: str
 
 
 @ray.remote(num_cpus=0)
@@ -90,59 +103,92 @@ class Pools:
     def __init__(self, release_timeout_s: float) -> None:
         """Take the memory baseline; no pool runs yet."""
         self._release_timeout_s = release_timeout_s
-        self._actors: dict[EngineSpec, list[Any]] = {}
+        self._members: dict[EngineSpec, list[Member]] = {}
         self._baseline = {m.node_id: m.gpu_used_mib for m in _probe({})}
         self._ledger_name = f"restarts-{uuid.uuid4().hex}"
         ledger = ray.remote(RestartLedger).options(name=self._ledger_name, num_cpus=0)
-        self._ledger = ledger.remote()  # it lives as long as this reference
+        self._ledger: Any = ledger.remote()  # it lives as long as this reference
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
         """Run exactly the pools of `specs`: keep those that run, stop others, start the missing.
+
+        A pool that only lacks the right weights reloads: an engine start takes half a minute.
 
         Raises:
             EngineError: an engine does not start.
             UserError: a model cannot be served (missing weights, wrong head).
         """
-        unwanted = [spec for spec in self._actors if spec not in specs]
+        for spec in specs:
+            idle = [known for known in self._members if known not in specs]
+            old = next((known for known in idle if differ_in_weights_alone(known, spec)), None)
+            if old is not None and spec not in self._members:
+                self._reload(old, spec)
+        unwanted = [spec for spec in self._members if spec not in specs]
         if unwanted:
             self._stop(unwanted)
-        missing = [spec for spec in dict.fromkeys(specs) if spec not in self._actors]
+        missing = [spec for spec in dict.fromkeys(specs) if spec not in self._members]
         try:
             self._start(missing)
         except BaseException:
-            self._stop([spec for spec in missing if spec in self._actors])
+            self._stop([spec for spec in missing if spec in self._members])
             raise
 
     def client(self, spec: EngineSpec) -> PoolClient:
         """A client of the running pool of `spec`, to be sent to stages."""
-        return PoolClient(self._actors[spec], 2 * spec.pool.max_num_seqs, spec.name)
+        actors = [member.actor for member in self._members[spec]]
+        return PoolClient(actors, 2 * spec.pool.max_num_seqs, spec.name)
 
     def stats(self, spec: EngineSpec) -> list[EngineStats]:
         """Counters of each replica of a running pool that answers."""
-        return [status.stats for status in self._statuses(spec)]
+        return [status.stats for status in self.statuses(spec)]
 
-    def release(self) -> None:
-        """Stop every pool and wait until its processes are gone and its GPU memory is free.
+    def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
+        """Each replica of a running pool that answers."""
+        references = [member.actor.status.remote() for member in self._members[spec]]
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
+        found = []
+        for reference in ready:
+            try:
+                found.append(ray.get(reference))
+            except (RayActorError, RayTaskError):
+                logger.warning("a replica of %s does not answer", spec.name)
+        return found
+
+    def release(self, *, keep_on_cpu: bool = False) -> None:
+        """Stop the pools and wait until their processes are gone and their GPU memory is free.
+
+        With `keep_on_cpu` only those that hold GPUs.
 
         Raises:
             ReleaseError: memory is still held after the timeout; names the processes.
         """
-        self._stop(list(self._actors))
+        self._stop([spec for spec in self._members if spec.pool.gpus or not keep_on_cpu])
+
+    def _reload(self, old: EngineSpec, new: EngineSpec) -> None:
+        members = self._members[old]
+        try:
+            ray.get([self._ledger.assign.remote(member.name, new) for member in members])
+            ray.get([member.actor.reload.remote(new) for member in members])
+        except RayError as error:
+            logger.warning("engines of %s start anew instead: %s", new.name, cause_of(error))
+            self._stop([old])
+        else:
+            self._members[new] = self._members.pop(old)
 
     def _start(self, specs: Sequence[EngineSpec]) -> None:
         ready = []
         for spec in specs:
-            self._actors[spec] = []
+            self._members[spec] = []
             for replica in range(spec.pool.replicas):
-                actor = self._launch(spec, replica)
-                self._actors[spec].append(actor)
-                ready.append(actor.ready.remote())
+                member = self._launch(spec, replica)
+                self._members[spec].append(member)
+                ready.append(member.actor.ready.remote())
                 if 0 < spec.pool.gpus < 1:
                     # Engines that share a GPU disturb each other's memory profile while starting.
                     self._wait(ready)
         self._wait(ready)
 
-    def _launch(self, spec: EngineSpec, replica: int) -> Any:
+    def _launch(self, spec: EngineSpec, replica: int) -> Member:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
         actor = hosting.options(
             num_cpus=0,
@@ -154,7 +200,7 @@ class Pools:
         )
         # Planned starts are no deaths, so each launch has an account of its own.
         name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
-        return actor.remote(spec, name, self._ledger_name)
+        return Member(actor=actor.remote(spec, name, self._ledger_name), name=name)
 
     def _wait(self, ready: Sequence[Any]) -> None:
         try:
@@ -167,25 +213,14 @@ class Pools:
     def _stop(self, specs: Sequence[EngineSpec]) -> None:
         pids: dict[str, list[int]] = {}
         for spec in specs:
-            for status in self._statuses(spec):
+            for status in self.statuses(spec):
                 pids.setdefault(status.node_id, []).extend([status.pid, *status.stats.pids])
-        closing = [actor.close.remote() for spec in specs for actor in self._actors[spec]]
+        closing = [member.actor.close.remote() for spec in specs for member in self._members[spec]]
         ray.wait(closing, num_returns=len(closing), timeout=30) if closing else None
         for spec in specs:
-            for actor in self._actors.pop(spec):
-                ray.kill(actor, no_restart=True)
+            for member in self._members.pop(spec):
+                ray.kill(member.actor, no_restart=True)
         self._wait_for_memory(pids)
-
-    def _statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
-        references = [actor.status.remote() for actor in self._actors[spec]]
-        ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
-        found = []
-        for reference in ready:
-            try:
-                found.append(ray.get(reference))
-            except (RayActorError, RayTaskError):
-                logger.warning("a replica of %s does not answer", spec.name)
-        return found
 
     def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:
         deadline = time.monotonic() + self._release_timeout_s
@@ -205,7 +240,7 @@ class Pools:
         grown = [
             f"GPU {index} holds {used} MiB ({before} before)"
             for index, (used, before) in enumerate(zip(memory.gpu_used_mib, baseline, strict=False))
-            if used > before + GPU_TOLERANCE_MIB and not self._actors
+            if used > before + GPU_TOLERANCE_MIB and not self._members
         ]
         alive = [f"process {pid}" for pid in memory.alive]
         found = alive + grown

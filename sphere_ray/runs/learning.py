@@ -42,7 +42,7 @@ def reference(
     phase = session.store.phase(iteration, "reference", upstream)
     if (manifest := phase.committed()) is not None:
         return phase, manifest
-    _make_room(session)
+    session.make_room()
     phase.begin()
     total = storage.count_rows(pairs.path)
     request = ReferenceRequest(
@@ -108,7 +108,7 @@ def _train(
     learning_rate: float,
     iteration: int,
 ) -> Manifest:
-    _make_room(session)
+    session.make_room()
     phase.begin(resumable=True)
     request = TrainRequest(
         model_dir=policy.path,
@@ -146,11 +146,6 @@ def _train(
     manifest = phase.commit(report)
     storage.remove(request.storage_path)
     return manifest
-
-
-def _make_room(session: Session) -> None:
-    session.connect()
-    session.release()
 
 
 def _show(tracker: PhaseTracker, step: StepMetrics) -> None:

@@ -91,8 +91,7 @@ def _train(
     train, held_out = split_by_problem(
         steps, share=own.training.held_out, seed=session.settings.seed
     )
-    session.connect()
-    session.release()
+    session.make_room()
     phase.begin(resumable=True)
     storage.write_table(to_table(train, LabelledStep), f"{phase.path}/steps.parquet")
     storage.write_table(to_table(held_out, LabelledStep), f"{phase.path}/held_out.parquet")

@@ -84,14 +84,15 @@ class Session:
         for spec, old in before.items():
             found.append(_use(spec.name, old, self.stats(spec), seconds))
 
-    def release(self) -> None:
-        """Stop all engines and check that their memory came back.
+    def make_room(self) -> None:
+        """Stop the engines a training would meet on its devices, and check that they are gone.
 
         Raises:
             ReleaseError: see `Pools.release`.
         """
+        self.connect()
         if self._pools is not None:
-            self._pools.release()
+            self._pools.release(keep_on_cpu=self.settings.ray.keep_cpu_engines)
 
     def assignment(self, roles: Roles, iteration: int, progress: Progress) -> Assignment:
         """What the stages of a rollout or an evaluation are given; the engines are running."""
@@ -126,7 +127,8 @@ class Session:
     ) -> None:
         """Release engines and leave Ray."""
         try:
-            self.release()
+            if self._pools is not None:
+                self._pools.release()
         except ReleaseError as late:
             if error is None:
                 raise

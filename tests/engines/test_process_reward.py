@@ -1,11 +1,13 @@
+import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2Model
 from vllm.config import PoolerConfig
@@ -67,8 +69,11 @@ async def engine(
 
 @pytest.fixture(scope="module")
 def expected(prompt: RewardPrompt, reward_spec: Callable[..., EngineSpec]) -> list[float]:
+    return rewards_in_transformers(Path(reward_spec().path), prompt)
+
+
+def rewards_in_transformers(directory: Path, prompt: RewardPrompt) -> list[float]:
     """Rewards of STEPS by transformers and the head applied by hand."""
-    directory = Path(reward_spec().path)
     config = AutoConfig.from_pretrained(directory)
     body = Qwen2Model(config).eval()
     head = nn.Sequential(
@@ -195,6 +200,31 @@ async def test_step_pooling_gives_the_same_rewards(
     finally:
         await reference.close()
     assert rows[:, 1].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.engine
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_reloaded_model_scores_as_in_transformers(
+    engine: ProcessRewardScorer, prompt: RewardPrompt, expected: list[float], tmp_path: Path
+) -> None:
+    spec, other = engine.spec, tmp_path / "other"
+    shutil.copytree(spec.path, other)
+    torch.manual_seed(1)
+    changed = {
+        name: tensor * (1 + 0.3 * torch.randn_like(tensor))
+        for name, tensor in load_file(other / "model.safetensors").items()
+    }
+    save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
+    wanted = rewards_in_transformers(other, prompt)
+    assert max(abs(a - b) for a, b in zip(wanted, expected, strict=True)) > 0.05
+    await engine.reload(replace(spec, path=str(other)))
+    scores = [
+        (await engine.score(ask(text, prefix=STEPS[:count])))[0].reward
+        for count, text in enumerate(STEPS)
+    ]
+    await engine.reload(spec)
+    assert scores == pytest.approx(wanted, abs=1e-3)
+    assert await engine.score_chain(QUESTION, STEPS) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.engine

@@ -1,4 +1,5 @@
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -118,6 +119,36 @@ async def test_a_continued_prefix_comes_from_the_cache(engine: VllmGenerator) ->
     assert after.prefix_hits - before.prefix_hits >= 3 * 96
     assert after.prefix_queries > before.prefix_queries
     assert after.generated_tokens > before.generated_tokens
+
+
+async def test_reloaded_weights_answer_as_in_plain_transformers_and_nothing_old_is_cached(
+    engine: VllmGenerator, generator_spec: Callable[..., EngineSpec], tmp_path: Any
+) -> None:
+    spec, other = generator_spec(), tmp_path / "other"
+    shutil.copytree(spec.path, other)
+    model = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+    model.save_pretrained(other)
+    greedy = ask(temperature=0.0, max_tokens=100)
+    (before,) = await engine.generate(greedy)
+    await engine.reload(replace(spec, name="other", path=str(other)))
+    (found,) = await engine.generate(greedy)
+    assert engine.model == "other"
+    assert found.token_ids != before.token_ids
+    prompt = prompt_ids(AutoTokenizer.from_pretrained(spec.path), QUESTION)
+    ids = torch.tensor([[*prompt, *found.token_ids]])
+    with torch.no_grad():
+        every = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    logps = every[range(len(every)), ids[0, 1:]][len(prompt) - 1 :]
+    assert found.logprob == pytest.approx(logps.mean().item(), abs=1e-3)
+    with pytest.raises(EngineError, match="could not be loaded"):
+        await engine.reload(replace(spec, path=str(tmp_path / "nowhere")))
+    await engine.reload(spec)
+    (again,) = await engine.generate(greedy)
+    assert again.token_ids == before.token_ids
 
 
 async def test_max_tokens_shrinks_to_the_room_that_is_left(

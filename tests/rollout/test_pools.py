@@ -1,0 +1,100 @@
+"""Pools of simulated engines on a real Ray: what is kept, exchanged, restarted and released."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import ray
+
+from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.records import Message
+from sphere_ray.rollout.pools import Pools
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+FIRST = EngineSpec(
+    kind="simulated_generator",
+    name="first",
+    path="/models/first",
+    model=ModelSettings(path="base"),
+    pool=PoolSettings(kv_cache_gib=1, replicas=2),
+    settings=SimulationSettings(),
+)
+SECOND = replace(FIRST, name="second", path="/models/second")
+OTHER = replace(FIRST, name="other", pool=PoolSettings(kv_cache_gib=1))
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[Pools]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    pools = Pools(release_timeout_s=60)
+    try:
+        yield pools
+        pools.release()
+    finally:
+        ray.shutdown()
+
+
+def request(problem: str) -> GenerateRequest:
+    return GenerateRequest(
+        problem_id=problem,
+        messages=(Message(role="user", content="What is 3 + 4?"),),
+        n=1,
+        temperature=1.0,
+        max_tokens=64,
+        seed=0,
+    )
+
+
+def replicas(pools: Pools, spec: EngineSpec) -> dict[int, str]:
+    return {status.pid: status.model for status in pools.statuses(spec)}
+
+
+def test_a_pool_whose_weights_alone_change_reloads_in_its_processes(pools: Pools) -> None:
+    pools.ensure([FIRST])
+    before = replicas(pools, FIRST)
+    pools.ensure([SECOND])
+    assert replicas(pools, SECOND) == dict.fromkeys(before, "second")
+    assert len(before) == 2
+
+
+def test_a_replica_that_dies_after_a_reload_comes_back_with_the_new_weights(pools: Pools) -> None:
+    pools.ensure([FIRST])
+    pools.ensure([SECOND])
+    before = replicas(pools, SECOND)
+    client = pools.client(SECOND)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+
+    async def ask() -> None:
+        # A request for each replica makes each come back.
+        await asyncio.gather(*(client.generate(request(f"problem {n}")) for n in range(8)))
+
+    asyncio.run(ask())
+    after = replicas(pools, SECOND)
+    assert set(after.values()) == {"second"}
+    assert after.keys().isdisjoint(before)
+
+
+def test_a_pool_of_another_kind_starts_anew(pools: Pools) -> None:
+    pools.ensure([SECOND])
+    before = replicas(pools, SECOND)
+    pools.ensure([OTHER])
+    assert list(replicas(pools, OTHER).values()) == ["other"]
+    assert replicas(pools, OTHER).keys().isdisjoint(before)
+
+
+def test_engines_on_cpus_may_stay_while_devices_are_needed(pools: Pools) -> None:
+    pools.ensure([OTHER])
+    before = replicas(pools, OTHER)
+    pools.release(keep_on_cpu=True)
+    assert replicas(pools, OTHER) == before
+    pools.release()
+    pools.ensure([OTHER])
+    assert replicas(pools, OTHER).keys().isdisjoint(before)
