@@ -26,7 +26,7 @@ class HandoverSettings(Settings):
     audit_share: float = Field(0.1, ge=0, le=1)
     min_steps: int = Field(100, ge=2)
     min_auc: float = Field(0.7, ge=0, le=1)
-    min_gain: float = Field(0.05, ge=0, le=1)
+    min_gain: float = Field(0.05, ge=-1, le=1)
     max_ece: float = Field(0.2, gt=0, le=1)
     min_spread: float = Field(0.02, ge=0)
 

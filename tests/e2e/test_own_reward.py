@@ -16,7 +16,7 @@ OVERRIDES = (
     "max_model_len: 512, training: {epochs: 3, batch_size: 8, micro_batch_size: 2, "
     "learning_rate: 3e-3, precision: fp32, max_length: 256, checkpoint_every: 2}, "
     # The toy guesses; its figures need not be good here, only true.
-    "schedule: {audit_share: 0.5, min_steps: 2, min_auc: 0, min_gain: 0, max_ece: 1, "
+    "schedule: {audit_share: 0.5, min_steps: 2, min_auc: 0, min_gain: -1, max_ece: 1, "
     "min_spread: 0}}",
     *OWN_RAY,
 )
