@@ -247,7 +247,7 @@ class ModelRef:
 class PoolUse:
     """What an engine pool did in the session that finished a phase, summed over its replicas.
 
-    `busy_s` are replica-seconds with at least one running sequence; prefix counts are prompt
+    `busy_s` are replica-seconds with at least one request in flight; prefix counts are prompt
     tokens that were looked for in the cache and found there.
     """
 

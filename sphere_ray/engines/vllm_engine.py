@@ -8,7 +8,8 @@ and told.
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psutil
@@ -77,15 +78,13 @@ class Counters(StatLoggerBase):
     def __init__(self, *_: Any) -> None:
         """Start at zero."""
         self.running = self.waiting = self.finished = 0
-        self._busy_s = 0.0
-        self._busy_since: float | None = None
         self.prefix_hits = self.prefix_queries = 0
         self.generated_tokens = self.prompt_tokens = 0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         """Take in one iteration; either part may be missing."""
         if scheduler_stats is not None:
-            self._run(scheduler_stats.num_running_reqs)
+            self.running = scheduler_stats.num_running_reqs
             self.waiting = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             )
@@ -96,21 +95,38 @@ class Counters(StatLoggerBase):
             self.prompt_tokens += iteration_stats.num_prompt_tokens
             self.finished += len(iteration_stats.finished_requests)
 
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which sequences ran."""
-        since = self._busy_since
-        return self._busy_s + (0.0 if since is None else time.monotonic() - since)
-
-    def _run(self, running: int) -> None:
-        self.running = running
-        if self._busy_since is None and running:
-            self._busy_since = time.monotonic()
-        elif self._busy_since is not None and not running:
-            self._busy_s, self._busy_since = self.busy_s, None
-
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
+
+
+class BusyClock:
+    """The time in which at least one request was in flight.
+
+    (vLLM's counter of running ones is read between its steps, where a pooling engine has none.)
+    """
+
+    def __init__(self) -> None:
+        """Start idle."""
+        self._in_flight, self._before, self._since = 0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Busy seconds so far."""
+        running = time.monotonic() - self._since if self._in_flight else 0.0
+        return self._before + running
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """One request is in flight within."""
+        if not self._in_flight:
+            self._since = time.monotonic()
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            if self._in_flight == 1:
+                self._before = self.seconds
+            self._in_flight -= 1
 
 
 class VllmEngine:
@@ -121,6 +137,7 @@ class VllmEngine:
         self.spec = spec
         self._args = args
         self._counters = Counters()
+        self._busy = BusyClock()
         self._llm: Any = None
         self._pids: tuple[int, ...] = ()
         self._request_ids = itertools.count()
@@ -175,7 +192,7 @@ class VllmEngine:
             running=counters.running,
             waiting=counters.waiting,
             finished=counters.finished,
-            busy_s=counters.busy_s,
+            busy_s=self._busy.seconds,
             prefix_hits=counters.prefix_hits,
             prefix_queries=counters.prefix_queries,
             generated_tokens=counters.generated_tokens,
@@ -204,9 +221,10 @@ class VllmEngine:
         seconds = self.spec.pool.request_timeout_s
         result: Output | None = None
         try:
-            async with asyncio.timeout(seconds):
-                async for output in outputs:
-                    result = output
+            with self._busy.request():
+                async with asyncio.timeout(seconds):
+                    async for output in outputs:
+                        result = output
         except TimeoutError as error:
             raise DeadlineExceededError(f"a request took longer than {seconds:g} s") from error
         except EngineDeadError as error:

@@ -183,6 +183,8 @@ async def test_siblings_are_scored_in_order_from_a_cached_prefix(
     assert abs(rewards[1] - rewards[0]) > 1e-4
     queried = after.prefix_queries - before.prefix_queries
     assert after.prefix_hits - before.prefix_hits > queried / 2
+    assert after.busy_s > before.busy_s
+    assert engine.stats().busy_s == after.busy_s  # nothing is in flight
 
 
 @pytest.mark.engine
