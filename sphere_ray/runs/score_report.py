@@ -132,7 +132,8 @@ def _fresh(
     )
     result = ingest_splits({"train": split})
     rejected = f"{place}/rejected.jsonl"
-    storage.write_text(rejected_lines(result.rejected), rejected)
+    if result.rejected:
+        storage.write_text(rejected_lines(result.rejected), rejected)
     require_usable(result, settings.problems.max_rejected_share, rejected)
     with (
         RunStore.open(f"{place}/fresh", changed) as store,
