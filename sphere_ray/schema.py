@@ -22,6 +22,7 @@ from sphere_ray.records import (
     Message,
     ModelRef,
     PhaseReport,
+    PoolUse,
     PreferencePair,
     Problem,
     Rollout,
@@ -150,6 +151,18 @@ _MODEL_REF = pa.schema(
     ]
 )
 
+_POOL_USE = pa.schema(
+    [
+        ("name", pa.string()),
+        ("replicas", pa.int32()),
+        ("seconds", pa.float64()),
+        ("busy_s", pa.float64()),
+        ("generated_tokens", pa.int64()),
+        ("prefix_queries", pa.int64()),
+        ("prefix_hits", pa.int64()),
+    ]
+)
+
 _PHASE_REPORT = pa.schema(
     [
         ("phase", pa.string()),
@@ -159,6 +172,7 @@ _PHASE_REPORT = pa.schema(
         ("seconds", pa.float64()),
         ("dropped", pa.map_(pa.string(), pa.int64())),
         ("tokens", pa.int64()),
+        ("pools", pa.list_(pa.struct(list(_POOL_USE)))),
     ]
 )
 
@@ -174,6 +188,7 @@ SCHEMAS: Mapping[type, pa.Schema] = MappingProxyType(
         PreferencePair: _PREFERENCE_PAIR,
         LabelledStep: _LABELLED_STEP,
         ModelRef: _MODEL_REF,
+        PoolUse: _POOL_USE,
         PhaseReport: _PHASE_REPORT,
     }
 )

@@ -70,6 +70,9 @@ def report(found: dict[str, Any]) -> str:
         for key, target in TARGETS.items()
         if key in found
     ]
+    rows += [
+        f"| {key} | not measured yet | {t} | | |" for key, t in TARGETS.items() if key not in found
+    ]
     where = next(iter(found.values()))
     names = ("cpu", "cores", "memory_gib", "python", "ray", "torch", "transformers", "trl")
     parts = [
