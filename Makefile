@@ -29,7 +29,7 @@ test-slow:  ## needs the embedded weights, or more than two minutes
 	@.ci/setup dev
 	pytest -m slow
 
-bench:  ## all measurements, an hour and a half; writes tests/benchmarks/RESULTS.md and results.json
+bench:  ## all measurements; writes tests/benchmarks/RESULTS.md and results.json
 	@.ci/setup dev
 	python -m tests.benchmarks
 

@@ -23,6 +23,7 @@ TARGETS = {
     "vs_ray_data_llm": ">= 1.2",
     "vs_vllm_llm": "none",
     "search_vs_lockstep": ">= 2",
+    "search_vs_any_lockstep": ">= 2, read strictly",
     "reward_prefill_ratio": "<= 1",
     "grading_numbers": ">= 20",
     "grading_latex": ">= 3",

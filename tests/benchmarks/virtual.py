@@ -59,7 +59,6 @@ class Engine:
         self._steps = 0
         self._task: asyncio.Task[None] | None = None
         self.tokens = 0
-        self.busy_s = 0.0
 
     async def decode(self, tokens: int, priority: int) -> None:
         """Return when a sequence of `tokens` tokens is done."""
@@ -98,7 +97,6 @@ class Engine:
         seconds = number * (self._a + self._b * running)
         self._steps += number
         self.tokens += number * running
-        self.busy_s += seconds
         await asyncio.sleep(seconds)
         while self._running and self._running[0][0] <= self._steps:
             _, _, done = heapq.heappop(self._running)
