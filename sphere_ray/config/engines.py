@@ -40,3 +40,9 @@ class EngineSettings(Settings):
         if self.small == "policy" and self.small_pool is not None:
             raise ValueError("small: policy shares the policy's pool; remove small_pool")
         return self
+
+    @model_validator(mode="after")
+    def _precisions_are_settled(self) -> "EngineSettings":
+        small = self.small if self.small == "policy" else self.small.served_by(self.small_pool)
+        policy = self.policy.served_by(self.policy_pool)
+        return self.model_copy(update={"policy": policy, "small": small})

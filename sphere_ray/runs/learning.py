@@ -1,6 +1,12 @@
-"""The phases that train: reference log-probs, then DPO; each is skipped once committed."""
+"""The phases that train, in one Ray Train job: reference log-probs, then DPO.
 
-from dataclasses import asdict, dataclass
+Each is skipped once committed; a killed job continues at its last checkpoint.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sphere_ray.engines.model_source import model_fingerprint
@@ -12,84 +18,83 @@ from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
-from sphere_ray.training.messages import ReferenceRequest, StepMetrics, TrainRequest
-from sphere_ray.training.trainer import compute_reference, train
+from sphere_ray.training.messages import (
+    ReferenceDone,
+    ReferenceProgress,
+    ReferenceRequest,
+    StepMetrics,
+    TrainRequest,
+)
+from sphere_ray.training.trainer import train
 
 COLLAPSED = "collapsed"
 _STATE = "_train"
-"""Ray Train's checkpoints, inside the phase's directory until it is committed."""
+"""Ray Train's checkpoints, inside the policy's directory until it is committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What an iteration's training came to; `model` is None where a guard stopped it."""
+    """What an iteration's training came to; `model` is None where a guard stopped it.
+
+    The manifests are that of the reference, unless it was removed, and last that of the policy.
+    """
 
     model: ModelRef | None
     result: dict[str, Any]
-    manifest: Manifest
+    manifests: tuple[Manifest, ...]
 
 
-def reference(
-    session: Session, pairs: PhaseDir, model: ModelRef, iteration: int
-) -> tuple[PhaseDir, Manifest]:
-    """Log-probs of the pairs under the reference model.
+def learn(
+    session: Session,
+    pairs: PhaseDir,
+    models: tuple[ModelRef, ModelRef],
+    iteration: int,
+    learning_rate: float,
+) -> Trained:
+    """DPO on the pairs; `models` are the reference and the policy to begin with.
 
     Raises:
         TooFewPairsError: fewer pairs than `training.min_pairs` can be trained on.
         TrainingError: the workers kept failing.
     """
-    upstream = {"pairs": pairs.fingerprint, "model": model.fingerprint}
-    phase = session.store.phase(iteration, "reference", upstream)
-    if (manifest := phase.committed()) is not None:
-        return phase, manifest
-    session.make_room()
-    phase.begin()
-    total = storage.count_rows(pairs.path)
-    request = ReferenceRequest(
-        model_dir=model.path,
-        pairs_path=pairs.path,
-        output_dir=phase.path,
-        storage_path=f"{phase.path}/{_STATE}",
-        name="reference",
-        settings=session.settings.training,
-        placement=session.settings.trainer,
+    anchor, policy = models
+    table = session.store.phase(
+        iteration, "reference", {"pairs": pairs.fingerprint, "model": anchor.fingerprint}
     )
-    with session.board.phase("reference", total, "pairs", iteration=iteration) as tracker:
-        result = compute_reference(request, lambda done, _: tracker.update(done=done))
-    report = PhaseReport(
-        phase=phase.name,
-        fingerprint=phase.fingerprint,
-        rows_in=total,
-        rows_out=result.pairs,
-        dropped=dict(result.dropped),
-        tokens=result.tokens,
-        seconds=result.seconds,
+    phase = session.store.phase(
+        iteration,
+        "policy",
+        {
+            "reference": table.fingerprint,
+            "policy": policy.fingerprint,
+            "learning_rate": learning_rate,
+        },
     )
-    manifest = phase.commit(report)
-    storage.remove(request.storage_path)
-    return phase, manifest
+    if phase.committed() is None:
+        settings = session.settings
+        common: Any = {"settings": settings.training, "placement": settings.trainer}
+        reference = ReferenceRequest(
+            model_dir=anchor.path, pairs_path=pairs.path, output_dir=table.path, **common
+        )
+        request = TrainRequest(
+            model_dir=policy.path,
+            reference_path=table.path,
+            output_dir=f"{phase.path}/model",
+            storage_path=f"{phase.path}/{_STATE}",
+            name="dpo",
+            seed=settings.seed,
+            learning_rate=learning_rate,
+            **common,
+        )
+        _Job(session=session, table=table, phase=phase, iteration=iteration).run(reference, request)
+    return _read_back(table, phase, policy, iteration)
 
 
-def learn(
-    session: Session, inputs: PhaseDir, policy: ModelRef, iteration: int, learning_rate: float
-) -> Trained:
-    """DPO on a reference table from `policy`; a killed run continues at its last checkpoint.
-
-    Raises:
-        TrainingError: the workers kept failing.
-    """
-    upstream = {
-        "reference": inputs.fingerprint,
-        "policy": policy.fingerprint,
-        "learning_rate": learning_rate,
-    }
-    phase = session.store.phase(iteration, "policy", upstream)
-    manifest = phase.committed()
-    if manifest is None:
-        manifest = _train(session, phase, inputs, policy, learning_rate, iteration)
+def _read_back(table: PhaseDir, phase: PhaseDir, policy: ModelRef, iteration: int) -> Trained:
+    manifests = tuple(each for each in (table.committed(), phase.committed()) if each)
     result = storage.read_json(f"{phase.path}/training.json")
-    if COLLAPSED in manifest.report.dropped:
-        return Trained(model=None, result=result, manifest=manifest)
+    if COLLAPSED in manifests[-1].report.dropped:
+        return Trained(model=None, result=result, manifests=manifests)
     path = f"{phase.path}/model"
     model = ModelRef(
         path=path,
@@ -97,58 +102,88 @@ def learn(
         fingerprint=model_fingerprint(path),
         parent=policy.fingerprint,
     )
-    return Trained(model=model, result=result, manifest=manifest)
+    return Trained(model=model, result=result, manifests=manifests)
 
 
-def _train(
-    session: Session,
-    phase: PhaseDir,
-    inputs: PhaseDir,
-    policy: ModelRef,
-    learning_rate: float,
-    iteration: int,
-) -> Manifest:
-    session.make_room()
-    phase.begin(resumable=True)
-    request = TrainRequest(
-        model_dir=policy.path,
-        reference_path=inputs.path,
-        output_dir=f"{phase.path}/model",
-        storage_path=f"{phase.path}/{_STATE}",
-        name="dpo",
-        seed=session.settings.seed,
-        learning_rate=learning_rate,
-        settings=session.settings.training,
-        placement=session.settings.trainer,
-    )
-    pairs, dropped = storage.count_rows(inputs.path), {}
-    try:
-        with (
-            stopwatch(phase) as seconds,
-            session.board.phase("training", 0, "steps", iteration=iteration) as tracker,
-        ):
-            result = train(request, lambda step: _show(tracker, step))
-        outcome = asdict(result)
-        if result.restarted_because:
-            session.board.say(f"training started anew: {result.restarted_because}")
-    except CollapseError as error:
-        session.board.say(f"training was stopped: {error}")
-        outcome, dropped = {"error": str(error)}, {COLLAPSED: pairs}
-    storage.write_json(outcome, f"{phase.path}/training.json")
-    report = PhaseReport(
-        phase=phase.name,
-        fingerprint=phase.fingerprint,
-        rows_in=pairs,
-        rows_out=0 if dropped else pairs,
-        dropped=dropped,
-        seconds=seconds(),
-    )
-    manifest = phase.commit(report)
-    storage.remove(request.storage_path)
-    return manifest
+@dataclass(kw_only=True)
+class _Job:
+    """Runs both phases, shows the present one, and commits each at its end."""
+
+    session: Session
+    table: PhaseDir
+    phase: PhaseDir
+    iteration: int
+    _shown: ExitStack = field(default_factory=ExitStack)
+    _tracker: PhaseTracker | None = None
+    _seconds: Callable[[], float] = time.monotonic
+
+    def run(self, reference: ReferenceRequest, request: TrainRequest) -> None:
+        first = reference if self.table.committed() is None else None
+        self.session.make_room()
+        self.phase.begin(resumable=True)
+        outcome: dict[str, Any]
+        with self._shown:
+            if first:
+                storage.remove(request.storage_path)  # checkpoints of a table that is gone
+                self.table.begin()
+                self._show(self.table, storage.count_rows(first.pairs_path), "pairs")
+            else:
+                self._show(self.phase, 0, "steps")
+            try:
+                result = train(request, self._on_message, reference=first)
+                outcome = asdict(result)
+                if result.restarted_because:
+                    self.session.board.say(f"training started anew: {result.restarted_because}")
+            except CollapseError as error:
+                self.session.board.say(f"training was stopped: {error}")
+                outcome = {"error": str(error)}
+        storage.write_json(outcome, f"{self.phase.path}/training.json")
+        pairs = storage.count_rows(self.table.path)
+        dropped = {COLLAPSED: pairs} if "error" in outcome else {}
+        self._commit(self.phase, pairs, 0 if dropped else pairs, dropped=dropped)
+        storage.remove(request.storage_path)
+
+    def _show(self, phase: PhaseDir, total: int, unit: str) -> None:
+        name = "training" if phase is self.phase else phase.name
+        self._seconds = self._shown.enter_context(stopwatch(phase))
+        self._tracker = self._shown.enter_context(
+            self.session.board.phase(name, total, unit, iteration=self.iteration)
+        )
+
+    def _on_message(self, message: ReferenceProgress | ReferenceDone | StepMetrics) -> None:
+        assert self._tracker is not None
+        if isinstance(message, StepMetrics):
+            _show_step(self._tracker, message)
+        elif self.table.committed() is not None:
+            return  # workers were started anew before their first checkpoint
+        elif isinstance(message, ReferenceProgress):
+            self._tracker.update(done=message.done)
+        else:
+            total = self._tracker.snapshot.total
+            self._shown.close()
+            storage.write_json(asdict(message), f"{self.table.path}/reference.json")
+            self._commit(
+                self.table,
+                total,
+                message.pairs,
+                dropped=dict(message.dropped),
+                tokens=message.tokens,
+            )
+            self._show(self.phase, 0, "steps")
+
+    def _commit(self, phase: PhaseDir, rows_in: int, rows_out: int, **details: Any) -> None:
+        report = PhaseReport(
+            phase=phase.name,
+            fingerprint=phase.fingerprint,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            seconds=self._seconds(),
+            **details,
+        )
+        phase.commit(report)
 
 
-def _show(tracker: PhaseTracker, step: StepMetrics) -> None:
+def _show_step(tracker: PhaseTracker, step: StepMetrics) -> None:
     tracker.update(
         done=step.step,
         total=step.steps,

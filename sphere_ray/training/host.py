@@ -1,5 +1,6 @@
 """A Ray Train worker as the loops see it: device, progress, checkpoints."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
+from sphere_ray.errors import SphereError
 from sphere_ray.training import loop, reference, reward_loop
 from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
 
@@ -47,11 +49,19 @@ class RayHost:
         ray.train.report({"step": step}, checkpoint=checkpoint)
 
 
-def run(request: ReferenceRequest | RewardTrainRequest | TrainRequest, progress: Queue) -> Any:
-    """Run the worker's loop for this request."""
+def run(
+    first: ReferenceRequest | None, request: RewardTrainRequest | TrainRequest, progress: Queue
+) -> Any:
+    """Run the worker's loop for this request, behind that of the `first` one.
+
+    Where there is a checkpoint, an earlier attempt has done the first.
+    """
     host = RayHost(progress)
-    if isinstance(request, ReferenceRequest):
-        return reference.run_worker(request, host)
+    if first is not None and ray.train.get_checkpoint() is None:
+        outcome = reference.run_worker(first, host)
+        if isinstance(outcome, SphereError):
+            return outcome
+        gc.collect()  # the reference's weights go before the policy's come
     if isinstance(request, RewardTrainRequest):
         return reward_loop.run_worker(request, host)
     return loop.run_worker(request, host)

@@ -12,23 +12,30 @@ class ReferenceRequest:
     """Tokenise the pairs and compute their log-probabilities under the reference model.
 
     `model_dir`, `pairs_path` (parquet file or directory of PreferencePair rows) and `output_dir`
-    are absolute and visible to every worker; `storage_path` is Ray Train's (absolute or a URI).
+    are absolute and visible to every worker.
     """
 
     model_dir: str
     pairs_path: str
     output_dir: str
-    storage_path: str
-    name: str
     settings: TrainingSettings
     placement: TrainerPlacement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceResult:
-    """Where the table is, how many pairs it has, and how many were dropped by reason."""
+class ReferenceProgress:
+    """How many pairs have their log-probs."""
 
-    path: str
+    done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceDone:
+    """The reference table is whole; `tokens` counts both rows of each pair.
+
+    `seconds` are those of the forwards, without the start of workers and model.
+    """
+
     pairs: int
     dropped: Mapping[str, int]
     tokens: int
@@ -39,9 +46,10 @@ class ReferenceResult:
 class TrainRequest:
     """Train `model_dir` on a reference table; the result is a Hugging Face directory.
 
-    `reference_path` is `ReferenceResult.path`: it holds token ids and reference log-probs, so
-    nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
-    halves it). The same `name` and `storage_path` continue an interrupted run.
+    `reference_path` is `ReferenceRequest.output_dir`: it holds token ids and reference log-probs,
+    so nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
+    halves it). The same `name` and `storage_path` (Ray Train's: absolute or a URI) continue an
+    interrupted run.
     """
 
     model_dir: str
@@ -84,15 +92,6 @@ class StepMetrics:
     computed: int
     padding: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferencePart:
-    """What the reference workers did; `tokens` counts both rows of each pair."""
-
-    pairs: int
-    dropped: Mapping[str, int]
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 The reference phase writes it, one part per worker; training reads it and needs no second model.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from sphere_ray.training.deepspeed import (
     shard_for_inference,
 )
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
-from sphere_ray.training.messages import ReferencePart, ReferenceRequest
+from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
 from sphere_ray.training.workers import Host, Worker, guarded
 
@@ -110,46 +111,50 @@ def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps])
     partial.replace(path)
 
 
-def run_worker(request: ReferenceRequest, host: Host) -> ReferencePart | SphereError:
+def run_worker(request: ReferenceRequest, host: Host) -> ReferenceDone | SphereError:
     """Compute this worker's part; a deliberate error is returned, so that it is not retried.
 
-    The first worker reports (pairs done, pairs in total).
+    The first worker reports `ReferenceProgress`, and `ReferenceDone` when all parts are written.
     """
     return guarded(request, host, _compute)
 
 
-def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> ReferencePart:
+def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> ReferenceDone:
     pairs, dropped = _encode_share(request, worker)
-    shares = worker.gather(
-        ReferencePart(
-            pairs=len(pairs), dropped=dict(dropped), tokens=sum(pair.tokens for pair in pairs)
-        )
-    )
-    total = ReferencePart(
-        pairs=sum(share.pairs for share in shares),
-        dropped=dict(sum((Counter(share.dropped) for share in shares), Counter[str]())),
-        tokens=sum(share.tokens for share in shares),
-    )
-    if total.pairs < request.settings.min_pairs:
+    counts = worker.gather((len(pairs), dropped, sum(pair.tokens for pair in pairs)))
+    usable, discarded = (sum(each[0] for each in counts), Counter[str]())
+    for _, share, _ in counts:
+        discarded.update(share)
+    if usable < request.settings.min_pairs:
         raise TooFewPairsError(
-            f"only {total.pairs} pairs can be trained on (training.min_pairs: "
-            f"{request.settings.min_pairs}; dropped: {total.dropped}); roll out more problems"
+            f"only {usable} pairs can be trained on (training.min_pairs: "
+            f"{request.settings.min_pairs}; dropped: {dict(discarded)}); roll out more problems"
         )
     # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
     micro = request.settings.micro_batch_size
-    rows = micro * -(-max(share.pairs for share in shares) // micro)
+    rows = micro * -(-max(own for own, _, _ in counts) // micro)
     ordered = sorted(pairs, key=lambda pair: pair.tokens)
     work = [_FILLER] * (rows - len(ordered)) + ordered
     logps: list[Logps] = []
     model = _load(request, worker)
     worker.agree(lambda: check_prefix_sharing(model, work[-1], worker.device))
+    began = time.monotonic()
     for start in range(0, rows, micro):
         logps.extend(_pair_logps(model, work[start : start + micro], worker.device))
         if worker.rank == 0:
-            host.report((min(len(logps) * worker.world, total.pairs), total.pairs))
+            host.report(ReferenceProgress(done=min(len(logps) * worker.world, usable)))
     part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
     write_part(part, ordered, logps[rows - len(ordered) :])
-    return total
+    seconds = worker.gather(time.monotonic() - began)
+    done = ReferenceDone(
+        pairs=usable,
+        dropped=dict(discarded),
+        tokens=sum(tokens for _, _, tokens in counts),
+        seconds=max(seconds),
+    )
+    if worker.rank == 0:
+        host.report(done)
+    return done
 
 
 def _encode_share(

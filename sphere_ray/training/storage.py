@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow.fs import FileSystem, FileType
 
-from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
+from sphere_ray.training.messages import RewardTrainRequest, TrainRequest
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _NOT_IDENTITY = {
 }
 
 
-def open_run(request: ReferenceRequest | RewardTrainRequest | TrainRequest) -> str | None:
+def open_run(request: RewardTrainRequest | TrainRequest) -> str | None:
     """Prepare the request's directory under `storage_path`.
 
     Checkpoints are bound to the number of workers, the ZeRO stage and the versions of Ray and
@@ -43,7 +43,7 @@ def open_run(request: ReferenceRequest | RewardTrainRequest | TrainRequest) -> s
     return reason
 
 
-def _identity(request: ReferenceRequest | RewardTrainRequest | TrainRequest) -> dict[str, Any]:
+def _identity(request: RewardTrainRequest | TrainRequest) -> dict[str, Any]:
     identity = {
         key: value
         for key, value in asdict(request).items()

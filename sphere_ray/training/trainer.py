@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -23,8 +22,9 @@ from ray.util.queue import Queue
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import SphereError, TrainingError
 from sphere_ray.training.messages import (
+    ReferenceDone,
+    ReferenceProgress,
     ReferenceRequest,
-    ReferenceResult,
     RewardStepMetrics,
     RewardTrainRequest,
     RewardTrainResult,
@@ -34,55 +34,34 @@ from sphere_ray.training.messages import (
 )
 from sphere_ray.training.storage import open_run
 
-Request = ReferenceRequest | RewardTrainRequest | TrainRequest
+Request = RewardTrainRequest | TrainRequest
 
 # A leaked engine holds the GPUs: Ray Train would wait for them for ever.
 _PLACEMENT_ATTEMPTS = 10
 
 
-def compute_reference(
-    request: ReferenceRequest, on_progress: Callable[[int, int], None] | None = None
-) -> ReferenceResult:
-    """Tokenise pairs and write their log-probs under `model_dir` to `output_dir`.
-
-    `on_progress(done, total)` is called from another thread.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-        TooFewPairsError: fewer usable pairs than `min_pairs`.
-        TrainingError: the workers kept failing.
-    """
-    started = time.monotonic()
-    open_run(request)
-    for stale in Path(request.output_dir).glob("part-*"):
-        stale.unlink()
-    relay = (lambda message: on_progress(*message)) if on_progress else None
-    part = _fit(request, relay)
-    return ReferenceResult(
-        path=request.output_dir,
-        pairs=part.pairs,
-        dropped=dict(part.dropped),
-        tokens=part.tokens,
-        seconds=time.monotonic() - started,
-    )
-
-
 def train(
-    request: TrainRequest, on_step: Callable[[StepMetrics], None] | None = None
+    request: TrainRequest,
+    on_message: Callable[[ReferenceProgress | ReferenceDone | StepMetrics], None] | None = None,
+    *,
+    reference: ReferenceRequest | None = None,
 ) -> TrainResult:
     """Train the policy and write it to `output_dir`; called again, it continues.
 
-    `on_step` is called from another thread, and again for steps repeated after a failure.
+    With `reference` the same workers first tokenise the pairs and write their log-probs: one start
+    of workers is for both. `on_message` is called from another thread, and again for what is
+    repeated after a failure.
 
     Raises:
         ConfigError: the batch size does not divide by micro-batch size x workers.
-        ModelError: the model cannot be loaded.
+        ModelError: a model cannot be loaded.
+        TooFewPairsError: fewer usable pairs than `min_pairs`.
         CollapseError: the guard stopped it.
         TrainingError: the workers kept failing.
     """
     started = time.monotonic()
     restarted_because = open_run(request)
-    outcome = _fit(request, on_step)
+    outcome = _fit(request, on_message, reference)
     last = outcome.history[-1]
     return TrainResult(
         model_dir=request.output_dir,
@@ -127,11 +106,15 @@ def train_reward_model(
     )
 
 
-def _fit(request: Request, on_message: Callable[[Any], None] | None) -> Any:
+def _fit(
+    request: Request,
+    on_message: Callable[[Any], None] | None,
+    reference: ReferenceRequest | None = None,
+) -> Any:
     placement = request.placement
     with _relay(on_message) as queue, _own_interrupts():
         trainer = TorchTrainer(
-            partial(_work, request, queue),
+            partial(_work, reference, request, queue),
             scaling_config=_scaling(placement),
             run_config=_run_config(request),
         )
@@ -147,11 +130,11 @@ def _fit(request: Request, on_message: Callable[[Any], None] | None) -> Any:
     return outcome
 
 
-def _work(request: Request, queue: Queue) -> Any:
+def _work(reference: ReferenceRequest | None, request: Request, queue: Queue) -> Any:
     # Only here are torch and DeepSpeed imported, so the driver stays free of them, and this is
     # early enough for their environment variables.
     os.environ.update(_environment(request.placement))
-    return importlib.import_module("sphere_ray.training.host").run(request, queue)
+    return importlib.import_module("sphere_ray.training.host").run(reference, request, queue)
 
 
 def _run_config(request: Request) -> RunConfig:

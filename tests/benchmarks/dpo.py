@@ -90,8 +90,6 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
         model_dir=model,
         pairs_path=str(folder / "pairs.parquet"),
         output_dir=str(place / "reference"),
-        storage_path=str(place / "storage"),
-        name="reference",
         settings=settings,
         placement=placement,
     )
@@ -99,7 +97,7 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
         model_dir=model,
         reference_path=reference.output_dir,
         output_dir=str(place / "model"),
-        storage_path=reference.storage_path,
+        storage_path=str(place / "storage"),
         name="train",
         seed=SEED,
         learning_rate=RATE,

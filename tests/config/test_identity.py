@@ -48,7 +48,7 @@ def test_placement_changes_no_identity(load: Callable[..., RunSettings], overrid
         ("method.pairs.max_per_problem=7", {"rollouts", "pairs"}),
         ("method.prompts.system=Think.", {"rollouts", "evaluation", "test"}),
         ("engines.policy.path=other", {"rollouts", "evaluation", "test"}),
-        ("engines.policy.dtype=float32", {"rollouts", "evaluation", "test"}),
+        ("engines.policy.dtype=float16", {"rollouts", "evaluation", "test"}),
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation", "test"}),
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
         ("grading.timeout_s=1", {"rollouts", "evaluation", "test"}),

@@ -116,18 +116,16 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         summary: Any = {"refusal": script.own_refusals[iteration]}
         return OwnReward(model=model, summary=summary, manifest=manifest("reward"))
 
-    def reference(session: Any, pairs: Any, anchor: ModelRef, iteration: int) -> Any:
-        script.anchors.append(anchor.path)
+    def learn(session: Any, pairs: Any, models: Any, iteration: int, rate: float) -> Trained:
+        script.anchors.append(models[0].path)
         if iteration in script.unfit:
             raise TooFewPairsError("only 0 pairs can be trained on")
-        return phase, manifest("reference")
-
-    def learn(session: Any, inputs: Any, policy: ModelRef, iteration: int, rate: float) -> Trained:
         script.rates.append(rate)
+        manifests = (manifest("reference"), manifest("policy"))
         if iteration in script.collapses:
-            return Trained(model=None, result={"error": "it fell"}, manifest=manifest("policy"))
+            return Trained(model=None, result={"error": "it fell"}, manifests=manifests)
         model = replace(BASE, path=f"m{iteration}", iteration=iteration + 1)
-        return Trained(model=model, result=RESULT, manifest=manifest("policy"))
+        return Trained(model=model, result=RESULT, manifests=manifests)
 
     def evaluate(session: Any, problems: Any, split: str, model: ModelRef, place: Any) -> Any:
         rows = script.after[place[0]] if place[0] is not None else answers(5)
@@ -141,7 +139,6 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         "roll_out": roll_out,
         "read_rollouts": lambda path: iter(()),
         "collect_pairs": lambda session, rollouts, iteration: (phase, manifest("pairs")),
-        "reference": reference,
         "learn": learn,
         "evaluate": evaluate,
         "train_own_reward": train_own_reward,

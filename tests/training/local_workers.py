@@ -24,7 +24,8 @@ class LocalHost:
     """Keeps the last checkpoint of a request in its storage path."""
 
     def __init__(self, request: Request) -> None:
-        self._kept = Path(request.storage_path) / request.name
+        place = "unused" if isinstance(request, ReferenceRequest) else request.storage_path
+        self._kept = Path(place) / getattr(request, "name", "reference")
 
     @property
     def device(self) -> torch.device:

@@ -19,8 +19,14 @@ import ray
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import ModelError
-from sphere_ray.training.messages import ReferenceRequest, StepMetrics, TrainRequest
-from sphere_ray.training.trainer import compute_reference, train
+from sphere_ray.training.messages import (
+    ReferenceDone,
+    ReferenceProgress,
+    ReferenceRequest,
+    StepMetrics,
+    TrainRequest,
+)
+from sphere_ray.training.trainer import train
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
@@ -49,28 +55,20 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
-    """A request whose reference table was made through Ray."""
+    """A request whose reference table was made through Ray, in the job of a first training."""
     root: Path = tmp_path_factory.mktemp("trainer")
     (root / "model").mkdir()
     make_llama(root / "model")
-    seen: list[tuple[int, int]] = []
-    reference = compute_reference(
-        ReferenceRequest(
-            model_dir=str(root / "model"),
-            pairs_path=write_pairs(root / "pairs.parquet", 22),
-            output_dir=str(root / "reference"),
-            storage_path=str(root / "storage"),
-            name="reference",
-            settings=SETTINGS,
-            placement=PLACEMENT,
-        ),
-        lambda done, total: seen.append((done, total)),
-    )
-    assert reference.pairs == 22
-    assert seen[-1] == (22, 22)
-    return TrainRequest(
+    reference = ReferenceRequest(
         model_dir=str(root / "model"),
-        reference_path=reference.path,
+        pairs_path=write_pairs(root / "pairs.parquet", 22),
+        output_dir=str(root / "reference"),
+        settings=SETTINGS,
+        placement=PLACEMENT,
+    )
+    request = TrainRequest(
+        model_dir=str(root / "model"),
+        reference_path=reference.output_dir,
         output_dir=str(root / "policy"),
         storage_path=str(root / "storage"),
         name="dpo",
@@ -79,6 +77,14 @@ def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainReq
         settings=SETTINGS,
         placement=PLACEMENT,
     )
+    seen: list[Any] = []
+    first = train(named(request, "first"), seen.append, reference=reference)
+    # All log-probs are there before the first step.
+    done = next(place for place, message in enumerate(seen) if isinstance(message, ReferenceDone))
+    assert seen[done - 1] == ReferenceProgress(done=22)
+    assert (seen[done].pairs, seen[done].dropped) == (22, {})
+    assert [step.step for step in seen[done + 1 :]] == list(range(1, first.steps + 1))
+    return request
 
 
 @pytest.fixture(scope="module")

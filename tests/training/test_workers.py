@@ -78,8 +78,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             model_dir=str(root / "model"),
             pairs_path=pairs,
             output_dir=str(root / name),
-            storage_path=str(root / "storage"),
-            name=name,
             settings=SETTINGS,
             placement=TrainerPlacement(workers=2, zero_stage=stage),
         )
