@@ -1,6 +1,7 @@
 """`make bench`: run the benchmarks one after the other, and write RESULTS.md and results.json.
 
-`python -m tests.benchmarks grading million` runs some and keeps the other figures.
+`python -m tests.benchmarks grading million` runs some and keeps the other figures; a name may have
+arguments: `python -m tests.benchmarks "overhead --run runs/laptop"`.
 """
 
 import argparse
@@ -37,7 +38,7 @@ TARGETS = {
 
 def run(name: str) -> dict[str, Any]:
     """The lines of one benchmark, by key."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}"]
+    command = [sys.executable, "-m", *f"tests.benchmarks.{name}".split()]
     print(f"$ python -m tests.benchmarks.{name}", flush=True)  # noqa: T201
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     print(done.stdout, end="", flush=True)  # noqa: T201

@@ -33,7 +33,7 @@ from tests.benchmarks.report import emit, rounded
 from tests.training.local_workers import run_requests
 
 MODEL = "embedded:smollm2-135m-instruct"
-PAIRS, BATCH, MICRO, EPOCHS, RATE, SEED = 32, 8, 4, 2, 1e-4, 0
+PAIRS, BATCH, MICRO, EPOCHS, RATE, SEED = 16, 4, 2, 2, 1e-4, 0
 CURVE_TOLERANCE, LEARNT = 1e-3, 0.5
 WORKERS = (1, 2)
 

@@ -1,8 +1,7 @@
 """Seconds of an iteration of the laptop run in which no engine generates and no worker trains.
 
 Runs jobs/configs/laptop.yaml, or reads a run directory that is given, and adds up from its events,
-manifests and training steps. Prints `overhead_s` with its items: an upper bound, since nobody
-records how long the reference's forwards take.
+manifests and training steps. Prints `overhead_s` with its items.
 """
 
 import argparse
@@ -40,14 +39,16 @@ def itemised(run_dir: Path) -> dict[str, float]:
     """Where the time without generation and training goes."""
     times = moments(run_dir)
     spans = {phase: times[phase][1] - times[phase][0] for phase in PHASES}
-    training = json.loads((run_dir / "iter-000/policy/training.json").read_text("utf-8"))
+    iteration = run_dir / "iter-000"
+    training = json.loads((iteration / "policy/training.json").read_text("utf-8"))
+    forwards = json.loads((iteration / "reference/reference.json").read_text("utf-8"))["seconds"]
     return {
         "rollouts: stage actors, graph, commits": spans["rollouts"]
         - generating(run_dir, "rollouts"),
         "pairs, release of the engines": times["reference"][0] - times["rollouts"][1],
-        "reference: all of it, its forwards too": spans["reference"],
-        "between reference and training": times["training"][0] - times["reference"][1],
-        "training: start of the workers, model, export": spans["training"]
+        "training: start of the workers, reference model": spans["reference"] - forwards,
+        "training: model, checkpoints, export": times["training"][1]
+        - times["reference"][1]
         - sum(step["seconds"] for step in training["history"]),
         "start of the new policy's engine": times["evaluation"][0] - times["training"][1],
         "evaluation: stage actors, graph, commits": spans["evaluation"]

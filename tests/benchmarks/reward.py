@@ -141,12 +141,13 @@ def tree_tokens(
 
 def spec(kind: Any, path: str, settings: Any = None) -> EngineSpec:
     """An engine on the CPU with small blocks."""
+    pool = PoolSettings(kv_cache_gib=1, block_size=BLOCK, enforce_eager=True, max_num_seqs=64)
     return EngineSpec(
         kind=kind,
         name=kind,
         path=path,
-        model=ModelSettings(path=path, dtype="bfloat16", max_model_len=2048),
-        pool=PoolSettings(kv_cache_gib=1, block_size=BLOCK, enforce_eager=True, max_num_seqs=64),
+        model=ModelSettings(path=path, max_model_len=2048).served_by(pool),
+        pool=pool,
         settings=settings,
     )
 
@@ -245,7 +246,7 @@ async def measure(number: int) -> None:
 def main() -> None:
     """Measure in this process; the engines have theirs."""
     os.environ |= {"OMP_NUM_THREADS": "2"} | engine_environment(spec("vllm_generator", ""))
-    asyncio.run(measure(number=16))
+    asyncio.run(measure(number=8))
 
 
 if __name__ == "__main__":

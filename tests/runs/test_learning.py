@@ -1,0 +1,212 @@
+"""A training job's two phases are committed one by one, whatever ends the job."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sphere_ray.config import RunSettings
+from sphere_ray.errors import CollapseError, TooFewPairsError, TrainingError
+from sphere_ray.records import Message, ModelRef, PhaseReport, PreferencePair, StageName
+from sphere_ray.reporting.progress import ProgressBoard
+from sphere_ray.runs import learning, storage
+from sphere_ray.runs.learning import Trained, learn
+from sphere_ray.runs.store import PhaseDir, RunStore
+from sphere_ray.schema import to_table
+from sphere_ray.training.messages import (
+    ReferenceDone,
+    ReferenceProgress,
+    ReferenceRequest,
+    StepMetrics,
+    TrainRequest,
+    TrainResult,
+)
+
+PAIRS, USABLE = 5, 4
+BASE = ModelRef(path="base", iteration=0, fingerprint="base")
+STEP = StepMetrics(
+    step=1,
+    steps=1,
+    epoch=0,
+    loss=0.6,
+    reward_accuracy=1.0,
+    margin=0.1,
+    chosen_logp=-1.0,
+    rejected_logp=-2.0,
+    chosen_shift=0.0,
+    chosen_length=3.0,
+    rejected_length=3.0,
+    grad_norm=1.0,
+    learning_rate=1e-6,
+    tokens=40,
+    computed=30,
+    padding=0,
+    seconds=1.0,
+)
+
+Ending = Callable[[], None]
+
+
+def well() -> None:
+    pass
+
+
+def ends(error: Exception) -> Ending:
+    def ending() -> None:
+        raise error
+
+    return ending
+
+
+class Workers:
+    """In the place of Ray Train: computes the reference if asked to, then ends as told."""
+
+    def __init__(self, *endings: Ending, too_few: bool = False) -> None:
+        self.endings = list(endings)
+        self.too_few = too_few
+        self.asked: list[bool] = []
+
+    def __call__(
+        self,
+        request: TrainRequest,
+        on_message: Callable[[Any], None],
+        *,
+        reference: ReferenceRequest | None,
+    ) -> TrainResult:
+        self.asked.append(reference is not None)
+        if self.too_few:
+            raise TooFewPairsError("only 0 pairs can be trained on")
+        for message in self.referring(reference) if reference else ():
+            on_message(message)
+        checkpoint = Path(request.storage_path) / "checkpoint"
+        resumed = checkpoint.is_file()
+        storage.write_text("step 1", str(checkpoint))
+        on_message(STEP)
+        self.endings.pop(0)()
+        storage.write_text("weights", f"{request.output_dir}/model.safetensors")
+        return TrainResult(
+            model_dir=request.output_dir,
+            pairs=USABLE,
+            steps=1,
+            loss_first=0.6,
+            loss_last=0.6,
+            reward_accuracy=1.0,
+            seconds=1.0,
+            history=(STEP,),
+            resumed_at=int(resumed),
+        )
+
+    @staticmethod
+    def referring(request: ReferenceRequest) -> Sequence[Any]:
+        rows = [pair(number) for number in range(USABLE)]
+        storage.write_table(to_table(rows, PreferencePair), f"{request.output_dir}/part-0.parquet")
+        done = ReferenceDone(pairs=USABLE, dropped={"too_long": 1}, tokens=80, seconds=0.5)
+        # A group that was started anew before its first checkpoint says it twice.
+        return (ReferenceProgress(done=USABLE), done, ReferenceProgress(done=2), done)
+
+
+def pair(number: int) -> PreferencePair:
+    return PreferencePair(
+        pair_id=str(number),
+        problem_id=str(number),
+        stage=StageName.SELF_GENERATION,
+        prompt=(Message(role="user", content="1+1?"),),
+        chosen="2",
+        rejected="3",
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Workers], Trained]:
+    settings = RunSettings.model_validate(
+        {
+            "name": "t",
+            "run_dir": str(tmp_path / "run"),
+            "problems": {s: {"source": f"file:{s}"} for s in ("train", "validation", "test")},
+            "engines": {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}},
+            "training": {"batch_size": 1},
+        }
+    )
+
+    def attempt(workers: Workers) -> Trained:
+        monkeypatch.setattr(learning, "train", workers)
+        with RunStore.open(settings.run_dir, settings) as store:
+            board = ProgressBoard(Console(file=io.StringIO()))
+            session: Any = SimpleNamespace(
+                settings=settings, store=store, board=board, make_room=lambda: None
+            )
+            return learn(session, pairs_of(store), (BASE, BASE), 0, 1e-6)
+
+    return attempt
+
+
+def pairs_of(store: RunStore) -> PhaseDir:
+    phase = store.phase(0, "pairs")
+    if phase.committed() is None:
+        phase.begin()
+        rows = [pair(number) for number in range(PAIRS)]
+        storage.write_table(to_table(rows, PreferencePair), f"{phase.path}/part.parquet")
+        phase.commit(
+            PhaseReport(
+                phase=phase.name,
+                fingerprint=phase.fingerprint,
+                rows_in=PAIRS,
+                rows_out=PAIRS,
+                seconds=0.0,
+            )
+        )
+    return phase
+
+
+def counts(trained: Trained) -> list[tuple[str, int, int, dict[str, int]]]:
+    reports = [manifest.report for manifest in trained.manifests]
+    return [(r.phase, r.rows_in, r.rows_out, dict(r.dropped)) for r in reports]
+
+
+def test_one_job_makes_both_phases_and_the_next_call_none(run: Any) -> None:
+    workers = Workers(well)
+    trained = run(workers)
+    assert counts(trained) == [
+        ("reference", PAIRS, USABLE, {"too_long": 1}),
+        ("policy", USABLE, USABLE, {}),
+    ]
+    assert trained.model.iteration == 1
+    assert run(workers) == trained
+    assert workers.asked == [True]
+
+
+def test_a_table_is_kept_when_training_fails_and_its_checkpoint_too(run: Any) -> None:
+    workers = Workers(ends(TrainingError("lost")), well)
+    with pytest.raises(TrainingError):
+        run(workers)
+    trained = run(workers)
+    assert workers.asked == [True, False]
+    assert trained.result["resumed_at"] == 1
+
+
+def test_checkpoints_without_their_table_are_not_used(run: Any, tmp_path: Path) -> None:
+    workers = Workers(ends(TrainingError("lost")), well)
+    with pytest.raises(TrainingError):
+        run(workers)
+    storage.remove(str(tmp_path / "run/iter-000/reference"))
+    trained = run(workers)
+    assert workers.asked == [True, True]
+    assert trained.result["resumed_at"] == 0
+
+
+def test_a_collapse_is_committed_without_a_model(run: Any) -> None:
+    trained = run(Workers(ends(CollapseError("the chosen side fell"))))
+    assert trained.model is None
+    assert trained.result == {"error": "the chosen side fell"}
+    assert counts(trained)[1] == ("policy", USABLE, 0, {"collapsed": USABLE})
+
+
+def test_too_few_pairs_leave_nothing_committed(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(TooFewPairsError):
+        run(Workers(too_few=True))
+    (only,) = (tmp_path / "run/iter-000").glob("*/manifest.json")
+    assert only.parent.name == "pairs"
