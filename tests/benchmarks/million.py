@@ -40,11 +40,10 @@ MIB = 1 << 20
 def settings(run_dir: Path, strategy: str) -> Any:
     """Three simulated pools on two cores."""
     pool = {"max_num_seqs": 4096, "kv_cache_gib": 1}
-    source = {"source": "file:unused"}
     document = {
         "name": "million",
         "run_dir": str(run_dir),
-        "problems": {"train": source, "validation": source, "test": source},
+        "problems": {s: {"source": f"file:{s}"} for s in ("train", "validation", "test")},
         "method": {"search": {"strategy": strategy, "num_samples": SAMPLES}},
         "engines": {
             "backend": "simulated",
