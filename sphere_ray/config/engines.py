@@ -45,4 +45,6 @@ class EngineSettings(Settings):
     def _precisions_are_settled(self) -> "EngineSettings":
         small = self.small if self.small == "policy" else self.small.served_by(self.small_pool)
         policy = self.policy.served_by(self.policy_pool)
+        if policy is self.policy and small is self.small:
+            return self
         return self.model_copy(update={"policy": policy, "small": small})

@@ -129,14 +129,15 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _precisions_are_settled(self) -> "RunSettings":
-        changes: dict[str, Any] = {"training": self.training.run_on(self.trainer)}
+        changes: dict[str, Any] = {}
+        if self.training.precision == "auto":
+            changes["training"] = self.training.run_on(self.trainer)
         scorer, own = self.engines.scorer, self.engines.scorer.own
-        if own is not None:
-            training = own.training.run_on(self.trainer)
-            own = own.model_copy(update={"training": training})
+        if own is not None and own.training.precision == "auto":
+            own = own.model_copy(update={"training": own.training.run_on(self.trainer)})
             scorer = scorer.model_copy(update={"own": own})
             changes["engines"] = self.engines.model_copy(update={"scorer": scorer})
-        return self.model_copy(update=changes)
+        return self.model_copy(update=changes) if changes else self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunSettings":

@@ -72,7 +72,8 @@ class ServedRewardSettings(SourceSettings):
 
     @model_validator(mode="after")
     def _precision_is_settled(self) -> Self:
-        return self.model_copy(update={"model": self.model.served_by(self.pool)})
+        model = self.model.served_by(self.pool)
+        return self if model is self.model else self.model_copy(update={"model": model})
 
 
 class ProcessRewardSettings(ServedRewardSettings):
