@@ -31,7 +31,7 @@ from tests.benchmarks.report import emit, rounded
 
 T = TypeVar("T")
 MODEL = "embedded:smollm2-135m-instruct"
-BLOCK = 16
+BLOCK = 32
 COMPLETIONS = 4
 SEARCH = SearchSettings(
     num_candidates=4,
