@@ -121,22 +121,23 @@ class _Job:
         first = reference if self.table.committed() is None else None
         self.session.make_room()
         self.phase.begin(resumable=True)
+        if first:
+            storage.remove(request.storage_path)  # checkpoints of a table that is gone
+            self.table.begin()
         outcome: dict[str, Any]
-        with self._shown:
-            if first:
-                storage.remove(request.storage_path)  # checkpoints of a table that is gone
-                self.table.begin()
-                self._show(self.table, storage.count_rows(first.pairs_path), "pairs")
-            else:
-                self._show(self.phase, 0, "steps")
-            try:
+        try:
+            with self._shown:
+                if first:
+                    self._show(self.table, storage.count_rows(first.pairs_path), "pairs")
+                else:
+                    self._show(self.phase, 0, "steps")
                 result = train(request, self._on_message, reference=first)
-                outcome = asdict(result)
-                if result.restarted_because:
-                    self.session.board.say(f"training started anew: {result.restarted_because}")
-            except CollapseError as error:
-                self.session.board.say(f"training was stopped: {error}")
-                outcome = {"error": str(error)}
+            outcome = asdict(result)
+            if result.restarted_because:
+                self.session.board.say(f"training started anew: {result.restarted_because}")
+        except CollapseError as error:
+            self.session.board.say(f"training was stopped: {error}")
+            outcome = {"error": str(error)}
         storage.write_json(outcome, f"{self.phase.path}/training.json")
         pairs = storage.count_rows(self.table.path)
         dropped = {COLLAPSED: pairs} if "error" in outcome else {}
@@ -161,7 +162,6 @@ class _Job:
         else:
             total = self._tracker.snapshot.total
             self._shown.close()
-            storage.write_json(asdict(message), f"{self.table.path}/reference.json")
             self._commit(
                 self.table,
                 total,

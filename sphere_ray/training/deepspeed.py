@@ -1,5 +1,6 @@
 """DeepSpeed: its configuration and its engine behind a few verbs; the only file that imports it."""
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
@@ -124,6 +127,16 @@ class ShardedPolicy:
             return gathered
         whole: Mapping[str, Tensor] = self.model.state_dict()
         return whole
+
+
+def forget_inference() -> None:
+    """Let go of the models that `shard_for_inference` sharded and nobody uses any more.
+
+    DeepSpeed keeps them in a list of its own, which no engine's end empties.
+    """
+    FWD_MODULE_STACK.clear()
+    gc.collect()
+    get_accelerator().empty_cache()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A Ray Train worker as the loops see it: device, progress, checkpoints."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from ray.util.queue import Queue
 
 from sphere_ray.errors import SphereError
 from sphere_ray.training import loop, reference, reward_loop
+from sphere_ray.training.deepspeed import forget_inference
 from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
 
 
@@ -52,16 +52,13 @@ class RayHost:
 def run(
     first: ReferenceRequest | None, request: RewardTrainRequest | TrainRequest, progress: Queue
 ) -> Any:
-    """Run the worker's loop for this request, behind that of the `first` one.
-
-    Where there is a checkpoint, an earlier attempt has done the first.
-    """
+    """Run the worker's loop for this request, behind that of the `first` one."""
     host = RayHost(progress)
-    if first is not None and ray.train.get_checkpoint() is None:
+    if first is not None:
         outcome = reference.run_worker(first, host)
         if isinstance(outcome, SphereError):
             return outcome
-        gc.collect()  # the reference's weights go before the policy's come
+        forget_inference()  # the reference's weights go before the policy's come
     if isinstance(request, RewardTrainRequest):
         return reward_loop.run_worker(request, host)
     return loop.run_worker(request, host)

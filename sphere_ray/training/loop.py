@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import nn
 
-from sphere_ray.errors import SphereError
+from sphere_ray.errors import SphereError, TrainingError
 from sphere_ray.training.adapters import merged, plain, with_adapters
 from sphere_ray.training.batches import global_batches, shard
 from sphere_ray.training.deepspeed import (
@@ -34,6 +34,11 @@ def run_worker(request: TrainRequest, host: Host) -> LoopOutcome | SphereError:
 def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
     settings = request.settings
     table = ReferenceTable(request.reference_path)
+    if len(set(worker.gather(len(table)))) > 1:
+        raise TrainingError(
+            f"the workers see different files in {request.reference_path}; it must be storage that "
+            "all nodes share; run the same command again"
+        )
     steps = _plan(table, request, worker)
     policy = _build_policy(request)
     trainee = Trainee(policy=policy, table=table, loss=settings.loss, world=worker.world)

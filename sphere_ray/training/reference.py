@@ -3,9 +3,11 @@
 The reference phase writes it, one part per worker; training reads it and needs no second model.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, Refer
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
 from sphere_ray.training.workers import Host, Worker, guarded
 
+WHOLE = "reference.json"
+"""Beside the parts once all of them are written: a `ReferenceDone`."""
+
 _IDS = pa.list_(pa.int32())
 _LOGPS = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -53,7 +58,9 @@ class ReferenceTable:
 
     def __init__(self, path: str) -> None:
         """Read every part under `path`."""
-        table = _read_parquet(path).select(SCHEMA.names)
+        # The driver writes its manifest beside them at this moment.
+        parts = sorted(str(part) for part in Path(path).glob("part-*.parquet"))
+        table = pa.dataset.dataset(parts, format="parquet").to_table(columns=SCHEMA.names)
         self._table = table.sort_by("pair_id").combine_chunks()
 
     def __len__(self) -> int:
@@ -86,11 +93,6 @@ class ReferenceTable:
         return self._table[column][index].values.to_numpy()
 
 
-def _read_parquet(path: str) -> pa.Table:
-    # A phase's directory also holds its manifest.
-    return pa.dataset.dataset(path, format="parquet", exclude_invalid_files=True).to_table()
-
-
 def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps]) -> None:
     """Write one worker's part; it appears by rename."""
     columns = [
@@ -114,12 +116,19 @@ def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps])
 def run_worker(request: ReferenceRequest, host: Host) -> ReferenceDone | SphereError:
     """Compute this worker's part; a deliberate error is returned, so that it is not retried.
 
-    The first worker reports `ReferenceProgress`, and `ReferenceDone` when all parts are written.
+    The first worker reports `ReferenceProgress`, and `ReferenceDone` when all parts are written;
+    workers that are started anew find that noted, and repeat nothing.
     """
     return guarded(request, host, _compute)
 
 
 def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> ReferenceDone:
+    whole = Path(request.output_dir) / WHOLE
+    if all(worker.gather(whole.is_file())):
+        done = ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
+        if worker.rank == 0:
+            host.report(done)
+        return done
     pairs, dropped = _encode_share(request, worker)
     counts = worker.gather((len(pairs), dropped, sum(pair.tokens for pair in pairs)))
     usable, discarded = (sum(each[0] for each in counts), Counter[str]())
@@ -153,6 +162,9 @@ def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> Reference
         seconds=max(seconds),
     )
     if worker.rank == 0:
+        partial = whole.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(done)), encoding="utf-8")
+        partial.replace(whole)
         host.report(done)
     return done
 
@@ -160,7 +172,10 @@ def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> Reference
 def _encode_share(
     request: ReferenceRequest, worker: Worker
 ) -> tuple[list[EncodedPair], Counter[str]]:
-    table = _read_parquet(request.pairs_path)
+    # A phase's directory also holds its manifest.
+    table = pa.dataset.dataset(
+        request.pairs_path, format="parquet", exclude_invalid_files=True
+    ).to_table()
     share = table.take(pa.array(range(worker.rank, table.num_rows, worker.world), pa.int64()))
     encoder = PairEncoder(request.model_dir)
     return encode_pairs(from_table(share, PreferencePair), encoder, request.settings.max_length)

@@ -99,6 +99,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     few = SETTINGS.model_copy(update={"min_pairs": PAIRS + 1})
     requests: dict[str, Request] = {
         "reference": reference("reference", 2),
+        "reference-again": reference("again", 2, output_dir=str(root / "reference")),
         "reference-zero3": reference("reference-zero3", 3),
         "zero0": training("zero0", 0),
         "zero2": training("zero2", 2),
@@ -233,6 +234,7 @@ def test_the_reference_is_the_models_own_log_probs(
 ) -> None:
     root, values = outcomes
     assert isinstance(values["reference"], ReferenceDone)
+    assert values["reference-again"] == values["reference"]  # its seconds too: nothing was repeated
     assert (values["reference"].pairs, values["reference"].dropped) == (PAIRS, {})
     model = AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32)
     for name in ("reference", "reference-zero3"):
