@@ -3,7 +3,6 @@
 Each is skipped once committed; a killed job continues at its last checkpoint.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -114,8 +113,8 @@ class _Job:
     phase: PhaseDir
     iteration: int
     _shown: ExitStack = field(default_factory=ExitStack)
-    _tracker: PhaseTracker | None = None
-    _seconds: Callable[[], float] = time.monotonic
+    _tracker: PhaseTracker = field(init=False)
+    _seconds: Callable[[], float] = field(init=False)
 
     def run(self, reference: ReferenceRequest, request: TrainRequest) -> None:
         first = reference if self.table.committed() is None else None
@@ -152,11 +151,10 @@ class _Job:
         )
 
     def _on_message(self, message: ReferenceProgress | ReferenceDone | StepMetrics) -> None:
-        assert self._tracker is not None
         if isinstance(message, StepMetrics):
             _show_step(self._tracker, message)
-        elif self.table.committed() is not None:
-            return  # workers were started anew before their first checkpoint
+        elif self._tracker.snapshot.name != self.table.name:
+            return  # workers that were started anew say again that the table is whole
         elif isinstance(message, ReferenceProgress):
             self._tracker.update(done=message.done)
         else:

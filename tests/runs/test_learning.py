@@ -11,42 +11,23 @@ from rich.console import Console
 
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import CollapseError, TooFewPairsError, TrainingError
-from sphere_ray.records import Message, ModelRef, PhaseReport, PreferencePair, StageName
+from sphere_ray.records import ModelRef, PhaseReport
 from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.runs import learning, storage
 from sphere_ray.runs.learning import Trained, learn
 from sphere_ray.runs.store import PhaseDir, RunStore
-from sphere_ray.schema import to_table
 from sphere_ray.training.messages import (
     ReferenceDone,
     ReferenceProgress,
     ReferenceRequest,
-    StepMetrics,
     TrainRequest,
     TrainResult,
 )
+from tests.training.pairs import write_pairs
+from tests.training.steps import STEP
 
 PAIRS, USABLE = 5, 4
 BASE = ModelRef(path="base", iteration=0, fingerprint="base")
-STEP = StepMetrics(
-    step=1,
-    steps=1,
-    epoch=0,
-    loss=0.6,
-    reward_accuracy=1.0,
-    margin=0.1,
-    chosen_logp=-1.0,
-    rejected_logp=-2.0,
-    chosen_shift=0.0,
-    chosen_length=3.0,
-    rejected_length=3.0,
-    grad_norm=1.0,
-    learning_rate=1e-6,
-    tokens=40,
-    computed=30,
-    padding=0,
-    seconds=1.0,
-)
 
 Ending = Callable[[], None]
 
@@ -102,22 +83,10 @@ class Workers:
 
     @staticmethod
     def referring(request: ReferenceRequest) -> Sequence[Any]:
-        rows = [pair(number) for number in range(USABLE)]
-        storage.write_table(to_table(rows, PreferencePair), f"{request.output_dir}/part-0.parquet")
+        write_pairs(Path(request.output_dir) / "part-0.parquet", USABLE)
         done = ReferenceDone(pairs=USABLE, dropped={"too_long": 1}, tokens=80, seconds=0.5)
         # A group that was started anew before its first checkpoint says it twice.
         return (ReferenceProgress(done=USABLE), done, ReferenceProgress(done=2), done)
-
-
-def pair(number: int) -> PreferencePair:
-    return PreferencePair(
-        pair_id=str(number),
-        problem_id=str(number),
-        stage=StageName.SELF_GENERATION,
-        prompt=(Message(role="user", content="1+1?"),),
-        chosen="2",
-        rejected="3",
-    )
 
 
 @pytest.fixture
@@ -148,8 +117,7 @@ def pairs_of(store: RunStore) -> PhaseDir:
     phase = store.phase(0, "pairs")
     if phase.committed() is None:
         phase.begin()
-        rows = [pair(number) for number in range(PAIRS)]
-        storage.write_table(to_table(rows, PreferencePair), f"{phase.path}/part.parquet")
+        write_pairs(Path(phase.path) / "part.parquet", PAIRS)
         phase.commit(
             PhaseReport(
                 phase=phase.name,

@@ -21,11 +21,11 @@ LOOPS = {ReferenceRequest: reference, RewardTrainRequest: reward_loop, TrainRequ
 
 
 class LocalHost:
-    """Keeps the last checkpoint of a request in its storage path."""
+    """Keeps the last checkpoint of a training in its storage path; a reference has none."""
 
     def __init__(self, request: Request) -> None:
-        place = "unused" if isinstance(request, ReferenceRequest) else request.storage_path
-        self._kept = Path(place) / getattr(request, "name", "reference")
+        if not isinstance(request, ReferenceRequest):
+            self._kept = Path(request.storage_path) / request.name
 
     @property
     def device(self) -> torch.device:
