@@ -172,7 +172,9 @@ def train_prm(
 @app.command()
 def score_report(
     context: typer.Context,
-    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN", help="Directory of a run or of `train-prm`.")
+    ],
     problems: Annotated[
         str | None, typer.Option(help="URI of unseen problems; default the run's validation.")
     ] = None,

@@ -27,6 +27,7 @@ from sphere_ray.training.trainer import train_reward_model
 
 PHASE = "reward"
 OUTCOME = "outcome.json"
+TRAINING_STEPS = "steps.parquet"
 _STATE, _BASE = "_train", "_base"
 
 
@@ -93,7 +94,7 @@ def _train(
     )
     session.make_room()
     phase.begin(resumable=True)
-    storage.write_table(to_table(train, LabelledStep), f"{phase.path}/steps.parquet")
+    storage.write_table(to_table(train, LabelledStep), f"{phase.path}/{TRAINING_STEPS}")
     storage.write_table(to_table(held_out, LabelledStep), f"{phase.path}/held_out.parquet")
     with (
         stopwatch(phase) as seconds,
@@ -187,7 +188,7 @@ def _prepare(own: OwnScorerSettings, base: str, target: str, seed: int) -> None:
 def _request(session: Session, own: OwnScorerSettings, phase: PhaseDir) -> RewardTrainRequest:
     return RewardTrainRequest(
         model_dir=f"{phase.path}/{_BASE}",
-        steps_path=f"{phase.path}/steps.parquet",
+        steps_path=f"{phase.path}/{TRAINING_STEPS}",
         held_out_path=f"{phase.path}/held_out.parquet",
         output_dir=f"{phase.path}/model",
         scores_path=f"{phase.path}/scores.parquet",

@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
@@ -21,20 +23,21 @@ from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, PoolUse, Pro
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
+    OwnRewardSummary,
     ScoreReport,
     SourceReport,
     scored_candidates,
 )
 from sphere_ray.rollout import pipeline
 from sphere_ray.runs import storage
-from sphere_ray.runs.own_reward import OUTCOME, PHASE, Recorded
+from sphere_ray.runs.own_reward import OUTCOME, PHASE, TRAINING_STEPS
 from sphere_ray.runs.phases import DATA, committed, read_rollouts, roll_out, stream
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import MANIFEST, PhaseDir, RunStore
 from sphere_ray.runs.train_prm import recorded_rollouts, settings_of_run
-from sphere_ray.schema import to_table
+from sphere_ray.schema import from_table, to_table
 
 OWN = "own"
 COST = "cost.json"
@@ -59,6 +62,7 @@ def score_report(
 ) -> ScoreReport:
     """Measure the sources of a run on `problems` (default: its validation problems).
 
+    `run_dir` may be a directory of `train_prm`: its model is measured whatever the gates said.
     Writes report.json and reliability.png to `output` (default: RUN-scores).
 
     Raises:
@@ -67,7 +71,6 @@ def score_report(
     source = storage.resolve(run_dir)
     place = storage.resolve(output) if output else f"{source}-scores"
     settings = settings_of_run(source, place, overrides)
-    recorded = recorded_rollouts(source)
     own = _own_model(source)
     policy = base_model(settings.engines)
     split = settings.problems.validation
@@ -76,7 +79,7 @@ def score_report(
     fresh = _fresh(settings, place, split, completions, policy)
     truth = _Truth(
         steps=_by_step(labelled_steps(read_rollouts(fresh.path), own=False)),
-        known=[step for each in recorded for step in _labels(each)],
+        known=_known(source),
     )
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Any, float]] = {}
@@ -98,20 +101,40 @@ def score_report(
     return report
 
 
-def _labels(recorded: Recorded) -> list[LabelledStep]:
-    return labelled_steps(read_rollouts(recorded.path), own=recorded.own)
+def _known(source: str) -> list[LabelledStep]:
+    """The labels of a run, or those that `train_prm` trained on."""
+    trained = f"{source}/{PHASE}/{TRAINING_STEPS}"
+    if Path(trained).is_file():
+        return from_table(pq.read_table(trained), LabelledStep)
+    recorded = recorded_rollouts(source)
+    return [
+        step for each in recorded for step in labelled_steps(read_rollouts(each.path), own=each.own)
+    ]
 
 
 def _own_model(source: str) -> ModelRef | None:
-    """The reward model that a run trained last and took, if there is one."""
+    """The model of `train_prm`, or the one a run trained last and took, if there is one."""
+    alone = Path(source) / PHASE
+    if _outcome(alone):
+        return _model(alone)
     for folder in sorted(Path(source).glob(f"iter-*/{PHASE}"), reverse=True):
-        outcome = storage.read_json(str(folder / OUTCOME))
-        if (folder / MANIFEST).is_file() and outcome and outcome["refusal"] is None:
-            manifest = storage.read_json(str(folder / MANIFEST))
-            return ModelRef(
-                path=str(folder / "model"), iteration=0, fingerprint=manifest["fingerprint"]
-            )
+        outcome = _outcome(folder)
+        if outcome and outcome["refusal"] is None:
+            return _model(folder)
     return None
+
+
+def _outcome(folder: Path) -> OwnRewardSummary | None:
+    """What a committed phase says of the model it trained; None where it trained none."""
+    outcome: OwnRewardSummary | None = storage.read_json(str(folder / OUTCOME))
+    if outcome and outcome["held_out"] and (folder / MANIFEST).is_file():
+        return outcome
+    return None
+
+
+def _model(folder: Path) -> ModelRef:
+    manifest = storage.read_json(str(folder / MANIFEST))
+    return ModelRef(path=str(folder / "model"), iteration=0, fingerprint=manifest["fingerprint"])
 
 
 def _fresh(

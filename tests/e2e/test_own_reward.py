@@ -111,6 +111,12 @@ def test_another_model_can_be_trained_from_the_run_alone(run_dir):
     assert done.code == 0, done.out + done.err
     config = json.loads((run_dir.with_name("run-prm") / "reward/model/config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
+    done = finish(
+        [str(BIN / "sphere"), "score-report", str(run_dir.with_name("run-prm"))], seconds=900
+    )
+    assert done.code == 0, done.out + done.err
+    report = json.loads((run_dir.with_name("run-prm-scores") / "report.json").read_text())
+    assert report["sources"]["own"]["quality"]["steps"] > 0
 
 
 def test_a_run_that_scored_nothing_is_one_sentence(tmp_path, run_dir):
