@@ -6,7 +6,8 @@ search has paid for these values already, so nothing is generated again.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import log
 
 from sphere_ray.method.seeds import falls_within
 from sphere_ray.method.steps import is_final
@@ -60,11 +61,23 @@ def label_of(step: LabelledStep, kind: str) -> float:
     return float(step.value > (0 if step.outcomes else 0.5))
 
 
-def balanced_weights(steps: Sequence[LabelledStep], labels: Sequence[float]) -> list[float]:
-    """Weights under which each depth has as much right as wrong, so that depth tells nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a step is trained towards: weight x cross entropy(right, sigmoid(logit + shift))."""
 
-    The weights of one depth add up to its number of steps where no weight is cut off at
-    `LARGEST_WEIGHT`. A step with label y counts as y of a right and 1 - y of a wrong one.
+    right: float
+    weight: float = 1.0
+    shift: float = 0.0
+
+
+def balanced_targets(steps: Sequence[LabelledStep], labels: Sequence[float]) -> list[Target]:
+    """Targets under which each depth weighs right as much as wrong, so that depth pulls nowhere.
+
+    A step of label y is y of a right step and 1 - y of a wrong one, and each kind has a factor of
+    its depth, r and w: y r CE(right) + (1 - y) w CE(wrong). Alone, the factors would teach the
+    odds p / (1 - p) x r / w; the shift log(r / w) takes that ratio up (prior correction: King and
+    Zeng 2001; logit adjustment, arXiv 2007.07314), so the model's own logit is that of p.
+    A depth with one kind alone is left as it is.
     """
     right: defaultdict[int, float] = defaultdict(float)
     total: defaultdict[int, float] = defaultdict(float)
@@ -72,15 +85,21 @@ def balanced_weights(steps: Sequence[LabelledStep], labels: Sequence[float]) -> 
     for depth, label in zip(depths, labels, strict=True):
         right[depth] += label
         total[depth] += 1
-    return [
-        label * _factor(right[depth], total[depth])
-        + (1 - label) * _factor(total[depth] - right[depth], total[depth])
-        for depth, label in zip(depths, labels, strict=True)
-    ]
+    factors = {depth: _factors(right[depth], total[depth]) for depth in total}
+    return [_target(label, *factors[depth]) for depth, label in zip(depths, labels, strict=True)]
 
 
-def _factor(part: float, total: float) -> float:
-    return min(LARGEST_WEIGHT, total / (2 * part)) if part else 0.0
+def _factors(right: float, total: float) -> tuple[float, float]:
+    """Factors of right and of wrong; none above `LARGEST_WEIGHT`."""
+    if right in (0, total):
+        return 1.0, 1.0
+    half = total / 2
+    return min(LARGEST_WEIGHT, half / right), min(LARGEST_WEIGHT, half / (total - right))
+
+
+def _target(label: float, up: float, down: float) -> Target:
+    weight = label * up + (1 - label) * down
+    return Target(right=label * up / weight, weight=weight, shift=log(up / down))
 
 
 def _steps_of(rollout: Rollout, *, own: bool) -> Iterator[LabelledStep]:

@@ -11,20 +11,24 @@ import torch
 from torch import Tensor
 
 from sphere_ray.engines.reward_prompt import RewardPrompt
-from sphere_ray.method.labels import balanced_weights, label_of
+from sphere_ray.method.labels import Target, balanced_targets, label_of
 from sphere_ray.records import LabelledStep
 from sphere_ray.training.tree import PrefixTree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A problem with its steps: token ids of each path, target, weight, place in the table."""
+    """A problem with its steps: token ids of each path, target, place in the table."""
 
     problem_id: str
     paths: tuple[tuple[int, ...], ...]
-    targets: tuple[float, ...]
-    weights: tuple[float, ...]
+    targets: tuple[Target, ...]
     places: tuple[int, ...]
+
+    @property
+    def weight(self) -> float:
+        """Of all its steps."""
+        return sum(target.weight for target in self.targets)
 
     @property
     def tokens(self) -> int:
@@ -34,14 +38,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeTensors:
-    """One forward: the tree of some problems, and the last node of each step."""
+    """One forward: the tree of some problems, and each step's last node and target."""
 
     input_ids_1s: Tensor
     position_ids_1s: Tensor
     attention_mask_11ss: Tensor
     nodes_m: Tensor
-    targets_m: Tensor
+    right_m: Tensor
     weights_m: Tensor
+    shifts_m: Tensor
 
     def to(self, device: torch.device) -> "TreeTensors":
         """The same on another device."""
@@ -61,10 +66,10 @@ def examples_of(
     paths = [tuple(prompt.ids(step.question, [*step.prefix, step.text])) for step in steps]
     fits = [place for place, path in enumerate(paths) if len(path) <= max_length]
     dropped = Counter({"too_long": len(paths) - len(fits)} if len(fits) < len(paths) else {})
-    targets = {place: label_of(steps[place], labels) for place in fits}
     kept = [steps[place] for place in fits]
-    weighed = balanced_weights(kept, list(targets.values())) if balance else [1.0] * len(fits)
-    weights = dict(zip(fits, weighed, strict=True))
+    right = [label_of(step, labels) for step in kept]
+    aims = balanced_targets(kept, right) if balance else [Target(right=each) for each in right]
+    targets = dict(zip(fits, aims, strict=True))
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for place in fits:
         groups[steps[place].problem_id].append(place)
@@ -73,7 +78,6 @@ def examples_of(
             problem_id=problem_id,
             paths=tuple(paths[place] for place in places),
             targets=tuple(targets[place] for place in places),
-            weights=tuple(weights[place] for place in places),
             places=tuple(places),
         )
         for problem_id, places in sorted(groups.items())
@@ -84,16 +88,18 @@ def examples_of(
 def collate_trees(examples: Sequence[Example], shares: Sequence[float]) -> TreeTensors:
     """Merge problems into one forward; `shares` (0 for a filler) scale their steps' weights."""
     tree = PrefixTree.of(path for example in examples for path in example.paths)
+    targets = [target for example in examples for target in example.targets]
     weights = [
-        weight * share
+        target.weight * share
         for example, share in zip(examples, shares, strict=True)
-        for weight in example.weights
+        for target in example.targets
     ]
     return TreeTensors(
         input_ids_1s=torch.tensor([tree.ids_s]),
         position_ids_1s=torch.tensor([tree.depths_s]),
         attention_mask_11ss=tree.attention_mask_ss()[None, None],
         nodes_m=torch.tensor([path[-1] for path in tree.paths]),
-        targets_m=torch.tensor([t for example in examples for t in example.targets]),
+        right_m=torch.tensor([target.right for target in targets]),
         weights_m=torch.tensor(weights),
+        shifts_m=torch.tensor([target.shift for target in targets]),
     )

@@ -118,7 +118,7 @@ def _examples(request: RewardTrainRequest, path: str) -> tuple[list[Example], di
 def _plan(examples: Sequence[Example], request: RewardTrainRequest, worker: Worker) -> list[_Plan]:
     settings = request.settings
     tokens = np.array([example.tokens for example in examples])
-    weights = np.array([sum(example.weights) for example in examples])
+    weights = np.array([example.weight for example in examples])
     batches = [
         (epoch, batch)
         for epoch in range(settings.epochs)
@@ -186,8 +186,9 @@ def _take_step(
 
 
 def _loss(logits_m2: Tensor, tensors: TreeTensors) -> Tensor:
-    targets_m2 = torch.stack([1 - tensors.targets_m, tensors.targets_m], dim=-1)
-    loss_m = cross_entropy(logits_m2, targets_m2, reduction="none")
+    targets_m2 = torch.stack([1 - tensors.right_m, tensors.right_m], dim=-1)
+    shifts_m2 = torch.stack([torch.zeros_like(tensors.shifts_m), tensors.shifts_m], dim=-1)
+    loss_m = cross_entropy(logits_m2 + shifts_m2, targets_m2, reduction="none")
     return (loss_m * tensors.weights_m).sum()
 
 
@@ -232,7 +233,6 @@ def _single(example: Example, place: int) -> Example:
         problem_id=example.problem_id,
         paths=(example.paths[place],),
         targets=(example.targets[place],),
-        weights=(1.0,),
         places=(0,),
     )
 

@@ -1,6 +1,6 @@
 """Labels of recorded steps, the split by problem, and weights in balance."""
 
-from collections import defaultdict
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sphere_ray.method.labels import (
     LARGEST_WEIGHT,
-    balanced_weights,
+    Target,
+    balanced_targets,
     label_of,
     labelled_steps,
     split_by_problem,
@@ -145,20 +146,29 @@ def test_the_share_held_out_is_the_share_asked_for():
         max_size=60,
     )
 )
-def test_depth_tells_nothing_under_the_weights(rows):
+def test_right_and_wrong_weigh_the_same_at_every_depth(rows):
     steps = [labelled(depth=depth, value=value) for depth, value in rows]
-    weights = balanced_weights(steps, [s.value for s in steps])
-    mass = defaultdict(lambda: [0.0, 0.0])
-    for step, weight in zip(steps, weights, strict=True):
-        assert 0 <= weight <= LARGEST_WEIGHT
-        mass[step.depth][0] += step.value
-        mass[step.depth][1] += 1 - step.value
-    for depth, (right, wrong) in mass.items():
-        factors = [0.5 * (right + wrong) / part for part in (right, wrong) if part]
-        if len(factors) == 2 and max(factors) <= LARGEST_WEIGHT:
-            total = sum(w for s, w in zip(steps, weights, strict=True) if s.depth == depth)
-            assert total == pytest.approx(right + wrong)
-            for step, weight in zip(steps, weights, strict=True):
-                if step.depth == depth:
-                    expected = step.value * factors[0] + (1 - step.value) * factors[1]
-                    assert weight == pytest.approx(expected)
+    targets = balanced_targets(steps, [s.value for s in steps])
+    for depth in {step.depth for step in steps}:
+        here = [(s.value, t) for s, t in zip(steps, targets, strict=True) if s.depth == depth]
+        share = sum(value for value, _ in here) / len(here)
+        right = sum(t.weight * t.right for _, t in here)
+        wrong = sum(t.weight * (1 - t.right) for _, t in here)
+        assert all(0 < t.weight <= LARGEST_WEIGHT for _, t in here)
+        if share in (0, 1):
+            assert all(t == Target(right=value) for value, t in here)
+        elif 0.5 / min(share, 1 - share) <= LARGEST_WEIGHT:
+            assert right == pytest.approx(len(here) / 2)
+            assert wrong == pytest.approx(len(here) / 2)
+        else:
+            assert min(right, wrong) < len(here) / 2
+
+
+@given(st.floats(0.02, 0.98), st.integers(0, 6))
+def test_the_best_logit_is_that_of_the_share_of_right_steps(share, depth):
+    count = 400
+    steps = [labelled(depth=depth, value=share) for _ in range(count)]
+    (target, *_) = balanced_targets(steps, [s.value for s in steps])
+    # Cross entropy is least where the sigmoid of its logit is its target.
+    best = math.log(target.right / (1 - target.right)) - target.shift
+    assert best == pytest.approx(math.log(share / (1 - share)), abs=1e-6)

@@ -197,11 +197,12 @@ def plain_losses(root: Path, base: str) -> list[float]:
     for number, batch in enumerate(batches):
         loss, mass = torch.tensor(0.0), 0.0
         for step in (step for index in batch.tolist() for step in examples[index]):
-            logp = model(step.question, [*step.prefix, step.text]).log_softmax(-1)
+            logits = model(step.question, [*step.prefix, step.text])
             up, down = factor[step.depth]
-            weight = step.value * up + (1 - step.value) * down
-            loss = loss - weight * (step.value * logp[1] + (1 - step.value) * logp[0])
-            mass += weight
+            # Prior correction: the balanced odds are the model's times up / down.
+            logp = (logits + torch.tensor([down, up]).log()).log_softmax(-1)
+            loss = loss - step.value * up * logp[1] - (1 - step.value) * down * logp[0]
+            mass += step.value * up + (1 - step.value) * down
         loss = loss / mass
         optimizer.zero_grad()
         loss.backward()
