@@ -9,6 +9,8 @@ from sphere_ray.config.scorers import ProcessRewardSettings, StepClassifierSetti
 from sphere_ray.errors import PlacementError
 
 STAGES = 4
+SCORING_STAGES = 3
+"""Those that search."""
 STAGE_CPUS = 0.1
 STREAM_CPUS = 1.2
 """Ray Data's own tasks, and the filter that skips committed rows on a rerun."""

@@ -105,6 +105,7 @@ class JudgeSettings(SourceSettings):
 
     `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
     keep to a JSON schema. Answers are kept in `cache_dir` (every node sees it) by content.
+    `max_concurrent` and `requests_per_minute` hold for the run: stage actors share them.
     """
 
     kind: Literal["judge"] = "judge"
@@ -119,6 +120,16 @@ class JudgeSettings(SourceSettings):
     max_concurrent: int = Field(32, ge=1)
     requests_per_minute: float | None = Field(None, gt=0)
     cache_dir: str | None = None
+
+    def shared_by(self, actors: int) -> "JudgeSettings":
+        """One actor's part of the limits."""
+        rate = self.requests_per_minute
+        return self.model_copy(
+            update={
+                "max_concurrent": max(1, self.max_concurrent // actors),
+                "requests_per_minute": None if rate is None else rate / actors,
+            }
+        )
 
 
 class SimulatedRewardSettings(SourceSettings):

@@ -22,6 +22,8 @@ from sphere_ray.method.ports import Progress, Score, ScoreRequest
 SCALE = 10
 """Grades are whole numbers from 0 to this; rewards are their tenth."""
 _MINUTE = 60.0
+_FAULTY_REQUEST = (400, 413, 422)
+"""The endpoint works, but not with this prompt."""
 INSTRUCTION = """You grade steps of solutions to mathematical problems.
 Given are a problem, the steps so far, and {n} alternative next steps. For each alternative, in
 order, give a whole number from 0 to 10: how likely is it that a careful student who goes on from
@@ -123,7 +125,7 @@ class JudgeScorer:
             except APITimeoutError as error:
                 raise DeadlineExceededError(
                     f"the judge at {settings.base_url} did not answer within "
-                    f"{settings.timeout_s:g} s, {settings.max_retries} retries included"
+                    f"{settings.timeout_s:g} s, asked {settings.max_retries + 1} times"
                 ) from error
             except APIConnectionError as error:
                 raise EngineError(
@@ -134,7 +136,12 @@ class JudgeScorer:
                 raise EngineError(f"the judge at {settings.base_url} refuses the key") from error
             except APIError as error:
                 raise _refused(settings.base_url, error) from error
+            except ValueError as error:
+                raise RequestError(f"the judge's answer is no JSON ({error})") from error
         self._progress.add(judge_requests=1)
+        # An HTML page comes back as a string, an error in JSON without choices.
+        if not getattr(response, "choices", None):
+            raise RequestError("the judge's answer is no chat completion")
         if usage := response.usage:
             self._progress.add(
                 judge_input_tokens=usage.prompt_tokens,
@@ -208,7 +215,7 @@ def _refused(url: str, error: APIError) -> Exception:
     status = getattr(error, "status_code", None)
     if status == 404:
         return EngineError(f"the judge at {url} does not know the model ({error.message})")
-    if status == 400:
+    if status in _FAULTY_REQUEST:
         return RequestError(f"the judge at {url} refused a request: {error.message}")
     return EngineError(f"the judge at {url} failed: {error.message}")
 

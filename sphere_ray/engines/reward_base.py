@@ -84,7 +84,7 @@ def prepare_classifier(base: Path, target: Path, *, seed: int) -> None:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             base, num_labels=NUM_LABELS, dtype="auto"
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # a head of other classes
         raise ModelError(
             f"own.base {base} cannot become a sequence classifier ({error}); name another base"
         ) from error

@@ -152,6 +152,13 @@ def _first_false(flags: Sequence[bool]) -> int:
     return next((place for place, flag in enumerate(flags) if not flag), len(flags))
 
 
+def inversion_rate(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Share of (score of a right chain, of a wrong one) in which the wrong is higher; ties half."""
+    if not pairs:
+        return None
+    return sum((wrong > right) + 0.5 * (wrong == right) for right, wrong in pairs) / len(pairs)
+
+
 def shape_scores(train: Sequence[LabelledStep], steps: Sequence[LabelledStep]) -> list[float]:
     """Scores of a baseline that knows the shape of a step alone, not what it says.
 

@@ -68,9 +68,14 @@ class CostSummary(TypedDict):
 
 
 class SourceReport(TypedDict):
-    """One source: its figures against fresh values, and its cost (null where work was resumed)."""
+    """One source: its figures against fresh values, and its cost (null where work was resumed).
+
+    `inversions`: of the pairs of a right and a wrong chain of one problem, the share in which the
+    wrong one's last step has the higher score, ties half; null without such pairs.
+    """
 
     quality: QualitySummary
+    inversions: float | None
     failed_rows: int
     cost_per_1000: CostSummary | None
 

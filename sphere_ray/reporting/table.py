@@ -51,7 +51,7 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
     """Print the figures of reward sources side by side."""
     table = _table(
         f"Reward sources, {report['problems']:,} problems, {report['completions']} completions",
-        *("source", "steps", "AUC", "shape alone", "ECE", "siblings", "first error"),
+        *("source", "steps", "AUC", "shape alone", "ECE", "siblings", "first error", "inversions"),
         *("decoded/1000", "prefilled/1000"),
     )
     for name, source in report["sources"].items():
@@ -69,6 +69,7 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
             f"{figures['ece']:.3f}",
             _figure(figures["siblings"]),
             _figure(figures["first_error"]),
+            _figure(source["inversions"]),
             *tokens,
         )
     pairs = (f"{names} {_figure(value)}" for names, value in report["agreement"].items())

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
 from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
@@ -84,7 +85,11 @@ def _refuse_remote(settings: RunSettings) -> None:
 def _run(session: Session) -> RunSummary:
     settings, seconds = session.settings, defaultdict[str, float](float)
     base = base_model(settings.engines)
-    roles_of(settings.engines, base)  # a missing model is noticed now, not after an evaluation
+    # A missing model is noticed now, not after an evaluation.
+    roles_of(settings.engines, base)
+    own = settings.engines.scorer.own
+    if own is not None and own.base != "policy":
+        resolve_model(own.base)
     problems, manifest = ingest_problems(session)
     _count(seconds, manifest)
     validation, manifest = evaluate(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from sphere_ray.config.scorers import HandoverSettings, OwnScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_model
-from sphere_ray.errors import RunDirectoryError, TooFewLabelsError
+from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.method.labels import labelled_steps, split_by_problem
 from sphere_ray.method.quality import handover_refusal, quality, shape_scores
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport
@@ -42,7 +42,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnReward:
-    """The trained reward model (None where there were too few labels) and its figures."""
+    """The trained reward model (None: too few labels, or it diverged) and its figures."""
 
     model: ModelRef | None
     summary: OwnRewardSummary
@@ -116,7 +116,7 @@ def _train(
                 "loss_last": result.loss_last,
             }
             outcome = trained | judge(train, held_out, scores, own.schedule)
-        except TooFewLabelsError as error:
+        except (CollapseError, TooFewLabelsError) as error:
             outcome = _untrained(train, str(error))
     storage.write_json(outcome, f"{phase.path}/{OUTCOME}")
     report = PhaseReport(

@@ -4,7 +4,7 @@ Fresh rollout values of problems no reward model has seen are the truth; every s
 same steps. Each part lies in a run directory of its own below the output, so it can be continued.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +15,16 @@ import pyarrow.parquet as pq
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
-from sphere_ray.errors import RunDirectoryError
+from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.method.labels import labelled_steps
-from sphere_ray.method.quality import quality, rank_correlation, shape_scores
+from sphere_ray.method.quality import (
+    inversion_rate,
+    quality,
+    rank_correlation,
+    shape_scores,
+)
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
-from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, PoolUse, Problem
+from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem, Rollout, Verdict
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
@@ -52,6 +57,16 @@ class _Truth:
     known: Sequence[LabelledStep]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unseen:
+    """Problems to measure on, of so many rows; those that were trained on are left out."""
+
+    split: SplitSettings
+    problems: Sequence[Problem]
+    rows: int
+    left_out: int
+
+
 def score_report(
     run_dir: str,
     *,
@@ -76,10 +91,11 @@ def score_report(
     split = settings.problems.validation
     if problems is not None:
         split = SplitSettings(source=problems)
-    fresh = _fresh(settings, place, split, completions, policy)
+    known = _known(source)
+    unseen = _unseen(settings, split, place, {step.problem_id for step in known})
+    fresh = _fresh(settings, place, unseen, completions, policy)
     truth = _Truth(
-        steps=_by_step(labelled_steps(read_rollouts(fresh.path), own=False)),
-        known=_known(source),
+        steps=_by_step(labelled_steps(read_rollouts(fresh.path), own=False)), known=known
     )
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Any, float]] = {}
@@ -113,22 +129,21 @@ def _known(source: str) -> list[LabelledStep]:
 
 
 def _own_model(source: str) -> ModelRef | None:
-    """The model of `train_prm`, or the one a run trained last and took, if there is one."""
+    """The model of `train_prm`, or the one a run trained last, taken or not; None without any.
+
+    Raises:
+        RunDirectoryError: `train_prm` has not finished here, or could not train.
+    """
     alone = Path(source) / PHASE
-    if _outcome(alone):
-        return _model(alone)
-    for folder in sorted(Path(source).glob(f"iter-*/{PHASE}"), reverse=True):
-        outcome = _outcome(folder)
-        if outcome and outcome["refusal"] is None:
+    trained = [alone, *sorted(Path(source).glob(f"iter-*/{PHASE}"), reverse=True)]
+    for folder in trained:
+        outcome: OwnRewardSummary | None = storage.read_json(str(folder / OUTCOME))
+        if outcome and outcome["held_out"] and (folder / MANIFEST).is_file():
             return _model(folder)
-    return None
-
-
-def _outcome(folder: Path) -> OwnRewardSummary | None:
-    """What a committed phase says of the model it trained; None where it trained none."""
-    outcome: OwnRewardSummary | None = storage.read_json(str(folder / OUTCOME))
-    if outcome and outcome["held_out"] and (folder / MANIFEST).is_file():
-        return outcome
+    if alone.is_dir():
+        raise RunDirectoryError(
+            f"{source} holds no finished reward model; run `sphere train-prm` to its end first"
+        )
     return None
 
 
@@ -138,7 +153,7 @@ def _model(folder: Path) -> ModelRef:
 
 
 def _fresh(
-    settings: RunSettings, place: str, split: SplitSettings, completions: int, policy: ModelRef
+    settings: RunSettings, place: str, unseen: _Unseen, completions: int, policy: ModelRef
 ) -> PhaseDir:
     """Roll the problems out with values of `completions` completions, stage 1 alone."""
     known = settings.engines.scorer
@@ -153,31 +168,53 @@ def _fresh(
             "method": settings.method.model_copy(update={"stages": stages}),
         }
     )
-    result = ingest_splits({"train": split})
-    rejected = f"{place}/rejected.jsonl"
-    if result.rejected:
-        storage.write_text(rejected_lines(result.rejected), rejected)
-    require_usable(result, settings.problems.max_rejected_share, rejected)
     with (
         RunStore.open(f"{place}/fresh", changed) as store,
         Session(settings=changed, store=store) as session,
     ):
+        if unseen.left_out:
+            session.board.say(f"{unseen.left_out} problems are left out: they were trained on")
+        split = unseen.split
         problems = store.phase(None, "problems", {"source": split.source, "limit": split.limit})
         if problems.committed() is None:
             problems.begin()
-            found = result.problems["train"]
-            storage.write_table(to_table(found, Problem), f"{problems.path}/train/{DATA}")
+            storage.write_table(to_table(unseen.problems, Problem), f"{problems.path}/train/{DATA}")
             problems.commit(
                 PhaseReport(
                     phase=problems.name,
                     fingerprint=problems.fingerprint,
-                    rows_in=result.rows["train"],
-                    rows_out=len(found),
+                    rows_in=unseen.rows,
+                    rows_out=len(unseen.problems),
                     seconds=0.0,
                 )
             )
         rollouts, _ = roll_out(session, problems, policy, 0)
         return rollouts
+
+
+def _unseen(settings: RunSettings, split: SplitSettings, place: str, seen: Set[str]) -> _Unseen:
+    """Problems of a source that no reward model was trained on.
+
+    Raises:
+        ProblemSourceError: the source cannot be used, or has none of them.
+    """
+    result = ingest_splits({"train": split})
+    rejected = f"{place}/rejected.jsonl"
+    if result.rejected:
+        storage.write_text(rejected_lines(result.rejected), rejected)
+    require_usable(result, settings.problems.max_rejected_share, rejected)
+    problems = [each for each in result.problems["train"] if each.problem_id not in seen]
+    if not problems:
+        raise ProblemSourceError(
+            f"{split.source}: the reward model was trained on all of these problems; name others "
+            "with --problems"
+        )
+    return _Unseen(
+        split=split,
+        problems=problems,
+        rows=result.rows["train"],
+        left_out=len(result.problems["train"]) - len(problems),
+    )
 
 
 def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, float]]:
@@ -192,13 +229,31 @@ def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, flo
             f"{errors[0] if errors else 'no step had a reward'}"
         )
     steps, scores = [truth.steps[key] for key in keys], [scored[key].value for key in keys]
-    figures: Any = asdict(quality(steps, scores, baseline=shape_scores(truth.known, steps)))
+    baseline = shape_scores(truth.known, steps) if truth.known else None
+    figures: Any = asdict(quality(steps, scores, baseline=baseline))
     report: SourceReport = {
         "quality": figures,
+        "inversions": _inversions(rows),
         "failed_rows": sum(row.error is not None for row in rows),
         "cost_per_1000": storage.read_json(f"{phase.path}/{COST}"),
     }
     return report, dict(zip(keys, scores, strict=True))
+
+
+def _inversions(rows: Sequence[Rollout]) -> float | None:
+    """Among pairs of a right and a wrong chain of a problem, by the score of the last step."""
+    pairs = [
+        (right, wrong)
+        for row in rows
+        for right in _last_scores(row, Verdict.CORRECT)
+        for wrong in _last_scores(row, Verdict.WRONG)
+    ]
+    return inversion_rate(pairs)
+
+
+def _last_scores(rollout: Rollout, verdict: Verdict) -> list[float]:
+    last = [chain.steps[-1].candidate.audit for chain in rollout.chains if chain.verdict == verdict]
+    return [score for score in last if score is not None]
 
 
 def _rescored(
@@ -230,15 +285,13 @@ def _rescored(
         with stopwatch(phase) as seconds:
             done = stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
         if not resumed:
-            spent = (
-                (
-                    done.counts.get("judge_output_tokens", 0),
-                    done.counts.get("judge_input_tokens", 0),
-                )
-                if scorer.kind == "judge" and own is None
-                else _engine_tokens(done.pools, scoring.name)
-            )
-            _write_cost(phase, *spent, seconds=seconds())
+            if scorer.kind == "judge" and own is None:
+                spent = [done.counts.get(f"judge_{kind}_tokens", 0) for kind in ("output", "input")]
+                _write_cost(phase, *spent, seconds=seconds())
+            else:
+                (use,) = (each for each in done.pools if each.name == scoring.name)
+                prefilled = use.prefix_queries - use.prefix_hits
+                _write_cost(phase, use.generated_tokens, prefilled, seconds=use.seconds)
         rows = storage.count_rows(phase.path)
         committed(
             phase,
@@ -254,14 +307,9 @@ def _rescored(
     return phase
 
 
-def _engine_tokens(pools: Sequence[PoolUse], name: str) -> tuple[int, int]:
-    """What a pool decoded and prefilled."""
-    (use,) = (each for each in pools if each.name == name)
-    return use.generated_tokens, use.prefix_queries - use.prefix_hits
-
-
 def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: float) -> None:
-    steps = sum(len(scored_candidates(rollout)) for rollout in read_rollouts(phase.path))
+    candidates = (c for row in read_rollouts(phase.path) for c in scored_candidates(row))
+    steps = max(1, sum(candidate.audit is not None for candidate in candidates))
     cost: CostSummary = {
         "decoded_tokens": 1000 * decoded / steps,
         "prefilled_tokens": 1000 * prefilled / steps,

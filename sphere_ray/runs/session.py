@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.placement import SCORING_STAGES
+from sphere_ray.config.scorers import JudgeSettings
 from sphere_ray.engines.engine import EngineSpec, EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
@@ -99,10 +101,12 @@ class Session:
         if self._grader is None:
             self._grader = start_graders(self.settings.grading)
         assert self._pools is not None
-        settings = self.settings
+        settings, scorer = self.settings, self.settings.engines.scorer
+        if isinstance(scorer, JudgeSettings):
+            scorer = scorer.shared_by(SCORING_STAGES * settings.rollout.stage_actors)
         return Assignment(
             method=settings.method,
-            scorer=settings.engines.scorer,
+            scorer=scorer,
             evaluation=settings.evaluation,
             policy=self._pools.client(roles.policy),
             small=self._pools.client(roles.small),

@@ -7,6 +7,8 @@ from typing import Any
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.loading import settings_of
+from sphere_ray.config.models import PoolSettings
+from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.reporting.reward_summary import OwnRewardSummary
 from sphere_ray.runs import storage
@@ -40,10 +42,21 @@ def train_prm(
     base = base_model(settings.engines)
     with (
         RunStore.open(place, settings) as store,
-        Session(settings=settings, store=store) as session,
+        Session(settings=_trainer_alone(settings), store=store) as session,
     ):
         trained = train_own_reward(session, own, recorded, base, None)
     return (trained.model.path if trained.model else None), trained.summary
+
+
+def _trainer_alone(settings: RunSettings) -> RunSettings:
+    """Without engines: the cluster need not have room for them."""
+    alone = {
+        "policy_pool": PoolSettings(gpus=0),
+        "small": "policy",
+        "small_pool": None,
+        "scorer": RolloutValueSettings(),
+    }
+    return settings.model_copy(update={"engines": settings.engines.model_copy(update=alone)})
 
 
 def settings_of_run(source: str, place: str, overrides: Sequence[str]) -> RunSettings:

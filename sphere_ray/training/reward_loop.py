@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
-from sphere_ray.errors import ModelError, SphereError, TooFewLabelsError, TrainingError
+from sphere_ray.errors import CollapseError, ModelError, SphereError, TooFewLabelsError
 from sphere_ray.records import LabelledStep
 from sphere_ray.schema import from_table
 from sphere_ray.training.batches import MicroBatch, global_batches, shard
@@ -37,7 +37,7 @@ from sphere_ray.training.schedule import learning_rate
 from sphere_ray.training.workers import Host, Worker, guarded
 
 SHARING_TOLERANCE = 0.05
-"""Difference of a reward; bfloat16 rounds to about 0.01."""
+"""Difference of a logit; bfloat16 rounds to about 0.02."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
         rate = learning_rate(plan.number, len(plans), settings.learning_rate, settings)
         metrics = _take_step(policy, examples, plan, worker, steps=len(plans), rate=rate)
         if not np.isfinite([metrics.loss, metrics.grad_norm]).all():
-            raise TrainingError(
+            raise CollapseError(
                 f"training of the reward model diverged at step {metrics.step}; lower "
                 f"own.training.learning_rate ({settings.learning_rate:g})"
             )
@@ -203,38 +203,33 @@ def _logits(model: Callable[..., Any], tensors: TreeTensors) -> Tensor:
 
 
 @torch.no_grad()
-def _rewards(policy: ShardedPolicy, examples: Sequence[Example]) -> list[float]:
-    tensors = collate_trees(examples, [1.0] * len(examples)).to(policy.device)
+def _rewards(policy: ShardedPolicy, example: Example) -> list[float]:
+    tensors = collate_trees([example], [1.0]).to(policy.device)
     rewards: list[float] = _logits(policy, tensors).softmax(-1)[:, 1].tolist()
     return rewards
 
 
+@torch.no_grad()
 def _check_sharing(policy: ShardedPolicy, example: Example) -> None:
-    """Compare rewards in one tree with those of paths alone.
+    """Compare logits in one tree with those of its first and last path in a plain forward.
 
     Raises:
         ModelError: the model's layers do not all follow the attention mask.
     """
-    shared = _rewards(policy, [example])
-    ends = sorted({0, len(example.paths) - 1})
-    alone = [_rewards(policy, [_single(example, place)])[0] for place in (ends[0], ends[-1])]
-    if any(
-        abs(shared[place] - reward) > SHARING_TOLERANCE
-        for place, reward in zip((ends[0], ends[-1]), alone, strict=True)
-    ):
+    shared_m2 = _logits(policy, collate_trees([example], [1.0]).to(policy.device))
+    differences = []
+    for place in (0, len(example.paths) - 1):
+        ids_1s = torch.tensor([example.paths[place]], device=policy.device)
+        last_1 = torch.tensor([ids_1s.shape[1] - 1], device=policy.device)
+        alone_12 = policy(input_ids=ids_1s, attention_mask=None, position_ids=None, nodes_m=last_1)
+        differences.append((shared_m2[place] - alone_12[0]).abs().max().item())
+    # Only now: under ZeRO-3 every worker has to make the same number of forwards.
+    if max(differences) > SHARING_TOLERANCE:
         raise ModelError(
-            "this model cannot be trained with shared prefixes: its rewards come out different; "
-            "models with recurrent layers or a short sliding window are not supported"
+            "this model cannot be trained with shared prefixes: its logits come out "
+            f"{max(differences):.2g} apart; models with recurrent layers, or with a sliding window "
+            "shorter than own.training.max_length, are not supported"
         )
-
-
-def _single(example: Example, place: int) -> Example:
-    return Example(
-        problem_id=example.problem_id,
-        paths=(example.paths[place],),
-        targets=(example.targets[place],),
-        places=(0,),
-    )
 
 
 def _score_held_out(request: RewardTrainRequest, policy: ShardedPolicy, worker: Worker) -> None:
@@ -244,7 +239,7 @@ def _score_held_out(request: RewardTrainRequest, policy: ShardedPolicy, worker: 
     mine: dict[int, float] = {}
     for start in range(0, len(examples), worker.world):
         example = examples[min(start + worker.rank, len(examples) - 1)]
-        mine.update(zip(example.places, _rewards(policy, [example]), strict=True))
+        mine.update(zip(example.places, _rewards(policy, example), strict=True))
     scores = {place: reward for share in worker.gather(mine) for place, reward in share.items()}
     if worker.rank == 0:
         column = pa.array([scores.get(place) for place in range(rows)], pa.float64())

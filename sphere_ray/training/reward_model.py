@@ -36,8 +36,8 @@ class StepScorer(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
         nodes_m: Tensor,
     ) -> Tensor:
         """Class logits [m, 2], float32, at the nodes of a row [1, s] of tree nodes."""

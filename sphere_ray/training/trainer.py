@@ -87,7 +87,9 @@ def train_reward_model(
     Raises:
         ConfigError: the batch size does not divide by micro-batch size x workers.
         ModelError: the model cannot be loaded.
-        TrainingError: too few problems, divergence, or the workers kept failing.
+        TooFewLabelsError: fewer problems than `min_problems`.
+        CollapseError: it diverged.
+        TrainingError: the workers kept failing.
     """
     started = time.monotonic()
     restarted_because = open_run(request)

@@ -130,6 +130,11 @@ async def test_all_siblings_are_graded_in_one_request_and_nothing_of_the_gold_is
         (says(None, refusal="I cannot help with that."), "I cannot help"),
         (says(""), "no grades"),
         (web.json_response({"error": {"message": "too long"}}, status=400), "too long"),
+        (web.json_response({"error": {"message": "too large"}}, status=413), "too large"),
+        (web.json_response({"error": {"message": "no such thing"}}), "no chat completion"),
+        (web.json_response({"choices": []}), "no chat completion"),
+        (web.Response(text="<html>busy</html>", content_type="text/html"), "no chat completion"),
+        (web.Response(text='{"choices": [', content_type="application/json"), "no JSON"),
     ],
 )
 async def test_anything_but_grades_is_an_error_of_the_row(
@@ -229,3 +234,12 @@ async def test_the_key_comes_from_the_environment(
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(SphereError, match="JUDGE_KEY"):
         judge(endpoint, api_key_env="JUDGE_KEY")
+
+
+def test_stage_actors_share_the_limits() -> None:
+    settings = JudgeSettings(
+        base_url="http://j", model="m", max_concurrent=32, requests_per_minute=60
+    )
+    one = settings.shared_by(6)
+    assert (one.max_concurrent, one.requests_per_minute) == (5, 10)
+    assert settings.shared_by(100).max_concurrent == 1

@@ -15,6 +15,7 @@ from sphere_ray.method.quality import (
     auc,
     first_error_accuracy,
     handover_refusal,
+    inversion_rate,
     quality,
     rank_correlation,
     reliability,
@@ -188,3 +189,8 @@ def test_too_few_or_one_sided_steps_decide_nothing():
 def test_scores_that_do_not_belong_to_the_steps_are_refused():
     with pytest.raises(ValueError, match="2 scores for 3 steps"):
         quality(population(3), [0.1, 0.2])
+
+
+def test_inversions_are_pairs_in_which_the_wrong_chain_is_liked_better():
+    assert inversion_rate([(0.9, 0.1), (0.2, 0.6), (0.5, 0.5), (0.7, 0.4)]) == 1.5 / 4
+    assert inversion_rate([]) is None

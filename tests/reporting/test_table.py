@@ -207,8 +207,8 @@ def test_a_refused_reward_model_says_why(console):
 def test_reward_sources_side_by_side(console):
     cost = {"decoded_tokens": 91_204.4, "prefilled_tokens": 3210.0, "seconds": 9.0}
     sources = {
-        "rollout_value": {"quality": HELD_OUT, "failed_rows": 0, "cost_per_1000": cost},
-        "own": {"quality": HELD_OUT, "failed_rows": 0, "cost_per_1000": None},
+        "rollout_value": {"quality": HELD_OUT, "inversions": 0.0, "cost_per_1000": cost},
+        "own": {"quality": HELD_OUT, "inversions": 0.125, "cost_per_1000": None},
     }
     report = {
         "problems": 48,
@@ -219,5 +219,5 @@ def test_reward_sources_side_by_side(console):
     print_score_report(report, console)
     line_with(console, "48 problems", "8 completions")
     line_with(console, "rollout_value", "300", "0.840", "0.610", "91,204", "3,210")
-    line_with(console, "own", "300", "0.840", "-")
+    line_with(console, "own", "300", "0.840", "0.125", "-")
     line_with(console, "rollout_value and own 0.700")
