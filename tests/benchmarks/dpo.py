@@ -104,7 +104,9 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
         settings=settings,
         placement=placement,
     )
-    _, outcome = run_requests([reference, train], place / "scratch")
+    _, outcome = run_requests([reference, train], place / "scratch", seconds=3600)
+    if isinstance(outcome, Exception):
+        raise outcome
     steps = outcome.history
     return {
         "losses": [step.loss for step in steps],
@@ -119,17 +121,19 @@ def trl(model: str, folder: Path, workers: int) -> dict[str, Any]:
     place.mkdir()
     environment = os.environ | {
         "WORLD_SIZE": str(workers),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29617",
         "OMP_NUM_THREADS": str(2 // workers),
         "ACCELERATE_USE_CPU": "true",
     }
+    ranks: list[dict[str, str]] = [{}]  # alone, accelerate must not wrap the model in DDP
+    if workers > 1:
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.dpo_trl", model, str(folder), str(place)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=environment | rank,
         )
-        for rank in range(workers)
+        for rank in ranks
     ]
     codes = [process.wait() for process in processes]
     if any(codes):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from datasets import load_dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -73,6 +74,9 @@ def main(model: str, folder: Path, place: Path) -> None:
     if trainer.is_world_process_zero():
         result = {"losses": clock.losses, "seconds": clock.seconds}
         (place / "result.json").write_text(json.dumps(result), "utf-8")
+    if dist.is_initialized():  # left to the interpreter's end, gloo aborts now and then
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

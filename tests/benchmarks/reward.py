@@ -2,8 +2,8 @@
 
 SmolLM2 searches problems of GSM8K step by step; a process reward model made of the same weights
 (with a random head) scores all candidates, or rollout values do. The bound is the tree (prompt and
-each distinct candidate once) plus one block a candidate. Prints `reward_prefill_ratio`: prefilled
-tokens over the bound, the worse of the two.
+each distinct candidate once) plus one block a candidate that the engine is asked about. Prints
+`reward_prefill_ratio`: prefilled tokens over the bound, the worse of the two.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from sphere_ray.grading import GraderPool, extract_gold
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.search import Search, pruned_search
+from sphere_ray.method.steps import is_final
 from sphere_ray.records import Candidate, Chain, Problem, StageName
 from tests.benchmarks.grading import DATA, rows
 from tests.benchmarks.report import emit, rounded
@@ -41,7 +41,8 @@ SEARCH = SearchSettings(
     max_step_tokens=96,
     max_chain_tokens=320,
 )
-TOLERANCE = 2e-2
+TOLERANCE = 1e-3
+"""The target is 2e-2, but scores of an untrained head lie close together."""
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Metered:
     generator: Any
     scorer: Any
     scoring_engine: Any
+    asks: Callable[[Candidate], bool]
     prefilled: int = 0
     candidates: int = 0
     requests: list[ScoreRequest] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Metered:
             before = self._so_far()
             scores: tuple[Score, ...] = await self.scorer.score(request)
             self.prefilled += self._so_far() - before
-            self.candidates += len(request.candidates)
+            self.candidates += sum(self.asks(candidate) for candidate in request.candidates)
             self.requests.append(request)
             return scores
 
@@ -99,7 +101,7 @@ def prompts() -> PromptSettings:
 
 
 async def searched(ports: Metered, number: int) -> list[Chain]:
-    """Search all problems, several at a time."""
+    """Search all problems, one at a time."""
     grader, chosen = GraderPool(), prompts()
     found: list[Chain] = []
     for problem in problems(number):
@@ -134,7 +136,7 @@ def tree_tokens(
             candidate
         )
         for request in requests
-        for candidate in chain(request.candidates, request.prefix[-1:])
+        for candidate in request.candidates
     }
     return sum(asked.values()) + sum(distinct.values())
 
@@ -172,7 +174,7 @@ async def process_reward(policy: Any, model: str, number: int) -> dict[str, Any]
             {"model": {"path": str(target)}, "pool": {"kv_cache_gib": 1}}
         )
         engine: Any = build_engine(spec("process_reward", str(target), settings))
-        ports = Metered(generator=policy, scorer=engine, scoring_engine=engine)
+        ports = Metered(generator=policy, scorer=engine, scoring_engine=engine, asks=lambda _: True)
 
         async def work() -> float:
             chains = await searched(ports, number)
@@ -204,7 +206,12 @@ async def rollout_values(policy: Any, number: int) -> dict[str, Any]:
     scorer = RolloutValueScorer(
         policy, grader, RolloutValueSettings(num_completions=COMPLETIONS, temperature=0.6), SEARCH
     )
-    ports = Metered(generator=policy, scorer=scorer, scoring_engine=policy)
+    ports = Metered(
+        generator=policy,
+        scorer=scorer,
+        scoring_engine=policy,
+        asks=lambda candidate: not is_final(candidate),  # a final step is graded, not completed
+    )
     await searched(ports, number)
     grader.close()
     bound = tree_tokens(

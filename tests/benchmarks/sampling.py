@@ -8,6 +8,7 @@ nobody's start counts. Prints `busy_share`, `vs_async_llm` and `vs_ray_data_llm`
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def settings(run_dir: str, problems: int) -> RunSettings:
             f"method.search.max_chain_tokens={MAX_TOKENS}",
             "rollout.batch_size=4",
             "rollout.batches_in_flight=32",
+            "ray.dashboard=false",
         ],
     )
 
@@ -62,7 +64,7 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
     """From the first running sequence to the last answer: seconds, and the share that was full.
 
-    Full means at least min(max_num_seqs, sequences left) running.
+    Full means at least min(max_num_seqs, sequences left) in the engine.
     """
     found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
     first, stop = [0.0], threading.Event()
@@ -71,14 +73,19 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
     def watch() -> None:
         last = time.monotonic()
         while not stop.wait(POLL_S):
-            (now,) = session.stats(spec)
+            stats = session.stats(spec)
+            if not stats:  # the replica was too busy to answer
+                continue
+            (now,) = stats
             clock = time.monotonic()
             left = total - (now.finished - start.finished)
             if now.running and not first[0]:
                 first[0] = last
             if first[0] and left > 0:
                 found["seconds"] = clock - first[0]
-                full = now.running >= min(spec.pool.max_num_seqs, left)
+                # Between two steps, when vLLM counts, those that just ended have left, and those
+                # that wait have not taken their places yet.
+                full = now.running + now.waiting >= min(spec.pool.max_num_seqs, left)
                 found["full_s"] += (clock - last) * full
             last = clock
 
@@ -179,10 +186,11 @@ def async_llm(problems: int) -> dict[str, Any]:
 def data_llm(problems: int) -> dict[str, Any]:
     """ray.data.llm, each row repeated: it keeps one sample of n."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: PLC0415
 
     spec, chats = asked(problems)
     environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
-    ray.init(num_cpus=CORES, include_dashboard=False)
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
     pool = spec.pool
     processor = build_processor(
         vLLMEngineProcessorConfig(
@@ -196,7 +204,9 @@ def data_llm(problems: int) -> dict[str, Any]:
                 "enable_prefix_caching": True,
                 "kv_cache_memory_bytes": int((pool.kv_cache_gib or 1) * 2**30),
                 "generation_config": "vllm",
-                "distributed_executor_backend": "uni",
+                # By name vLLM would start one more process on a CPU.
+                "distributed_executor_backend": UniProcExecutor,
+                "disable_log_stats": True,
             },
             placement_group_config={"bundles": [{"CPU": 1}]},
             accelerator_type=None,
@@ -212,11 +222,8 @@ def data_llm(problems: int) -> dict[str, Any]:
         ),
         preprocess=lambda row: {
             "messages": json.loads(row["chat"]),
-            "sampling_params": {
-                "temperature": TEMPERATURE,
-                "max_tokens": MAX_TOKENS,
-                "logprobs": 0,
-            },
+            # Without log-probs, which Ray Data would have to pickle: in its favour.
+            "sampling_params": {"temperature": TEMPERATURE, "max_tokens": MAX_TOKENS},
         },
         postprocess=lambda row: {
             "tokens": len(row["generated_tokens"]),
@@ -239,10 +246,12 @@ def data_llm(problems: int) -> dict[str, Any]:
 
 def bare_llm(problems: int) -> dict[str, Any]:
     """vllm.LLM.generate, without Ray."""
-    from vllm import LLM, SamplingParams  # noqa: PLC0415
-
     spec, chats = asked(problems)
     pool = spec.pool
+    os.environ |= engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
+    from vllm import LLM, SamplingParams  # noqa: PLC0415
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: PLC0415
+
     engine = LLM(
         model=spec.path,
         dtype=spec.model.dtype,
@@ -252,6 +261,7 @@ def bare_llm(problems: int) -> dict[str, Any]:
         enforce_eager=pool.enforce_eager,
         kv_cache_memory_bytes=int((pool.kv_cache_gib or 1) * 2**30),
         generation_config="vllm",
+        distributed_executor_backend=UniProcExecutor,
     )
     params = SamplingParams(n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, logprobs=0)
     conversations: Any = chats
@@ -270,7 +280,8 @@ def in_process(side: str, problems: int) -> dict[str, Any]:
     """One side in a process of its own."""
     command = [sys.executable, "-m", __spec__.name, "--one", side, "--problems", str(problems)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    found: dict[str, Any] = json.loads(lines[-1])
     found["tokens_per_s"] = rounded(found["tokens"] / found["seconds"])
     return found
 

@@ -44,7 +44,7 @@ class LocalHost:
         dist.barrier()
 
 
-def run_requests(requests: Sequence[Request], scratch: Path) -> list[Any]:
+def run_requests(requests: Sequence[Request], scratch: Path, *, seconds: float = 300) -> list[Any]:
     """Run requests one after another in one group of workers; the first worker's outcomes."""
     (world,) = {request.placement.workers for request in requests}
     scratch.mkdir(parents=True)
@@ -66,7 +66,7 @@ def run_requests(requests: Sequence[Request], scratch: Path) -> list[Any]:
         for rank in range(world)
     ]
     try:
-        codes = [worker.wait(timeout=300) for worker in workers]
+        codes = [worker.wait(timeout=seconds) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
