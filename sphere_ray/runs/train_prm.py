@@ -35,7 +35,7 @@ def train_prm(
     """
     source = storage.resolve(run_dir)
     place = storage.resolve(output) if output else f"{source}-prm"
-    settings = settings_of_run(source, place, overrides)
+    settings = settings_of_run(source, place, overrides, train=True)
     own = settings.engines.scorer.own
     assert own is not None
     recorded = recorded_rollouts(source)
@@ -59,8 +59,10 @@ def _trainer_alone(settings: RunSettings) -> RunSettings:
     return settings.model_copy(update={"engines": settings.engines.model_copy(update=alone)})
 
 
-def settings_of_run(source: str, place: str, overrides: Sequence[str]) -> RunSettings:
-    """The settings of a run, at work in another place; a run without `own` gets a plain one.
+def settings_of_run(
+    source: str, place: str, overrides: Sequence[str], *, train: bool = False
+) -> RunSettings:
+    """The settings of a run, at work in another place; to `train`, it gets a plain `own`.
 
     Raises:
         RunDirectoryError: `source` is no run directory.
@@ -72,7 +74,7 @@ def settings_of_run(source: str, place: str, overrides: Sequence[str]) -> RunSet
     document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     document["run_dir"] = place
     scorer = document["engines"]["scorer"]
-    if not scorer.get("own"):
+    if train and not scorer.get("own"):
         scorer["own"] = {"pool": document["engines"]["policy_pool"]}
     return settings_of(document, str(config), overrides)
 

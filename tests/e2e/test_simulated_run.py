@@ -95,3 +95,33 @@ def test_an_iteration_without_enough_pairs_keeps_the_policy_and_says_why(runs):
     assert item["pairs"]["total"] >= 4
     assert not item["promoted"]
     assert "training.min_pairs" in item["refusal"]
+
+
+def report(run_dir, problems, place):
+    return finish(
+        [
+            *(str(BIN / "sphere"), "score-report", str(run_dir), "--output", str(place)),
+            *("--problems", f"file:{problems}", "--completions", "4"),
+        ]
+    )
+
+
+def test_a_report_measures_the_reward_model_on_problems_it_was_not_trained_on(runs, tmp_path):
+    folder = runs[0].parent
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text((folder / "train.jsonl").read_text() + (folder / "test.jsonl").read_text())
+    done = report(runs[0], mixed, tmp_path / "scores")
+    assert done.code == 0, done.out + done.err
+    assert f"{COUNTS['train']} problems are left out" in done.out + done.err
+    found = json.loads((tmp_path / "scores" / "report.json").read_text())
+    assert found["problems"] <= COUNTS["test"]
+    (source,) = found["sources"].values()
+    assert source["failed_rows"] == 0
+    assert source["quality"]["auc"] > 0.5  # rewards are drawn around the truth
+
+
+def test_a_report_on_problems_trained_on_is_refused(runs, tmp_path):
+    done = report(runs[0], runs[0].parent / "train.jsonl", tmp_path / "scores")
+    assert done.code == 2
+    assert "was trained on all of these problems" in done.err
+    assert done.err.count("\n") == 1
