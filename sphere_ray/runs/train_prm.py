@@ -51,7 +51,7 @@ def train_prm(
 def _trainer_alone(settings: RunSettings) -> RunSettings:
     """Without engines: the cluster need not have room for them."""
     alone = {
-        "policy_pool": PoolSettings(gpus=0),
+        "policy_pool": PoolSettings(gpus=0, kv_cache_gib=1),
         "small": "policy",
         "small_pool": None,
         "scorer": RolloutValueSettings(),
