@@ -105,7 +105,8 @@ class JudgeSettings(SourceSettings):
 
     `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
     keep to a JSON schema. Answers are kept in `cache_dir` (every node sees it) by content.
-    `max_concurrent` and `requests_per_minute` hold for the run: stage actors share them.
+    `max_concurrent` and `requests_per_minute` hold for the run: stage actors share
+    them, with one request at a time for each at least.
     """
 
     kind: Literal["judge"] = "judge"

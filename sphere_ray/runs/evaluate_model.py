@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
-from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import EvaluationRow, Problem
@@ -19,7 +18,7 @@ from sphere_ray.reporting.summary import (
 )
 from sphere_ray.runs import storage
 from sphere_ray.runs.phases import DATA, evaluate
-from sphere_ray.runs.roles import base_model
+from sphere_ray.runs.roles import base_model, policy_alone
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import RunStore
 from sphere_ray.schema import to_table
@@ -88,9 +87,8 @@ def _settings_for(settings: RunSettings, model: str, samples: int) -> RunSetting
     known = settings.engines.policy
     revision = known.revision if known.path == model else None
     policy = known.model_copy(update={"path": model, "revision": revision})
-    # Without the other engines and the trainer: the cluster need not have room for them.
-    alone = {"small": "policy", "small_pool": None, "scorer": RolloutValueSettings()}
-    engines = settings.engines.model_copy(update={"policy": policy, **alone})
+    engines = policy_alone(settings.engines).model_copy(update={"policy": policy})
     evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
+    # Nothing is trained: the cluster need not have room for the trainer either.
     changes = {"engines": engines, "evaluation": evaluation, "trainer": TrainerPlacement()}
     return settings.model_copy(update=changes)

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
 from sphere_ray.config.scorers import OwnScorerSettings
-from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
@@ -25,7 +24,7 @@ from sphere_ray.reporting.summary import (
 from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Trained, learn
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.own_reward import Recorded, train_own_reward
+from sphere_ray.runs.own_reward import Recorded, reward_base_dir, train_own_reward
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
@@ -87,9 +86,8 @@ def _run(session: Session) -> RunSummary:
     base = base_model(settings.engines)
     # A missing model is noticed now, not after an evaluation.
     roles_of(settings.engines, base)
-    own = settings.engines.scorer.own
-    if own is not None and own.base != "policy":
-        resolve_model(own.base)
+    if settings.engines.scorer.own is not None:
+        reward_base_dir(settings.engines.scorer.own, base)
     problems, manifest = ingest_problems(session)
     _count(seconds, manifest)
     validation, manifest = evaluate(

@@ -63,7 +63,7 @@ def train_own_reward(
         RunDirectoryError: the rollouts recorded no labels.
         TrainingError: the workers kept failing.
     """
-    base_dir = base.path if own.base == "policy" else resolve_model(own.base)
+    base_dir = reward_base_dir(own, base)
     upstream = {f"rollouts-{place}": each.fingerprint for place, each in enumerate(recorded)}
     upstream["base"] = model_fingerprint(base_dir)
     phase = session.store.phase(iteration, PHASE, upstream)
@@ -78,6 +78,15 @@ def train_own_reward(
             path=path, iteration=(iteration or 0) + 1, fingerprint=model_fingerprint(path)
         )
     return OwnReward(model=model, summary=outcome, manifest=manifest)
+
+
+def reward_base_dir(own: OwnScorerSettings, policy: ModelRef) -> str:
+    """Where the model lies that the reward model begins as.
+
+    Raises:
+        ModelError: it is not there, or lacks something.
+    """
+    return policy.path if own.base == "policy" else resolve_model(own.base)
 
 
 def _train(

@@ -7,6 +7,7 @@ from sphere_ray.config.models import Dtype, ModelSettings, PoolSettings
 from sphere_ray.config.scorers import (
     OwnScorerSettings,
     ProcessRewardSettings,
+    RolloutValueSettings,
     SimulatedRewardSettings,
     StepClassifierSettings,
 )
@@ -48,6 +49,12 @@ def base_model(engines: EngineSettings) -> ModelRef:
         return ModelRef(path="", iteration=0, fingerprint="simulated")
     path = resolve_model(engines.policy)
     return ModelRef(path=path, iteration=0, fingerprint=model_fingerprint(path))
+
+
+def policy_alone(engines: EngineSettings) -> EngineSettings:
+    """Without the other engines: the cluster need not have room for them."""
+    alone = {"small": "policy", "small_pool": None, "scorer": RolloutValueSettings()}
+    return engines.model_copy(update=alone)
 
 
 def roles_of(engines: EngineSettings, policy: ModelRef, own: ModelRef | None = None) -> Roles:

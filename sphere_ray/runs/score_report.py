@@ -17,12 +17,7 @@ from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.method.labels import labelled_steps
-from sphere_ray.method.quality import (
-    inversion_rate,
-    quality,
-    rank_correlation,
-    shape_scores,
-)
+from sphere_ray.method.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem, Rollout, Verdict
 from sphere_ray.reporting.reliability_plot import draw_reliability
@@ -252,7 +247,8 @@ def _inversions(rows: Sequence[Rollout]) -> float | None:
 
 
 def _last_scores(rollout: Rollout, verdict: Verdict) -> list[float]:
-    last = [chain.steps[-1].candidate.audit for chain in rollout.chains if chain.verdict == verdict]
+    chains = [chain for chain in rollout.chains if chain.verdict == verdict and chain.steps]
+    last = [chain.steps[-1].candidate.audit for chain in chains]
     return [score for score in last if score is not None]
 
 
@@ -309,7 +305,9 @@ def _rescored(
 
 def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: float) -> None:
     candidates = (c for row in read_rollouts(phase.path) for c in scored_candidates(row))
-    steps = max(1, sum(candidate.audit is not None for candidate in candidates))
+    steps = sum(candidate.audit is not None for candidate in candidates)
+    if not steps:
+        return
     cost: CostSummary = {
         "decoded_tokens": 1000 * decoded / steps,
         "prefilled_tokens": 1000 * prefilled / steps,

@@ -8,13 +8,12 @@ from typing import Any
 from sphere_ray.config import RunSettings
 from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
-from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.reporting.reward_summary import OwnRewardSummary
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.own_reward import Recorded, train_own_reward
-from sphere_ray.runs.roles import base_model
+from sphere_ray.runs.roles import base_model, policy_alone
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import CONFIG, MANIFEST, RunStore
 
@@ -49,14 +48,10 @@ def train_prm(
 
 
 def _trainer_alone(settings: RunSettings) -> RunSettings:
-    """Without engines: the cluster need not have room for them."""
-    alone = {
-        "policy_pool": PoolSettings(gpus=0, kv_cache_gib=1),
-        "small": "policy",
-        "small_pool": None,
-        "scorer": RolloutValueSettings(),
-    }
-    return settings.model_copy(update={"engines": settings.engines.model_copy(update=alone)})
+    """No engine starts: the cluster need not have room for a policy either."""
+    pool = PoolSettings(gpus=0, kv_cache_gib=1)
+    engines = policy_alone(settings.engines).model_copy(update={"policy_pool": pool})
+    return settings.model_copy(update={"engines": engines})
 
 
 def settings_of_run(

@@ -62,11 +62,12 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 
 @contextmanager
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
-    """From the first running sequence to the last answer: seconds, and the share that was full.
+    """From the first running sequence to the last answer: seconds, and how many of them were full.
 
-    Full means at least min(max_num_seqs, sequences left) in the engine.
+    Full means at least min(max_num_seqs, sequences left) in the engine; `running_s` counts those
+    that vLLM calls running alone, which it does between two steps.
     """
-    found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
+    found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0, "running_s": 0.0}
     first, stop = [0.0], threading.Event()
     start = session.stats(spec)[0]
 
@@ -85,8 +86,9 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
                 found["seconds"] = clock - first[0]
                 # Between two steps, when vLLM counts, those that just ended have left, and those
                 # that wait have not taken their places yet.
-                full = now.running + now.waiting >= min(spec.pool.max_num_seqs, left)
-                found["full_s"] += (clock - last) * full
+                wanted = min(spec.pool.max_num_seqs, left)
+                found["full_s"] += (clock - last) * (now.running + now.waiting >= wanted)
+                found["running_s"] += (clock - last) * (now.running >= wanted)
             last = clock
 
     thread = threading.Thread(target=watch)
@@ -117,6 +119,7 @@ def ours(problems: int) -> dict[str, Any]:
         "seconds": found["seconds"],
         "wall_s": manifest.report.seconds,
         "busy": found["full_s"] / found["seconds"],
+        "busy_running": found["running_s"] / found["seconds"],
     }
 
 
@@ -298,7 +301,13 @@ def main() -> None:
         return
     found = {side: in_process(side, chosen.problems) for side in chosen.sides}
     rate = {side: each["tokens_per_s"] for side, each in found.items()}
-    emit("busy_share", rounded(found["ours"]["busy"], 4), problems=chosen.problems)
+    mine = found["ours"]
+    emit(
+        "busy_share",
+        rounded(mine["busy"], 4),
+        running_alone=rounded(mine["busy_running"], 4),
+        problems=chosen.problems,
+    )
     for side in chosen.sides[1:]:
         emit(f"vs_{side}", rounded(rate["ours"] / rate[side]), tokens_per_s=rate, runs=found)
 

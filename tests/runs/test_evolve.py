@@ -1,13 +1,14 @@
 """Promotion and refusal over several iterations, with phases that return what a test scripts."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sphere_ray.config import RunSettings
-from sphere_ray.errors import RunDirectoryError, TooFewPairsError
+from sphere_ray.errors import ModelError, RunDirectoryError, TooFewPairsError
 from sphere_ray.records import (
     EvaluationRow,
     FinishReason,
@@ -250,6 +251,17 @@ def test_the_hand_over_waits_for_its_time(monkeypatch: pytest.MonkeyPatch) -> No
     script = Script(after=[answers(6)] * 3, own_refusals=[None, None])
     run(monkeypatch, script, engines=own(from_iteration=2))
     assert script.scored_by == [None, None, "prm1"]
+
+
+def test_a_base_of_the_own_model_that_is_not_there_ends_the_run_at_its_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = Script(after=[answers(6)] * 3)
+    engines = own()
+    engines["scorer"]["own"]["base"] = {"path": str(tmp_path / "nowhere")}
+    with pytest.raises(ModelError, match="nowhere"):
+        run(monkeypatch, script, engines=engines)
+    assert script.policies == []
 
 
 def test_a_run_directory_must_be_a_path_where_models_are_trained() -> None:
