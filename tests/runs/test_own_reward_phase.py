@@ -1,0 +1,115 @@
+"""The phase that trains a reward model: what ends its training, and what a refusal keeps."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.models import ModelSettings
+from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.engines.model_source import model_fingerprint, resolve_model
+from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError, TrainingError
+from sphere_ray.records import (
+    Branch,
+    Chain,
+    FinishReason,
+    ModelRef,
+    Problem,
+    Rollout,
+    StageName,
+    Step,
+    Verdict,
+)
+from sphere_ray.reporting.progress import ProgressBoard
+from sphere_ray.rollout.stages import rollout_table
+from sphere_ray.runs import own_reward, storage
+from sphere_ray.runs.own_reward import OwnReward, Recorded, train_own_reward
+from sphere_ray.runs.store import RunStore
+from tests.method.fakes import candidate
+
+Attempt = Callable[[Exception], OwnReward]
+
+
+def rollout(index: int, *, valued: bool) -> Rollout:
+    problem = Problem(problem_id=str(index), question=f"{index} + 2?", answer="4", source="test")
+    found = {"reward": index % 2 / 2, "values": (float(index % 2), 0.0)} if valued else {}
+    step = replace(candidate(f"step {index}"), **found)
+    chain = Chain(
+        chain_id=f"c{index}",
+        stage=StageName.SELF_GENERATION,
+        branch=Branch.MAX,
+        model="m",
+        steps=(Step(candidates=(step,), chosen=0),),
+        answer=None,
+        verdict=Verdict.WRONG,
+        finish_reason=FinishReason.ANSWER,
+        num_tokens=1,
+        seed=0,
+    )
+    return Rollout(problem=problem, chains=(chain,))
+
+
+@pytest.fixture(params=[True])
+def attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Attempt:
+    """Train on rollouts with recorded values (or without), by workers that end with an error."""
+    base = resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path / "models")
+    policy = ModelRef(path=base, iteration=0, fingerprint=model_fingerprint(base))
+    own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}})
+    settings = RunSettings.model_validate(
+        {
+            "name": "t",
+            "run_dir": str(tmp_path / "run"),
+            "problems": {s: {"source": f"file:{s}"} for s in ("train", "validation", "test")},
+            "engines": {"policy": {"path": base}, "policy_pool": {"kv_cache_gib": 1}},
+        }
+    )
+    rollouts = [rollout(index, valued=request.param) for index in range(20)]
+    storage.write_table(rollout_table(rollouts), str(tmp_path / "rollouts" / "data-0.parquet"))
+    recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", own=False)]
+
+    def run(error: Exception) -> OwnReward:
+        def workers(*args: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(own_reward, "train_reward_model", workers)
+        with RunStore.open(settings.run_dir, settings) as store:
+            board = ProgressBoard(Console(file=io.StringIO()))
+            session: Any = SimpleNamespace(
+                settings=settings, store=store, board=board, make_room=lambda: None
+            )
+            return train_own_reward(session, own, recorded, policy, 0)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error", [CollapseError("the loss diverged at step 3"), TooFewLabelsError("2 problems")]
+)
+def test_training_that_cannot_end_well_is_a_refusal_and_is_not_tried_again(
+    attempt: Attempt, error: Exception
+) -> None:
+    found = attempt(error)
+    assert found.model is None
+    assert found.summary["refusal"] == str(error)
+    again = attempt(AssertionError("the phase is committed"))
+    assert again.summary == found.summary
+
+
+def test_workers_that_fail_end_the_run_and_the_next_attempt_starts_anew(attempt: Attempt) -> None:
+    with pytest.raises(TrainingError, match="worker 1"):
+        attempt(TrainingError("worker 1 kept failing"))
+    assert attempt(CollapseError("diverged")).summary["refusal"] == "diverged"
+
+
+@pytest.mark.parametrize("attempt", [False], indirect=True)
+def test_rollouts_without_values_are_named(attempt: Attempt) -> None:
+    with pytest.raises(RunDirectoryError, match=r"rollouts: no step has a recorded value"):
+        attempt(AssertionError("no workers are needed"))
