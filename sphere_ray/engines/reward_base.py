@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from sphere_ray.engines.reward_prompt import NUM_LABELS
+from sphere_ray.engines.reward_shape import ARCHITECTURE, require_step_tags
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
 
-ARCHITECTURE = "Qwen2ForProcessRewardModel"
 _HEAD_STD = 0.02
 _EMBEDDING_MULTIPLE = 64
 """Rows of the embedding are padded to this, which tensor parallelism divides."""
@@ -48,6 +48,7 @@ def prepare_step_tags(base: Path, target: Path, *, step_tag: str, seed: int) -> 
     if ARCHITECTURE in (config.architectures or ()):
         shutil.copytree(base, target, dirs_exist_ok=True)
         return
+    require_step_tags(base)
     tokenizer: Any = load_tokenizer(str(base))
     if step_tag not in tokenizer.get_vocab():
         tokenizer.add_tokens([step_tag], special_tokens=True)
@@ -139,11 +140,6 @@ def _as_qwen2(
     config: PreTrainedConfig, model: PreTrainedModel, tensors: dict[str, Tensor]
 ) -> PreTrainedConfig:
     """The configuration as Qwen2; the biases that Qwen2 has are added to `tensors` as zeros."""
-    if not _fits_in_qwen2(config):
-        raise ModelError(
-            f"own.base is of the architecture {config.model_type}, which the step-tag format "
-            "(Qwen2) cannot hold; set own.shape: classifier, or name a Qwen2 or Llama base"
-        )
     if config.model_type == "llama":
         for name, tensor in list(tensors.items()):
             if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
@@ -161,13 +157,3 @@ def _as_qwen2(
     served.num_labels = NUM_LABELS
     served.dtype = model.dtype
     return served
-
-
-def _fits_in_qwen2(config: Any) -> bool:
-    """Whether Qwen2's layers can compute what the model's do: Llama's lack their three biases."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if head_dim * config.num_attention_heads != config.hidden_size:
-        return False
-    if config.model_type == "llama":
-        return not (config.attention_bias or config.mlp_bias)
-    return bool(config.model_type == "qwen2")

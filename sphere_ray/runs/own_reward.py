@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from sphere_ray.config.scorers import HandoverSettings, OwnScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_model
+from sphere_ray.engines.reward_shape import require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.method.labels import labelled_steps, split_by_problem
 from sphere_ray.method.quality import handover_refusal, quality, shape_scores
@@ -84,9 +85,12 @@ def reward_base_dir(own: OwnScorerSettings, policy: ModelRef) -> str:
     """Where the model lies that the reward model begins as.
 
     Raises:
-        ModelError: it is not there, or lacks something.
+        ModelError: it is not there, lacks something, or cannot become one of this shape.
     """
-    return policy.path if own.base == "policy" else resolve_model(own.base)
+    path = policy.path if own.base == "policy" else resolve_model(own.base)
+    if own.shape == "step_tags":
+        require_step_tags(Path(path))
+    return path
 
 
 def _train(

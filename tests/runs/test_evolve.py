@@ -218,7 +218,8 @@ def test_the_reference_can_stay_the_base_model(monkeypatch: pytest.MonkeyPatch) 
 
 def own(**schedule: Any) -> dict[str, Any]:
     training = {"batch_size": 8}
-    settings = {"pool": {"kv_cache_gib": 1}, "training": training, "schedule": schedule}
+    shaped = {"pool": {"kv_cache_gib": 1}, "shape": "classifier"}
+    settings = shaped | {"training": training, "schedule": schedule}
     return {"scorer": {"kind": "rollout_value", "own": settings}}
 
 

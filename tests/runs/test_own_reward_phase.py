@@ -1,6 +1,7 @@
 """The phase that trains a reward model: what ends its training, and what a refusal keeps."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,13 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.scorers import OwnScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
-from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError, TrainingError
+from sphere_ray.errors import (
+    CollapseError,
+    ModelError,
+    RunDirectoryError,
+    TooFewLabelsError,
+    TrainingError,
+)
 from sphere_ray.records import (
     Branch,
     Chain,
@@ -29,7 +36,7 @@ from sphere_ray.records import (
 from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.rollout.stages import rollout_table
 from sphere_ray.runs import own_reward, storage
-from sphere_ray.runs.own_reward import OwnReward, Recorded, train_own_reward
+from sphere_ray.runs.own_reward import OwnReward, Recorded, reward_base_dir, train_own_reward
 from sphere_ray.runs.store import RunStore
 from tests.method.fakes import candidate
 
@@ -113,3 +120,28 @@ def test_workers_that_fail_end_the_run_and_the_next_attempt_starts_anew(attempt:
 def test_rollouts_without_values_are_named(attempt: Attempt) -> None:
     with pytest.raises(RunDirectoryError, match=r"rollouts: no step has a recorded value"):
         attempt(AssertionError("no workers are needed"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "change"),
+    [
+        ("step_tags", {"model_type": "gemma3_text"}),
+        ("step_tags", {"attention_bias": True}),
+        ("step_tags", {"head_dim": 1}),
+        ("classifier", {"model_type": "gemma3_text"}),
+    ],
+)
+def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_runs(
+    tmp_path: Path, shape: str, change: dict[str, Any]
+) -> None:
+    base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
+    policy = ModelRef(path=str(base), iteration=0, fingerprint="")
+    own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "shape": shape})
+    assert reward_base_dir(own, policy) == str(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | change))
+    if shape == "classifier":
+        assert reward_base_dir(own, policy) == str(base)
+    else:
+        with pytest.raises(ModelError, match=r"own\.base .* own\.shape: classifier"):
+            reward_base_dir(own, policy)

@@ -1,0 +1,35 @@
+"""Which models the step-tag format can hold, by their configuration alone."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sphere_ray.errors import ModelError
+
+ARCHITECTURE = "Qwen2ForProcessRewardModel"
+
+
+def require_step_tags(base: Path) -> None:
+    """Check that a model can become, or is, a reward model of the step-tag format.
+
+    Raises:
+        ModelError: its architecture is neither Qwen2 nor one that Qwen2's layers contain.
+    """
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if not _fits_in_qwen2(config):
+        raise ModelError(
+            f"own.base {base} is of the architecture {config.get('model_type')}, which the "
+            "step-tag format (Qwen2) cannot hold; set own.shape: classifier, or name a Qwen2 or "
+            "Llama base"
+        )
+
+
+def _fits_in_qwen2(config: Mapping[str, Any]) -> bool:
+    """Whether Qwen2's layers can compute what the model's do: Llama's lack their three biases."""
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if config.get("head_dim") and width and config["head_dim"] * heads != width:
+        return False
+    if config.get("model_type") == "llama":
+        return not (config.get("attention_bias") or config.get("mlp_bias"))
+    return config.get("model_type") == "qwen2"
