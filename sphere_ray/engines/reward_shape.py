@@ -27,8 +27,9 @@ def require_step_tags(base: Path) -> None:
 
 def _fits_in_qwen2(config: Mapping[str, Any]) -> bool:
     """Whether Qwen2's layers can compute what the model's do: Llama's lack their three biases."""
-    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if config.get("head_dim") and width and config["head_dim"] * heads != width:
+    names = ("head_dim", "num_attention_heads", "hidden_size")
+    head_dim, heads, width = (config.get(name) for name in names)
+    if head_dim and heads and width and head_dim * heads != width:
         return False
     if config.get("model_type") == "llama":
         return not (config.get("attention_bias") or config.get("mlp_bias"))

@@ -64,8 +64,8 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
     """From the first running sequence to the last answer: seconds, and how many of them were full.
 
-    Full means at least min(max_num_seqs, sequences left) in the engine; `running_s` counts those
-    that vLLM calls running alone, which it does between two steps.
+    Full means at least min(max_num_seqs, sequences left) in the engine, running or waiting;
+    `running_s` are the seconds in which as many were running.
     """
     found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0, "running_s": 0.0}
     first, stop = [0.0], threading.Event()

@@ -218,6 +218,7 @@ def test_the_reference_can_stay_the_base_model(monkeypatch: pytest.MonkeyPatch) 
 
 def own(**schedule: Any) -> dict[str, Any]:
     training = {"batch_size": 8}
+    # Not step tags: those ask for a base with a configuration.
     shaped = {"pool": {"kv_cache_gib": 1}, "shape": "classifier"}
     settings = shaped | {"training": training, "schedule": schedule}
     return {"scorer": {"kind": "rollout_value", "own": settings}}

@@ -40,7 +40,7 @@ from sphere_ray.runs.own_reward import OwnReward, Recorded, reward_base_dir, tra
 from sphere_ray.runs.store import RunStore
 from tests.method.fakes import candidate
 
-Attempt = Callable[[Exception], OwnReward]
+Attempt = Callable[..., OwnReward]
 
 
 def rollout(index: int, *, valued: bool) -> Rollout:
@@ -62,10 +62,8 @@ def rollout(index: int, *, valued: bool) -> Rollout:
     return Rollout(problem=problem, chains=(chain,))
 
 
-@pytest.fixture(params=[True])
-def attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Attempt:
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """Train on rollouts with recorded values (or without), by workers that end with an error."""
     base = resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path / "models")
     policy = ModelRef(path=base, iteration=0, fingerprint=model_fingerprint(base))
@@ -78,11 +76,12 @@ def attempt(
             "engines": {"policy": {"path": base}, "policy_pool": {"kv_cache_gib": 1}},
         }
     )
-    rollouts = [rollout(index, valued=request.param) for index in range(20)]
-    storage.write_table(rollout_table(rollouts), str(tmp_path / "rollouts" / "data-0.parquet"))
     recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", own=False)]
 
-    def run(error: Exception) -> OwnReward:
+    def run(error: Exception, *, valued: bool = True) -> OwnReward:
+        rollouts = rollout_table([rollout(index, valued=valued) for index in range(20)])
+        storage.write_table(rollouts, f"{recorded[0].path}/data-0.parquet")
+
         def workers(*args: Any) -> None:
             raise error
 
@@ -116,32 +115,26 @@ def test_workers_that_fail_end_the_run_and_the_next_attempt_starts_anew(attempt:
     assert attempt(CollapseError("diverged")).summary["refusal"] == "diverged"
 
 
-@pytest.mark.parametrize("attempt", [False], indirect=True)
 def test_rollouts_without_values_are_named(attempt: Attempt) -> None:
     with pytest.raises(RunDirectoryError, match=r"rollouts: no step has a recorded value"):
-        attempt(AssertionError("no workers are needed"))
+        attempt(AssertionError("no workers are needed"), valued=False)
 
 
 @pytest.mark.parametrize(
-    ("shape", "change"),
-    [
-        ("step_tags", {"model_type": "gemma3_text"}),
-        ("step_tags", {"attention_bias": True}),
-        ("step_tags", {"head_dim": 1}),
-        ("classifier", {"model_type": "gemma3_text"}),
-    ],
+    "change", [{"model_type": "gemma3_text"}, {"attention_bias": True}, {"head_dim": 1}]
 )
 def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_runs(
-    tmp_path: Path, shape: str, change: dict[str, Any]
+    tmp_path: Path, change: dict[str, Any]
 ) -> None:
     base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
     policy = ModelRef(path=str(base), iteration=0, fingerprint="")
-    own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "shape": shape})
-    assert reward_base_dir(own, policy) == str(base)
+    tags, classifier = (
+        OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "shape": shape})
+        for shape in ("step_tags", "classifier")
+    )
+    assert reward_base_dir(tags, policy) == str(base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | change))
-    if shape == "classifier":
-        assert reward_base_dir(own, policy) == str(base)
-    else:
-        with pytest.raises(ModelError, match=r"own\.base .* own\.shape: classifier"):
-            reward_base_dir(own, policy)
+    with pytest.raises(ModelError, match=r"own\.base .* own\.shape: classifier"):
+        reward_base_dir(tags, policy)
+    assert reward_base_dir(classifier, policy) == str(base)
