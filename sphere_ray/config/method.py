@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
+from sphere_ray.records import StageName
 
 
 class Example(Settings):
@@ -96,3 +97,13 @@ class MethodSettings(Settings):
     search: SearchSettings = SearchSettings()
     stages: StageSettings = StageSettings()
     pairs: PairSettings = PairSettings()
+
+    @property
+    def taken_stages(self) -> tuple[StageName, ...]:
+        """The stages that take problems up, in their order; none takes up sampled chains."""
+        later = {
+            StageName.SELF_CORRECTION: self.stages.self_correction,
+            StageName.DIVERSITY: self.stages.diversity,
+        }
+        pruned = self.search.strategy == "pruned_steps"
+        return (StageName.SELF_GENERATION, *(s for s, on in later.items() if on and pruned))

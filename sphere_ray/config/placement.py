@@ -8,12 +8,9 @@ from sphere_ray.config.run import RunSettings
 from sphere_ray.config.scorers import ProcessRewardSettings, StepClassifierSettings
 from sphere_ray.errors import PlacementError
 
-STAGES = 4
-SCORING_STAGES = 3
-"""Those that search."""
 STAGE_CPUS = 0.1
 STREAM_CPUS = 1.2
-"""Ray Data's own tasks, and the filter that skips committed rows on a rerun."""
+"""Ray Data's own tasks (reads, writes with the pairs), and the filter that skips committed rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +37,8 @@ class Resources:
 def needed_resources(settings: RunSettings) -> Resources:
     """The larger of what rollout and training need, for CPUs and GPUs each."""
     pools = list(_pools(settings))
-    rollout_cpus = round(STAGES * settings.rollout.stage_actors * STAGE_CPUS + STREAM_CPUS, 3)
+    actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
+    rollout_cpus = round(actors * STAGE_CPUS + STREAM_CPUS, 3)
     rollout_gpus = sum(p.replicas * p.gpus * p.tensor_parallel for _, p in pools)
     workers = settings.trainer.workers
     train_cpus = workers * settings.trainer.cpus_per_worker

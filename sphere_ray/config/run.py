@@ -10,6 +10,7 @@ from sphere_ray.config.grading import GradingSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.problems import ProblemSettings
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.records import StageName
 
 
 class EvaluationSettings(Settings):
@@ -90,7 +91,7 @@ class RunSettings(Settings):
                 f"room for the prompt in engines.policy.max_model_len ({limit}); lower the first"
             )
         search = self.method.search
-        corrects = self.method.stages.self_correction and search.strategy == "pruned_steps"
+        corrects = StageName.SELF_CORRECTION in self.method.taken_stages
         if corrects and 2 * search.max_chain_tokens >= limit:
             raise ValueError(
                 f"self-correction puts an attempt of up to method.search.max_chain_tokens "

@@ -69,6 +69,15 @@ class OptimizationSettings(Settings):
         precision = "bf16" if native_bfloat16(gpu=placement.use_gpu) else "fp32"
         return self.model_copy(update={"precision": precision})
 
+    def zero_stage_on(self, placement: "TrainerPlacement") -> int:
+        """The ZeRO stage that runs there.
+
+        One worker has nobody to share with. In fp32 stage 0 trains it the same without ZeRO's
+        copies of weights and gradients; stage 3 may be meant for the partition at loading.
+        """
+        alone = placement.workers == 1 and self.precision == "fp32" and not placement.offload
+        return 0 if alone and placement.zero_stage < 3 else placement.zero_stage
+
 
 class LoraSettings(Settings):
     """Train low-rank adapters (arXiv 2106.09685) instead of the weights; merged at the end.

@@ -34,6 +34,7 @@ def sampling_params(
         max_tokens=max_tokens,
         stop=list(request.stop) or None,
         include_stop_str_in_output=True,
+        detokenize=bool(request.stop),  # text is made here, of ids; vLLM needs its own for stops
         seed=request.seed & SEED_MASK if deterministic else None,
         logprobs=0,  # that of the sampled token alone
         output_kind=RequestOutputKind.FINAL_ONLY,

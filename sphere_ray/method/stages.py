@@ -79,7 +79,7 @@ async def self_correct(rollout: Rollout, context: Context, priority: int = 0) ->
     Raises:
         RowError, EngineError, GraderError: from the ports, as they are.
     """
-    if rollout.error is not None or not context.settings.stages.self_correction:
+    if rollout.error is not None or not _is_taken(StageName.SELF_CORRECTION, context):
         return rollout
     failed = _came_to(rollout, StageName.SELF_GENERATION, Outcome.BOTH_WRONG)
     if not failed and not _is_checked(rollout, context):
@@ -111,12 +111,12 @@ async def diversify(rollout: Rollout, context: Context, priority: int = 0) -> Ro
     Raises:
         RowError, EngineError, GraderError: from the ports, as they are.
     """
-    stages = context.settings.stages
     both_right = any(
         _came_to(rollout, stage, Outcome.BOTH_RIGHT)
         for stage in (StageName.SELF_GENERATION, StageName.SELF_CORRECTION)
     )
-    if rollout.error is not None or not stages.diversity or not both_right:
+    taken = _is_taken(StageName.DIVERSITY, context)
+    if rollout.error is not None or not taken or not both_right:
         return rollout
     search = replace(
         _search(rollout.problem, context, StageName.DIVERSITY, priority),
@@ -161,6 +161,10 @@ def _outcome_of_samples(chains: Sequence[Chain]) -> Outcome:
 
 def _is_decided(chain: Chain) -> bool:
     return chain.verdict not in (Verdict.UNGRADABLE, Verdict.TIMEOUT)
+
+
+def _is_taken(stage: StageName, context: Context) -> bool:
+    return stage in context.settings.taken_stages
 
 
 def _came_to(rollout: Rollout, stage: StageName, outcome: Outcome) -> bool:

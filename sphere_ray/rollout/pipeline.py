@@ -1,6 +1,6 @@
 """The Ray Data graphs: problems stream through the stages and are committed batch by batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ray.data
@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.config.run import RolloutSettings
 from sphere_ray.errors import EngineError, SphereError
+from sphere_ray.records import StageName
 from sphere_ray.rollout.client import cause_of
 from sphere_ray.rollout.rescore import Rescore
 from sphere_ray.rollout.stages import (
@@ -18,6 +19,7 @@ from sphere_ray.rollout.stages import (
     BuildPairs,
     Diversify,
     Evaluate,
+    MethodStage,
     SelfCorrect,
     SelfGenerate,
 )
@@ -27,17 +29,27 @@ Graph: TypeAlias = Callable[[str, str, Assignment, RolloutSettings], None]
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 TASK_CPUS = 0.1
 """Reading and writing small tables; whole CPUs for them hang a machine with two."""
+WRITERS = 2
+"""Writing tasks at a time for each actor of a stage; more processes would only wait for rows."""
+SEARCHES: Mapping[StageName, type[MethodStage]] = {
+    StageName.SELF_GENERATION: SelfGenerate,
+    StageName.SELF_CORRECTION: SelfCorrect,
+    StageName.DIVERSITY: Diversify,
+}
 
 
 def rollout(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
-    """Run all stages over the problem files in `problems`; rows already in `output` are kept.
+    """Run the stages over the problem files in `problems`; rows already in `output` are kept.
+
+    Stages that take nothing up are not started, and pairs are built by the tasks that write.
 
     Raises:
         EngineError: an engine pool was lost.
         GraderError: the graders were lost.
     """
-    stages = (SelfGenerate, SelfCorrect, Diversify, BuildPairs)
-    _stream(problems, output, stages, assignment, settings)
+    stages = [SEARCHES[name] for name in assignment.method.taken_stages]
+    finish = BuildPairs(assignment.method, assignment.progress)
+    _stream(problems, output, stages, assignment, settings, finish=finish)
 
 
 def evaluate(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
@@ -61,6 +73,8 @@ def _stream(
     stages: Sequence[type],
     assignment: Assignment,
     settings: RolloutSettings,
+    *,
+    finish: BuildPairs | None = None,
 ) -> None:
     defaults = ray.data.DataContext.get_current()
     defaults.enable_progress_bars = False
@@ -79,14 +93,24 @@ def _stream(
     # Small tables are read as one block; the batch decides parallelism, streaming and commits.
     dataset = dataset.repartition(target_num_rows_per_block=settings.batch_size)
     for stage in stages:
-        dataset = dataset.map_batches(stage, **_options(stage, assignment, settings))
+        dataset = dataset.map_batches(stage, **_options(assignment, settings))
+    writers = WRITERS * settings.stage_actors
+    if finish is not None:
+        # Resources and concurrency are those of the write, so that Ray Data fuses the two.
+        dataset = dataset.map_batches(
+            finish,
+            batch_format="pyarrow",
+            batch_size=settings.batch_size,
+            num_cpus=TASK_CPUS,
+            concurrency=writers,
+        )
     try:
-        dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS})
+        dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS}, concurrency=writers)
     except RayError as error:
         raise _own_error(error) from error
 
 
-def _options(stage: type, assignment: Assignment, settings: RolloutSettings) -> dict[str, Any]:
+def _options(assignment: Assignment, settings: RolloutSettings) -> dict[str, Any]:
     return {
         "batch_format": "pyarrow",
         "batch_size": settings.batch_size,
@@ -95,9 +119,7 @@ def _options(stage: type, assignment: Assignment, settings: RolloutSettings) -> 
         "compute": ray.data.ActorPoolStrategy(
             size=settings.stage_actors,
             max_tasks_in_flight_per_actor=settings.batches_in_flight,
-            max_concurrent_calls_per_actor=None
-            if stage is BuildPairs
-            else settings.batches_in_flight,
+            max_concurrent_calls_per_actor=settings.batches_in_flight,
         ),
     }
 

@@ -138,12 +138,12 @@ class Diversify(MethodStage):
 
 
 class BuildPairs:
-    """Chains become preference pairs; no engine is asked."""
+    """Chains become preference pairs; no engine is asked, so tasks do it and no actor."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, method: MethodSettings, progress: Progress) -> None:
         """Remember the rules."""
-        self._method = assignment.method
-        self._progress = assignment.progress
+        self._method = method
+        self._progress = progress
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Build the pairs of every row."""

@@ -270,7 +270,7 @@ def _training_summary(settings: RunSettings, trained: Trained) -> TrainingSummar
     return {
         "pairs": result["pairs"],
         "steps": result["steps"],
-        "zero_stage": settings.trainer.zero_stage,
+        "zero_stage": settings.training.zero_stage_on(settings.trainer),
         "workers": settings.trainer.workers,
         "tokens_per_second": round(tokens / seconds, 3),
         "padding": round(padding / computed, 4),

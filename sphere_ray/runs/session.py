@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
-from sphere_ray.config.placement import SCORING_STAGES
 from sphere_ray.config.scorers import JudgeSettings
 from sphere_ray.engines.engine import EngineSpec, EngineStats
 from sphere_ray.errors import ReleaseError
@@ -103,7 +102,8 @@ class Session:
         assert self._pools is not None
         settings, scorer = self.settings, self.settings.engines.scorer
         if isinstance(scorer, JudgeSettings):
-            scorer = scorer.shared_by(SCORING_STAGES * settings.rollout.stage_actors)
+            stages = len(settings.method.taken_stages)
+            scorer = scorer.shared_by(stages * settings.rollout.stage_actors)
         return Assignment(
             method=settings.method,
             scorer=scorer,

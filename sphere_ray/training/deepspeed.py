@@ -28,7 +28,8 @@ def build_config(settings: OptimizationSettings, placement: TrainerPlacement) ->
     Raises:
         ConfigError: the batch size does not divide (see `batches.accumulation`).
     """
-    zero: dict[str, Any] = {"stage": placement.zero_stage, "overlap_comm": placement.use_gpu}
+    stage = settings.zero_stage_on(placement)
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": placement.use_gpu}
     if placement.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     config: dict[str, Any] = {
@@ -40,7 +41,7 @@ def build_config(settings: OptimizationSettings, placement: TrainerPlacement) ->
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
-    if placement.zero_stage:
+    if stage:
         # Sums of many small bf16 gradients lose them. (DeepSpeed has no such mix for stage 0.)
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

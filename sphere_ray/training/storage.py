@@ -51,6 +51,7 @@ def _identity(request: RewardTrainRequest | TrainRequest) -> dict[str, Any]:
     }
     identity |= {f"settings.{key}": value for key, value in request.settings.model_dump().items()}
     identity |= {f"placement.{key}": value for key, value in request.placement.model_dump().items()}
+    identity["placement.zero_stage"] = request.settings.zero_stage_on(request.placement)
     identity |= {package: version(package) for package in ("ray", "deepspeed", "torch")}
     kept = {key: value for key, value in identity.items() if key not in _NOT_IDENTITY}
     plain: dict[str, Any] = json.loads(json.dumps(kept))

@@ -59,3 +59,13 @@ def test_checkpoints_of_unknown_origin_are_not_trusted(request_: TrainRequest) -
     kept.mkdir(parents=True)
     assert open_run(request_) is not None
     assert not kept.exists()
+
+
+def test_checkpoints_hold_the_stage_that_runs(request_: TrainRequest) -> None:
+    """One fp32 worker runs stage 0 whether 1 or 2 is asked for; with bf16 they differ."""
+    alone = [TrainerPlacement(workers=1, zero_stage=stage) for stage in (2, 1)]
+    for precision, starts_over in (("fp32", False), ("bf16", True)):
+        settings = request_.settings.model_copy(update={"precision": precision})
+        leave_checkpoint(replace(request_, name=precision, settings=settings, placement=alone[0]))
+        reason = open_run(replace(request_, name=precision, settings=settings, placement=alone[1]))
+        assert (reason is not None) == starts_over
