@@ -141,6 +141,17 @@ class RunSettings(Settings):
         return self.model_copy(update=changes) if changes else self
 
     @model_validator(mode="after")
+    def _attention_has_its_kernel(self) -> "RunSettings":
+        training = self.training
+        on_gpu = self.trainer.use_gpu and training.precision == "bf16"
+        if training.attention == "flash_attention_2" and not on_gpu:
+            raise ValueError(
+                "training.attention: flash_attention_2 needs trainer.use_gpu: true and "
+                "training.precision: bf16; set them, or leave it at sdpa"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_divides(self) -> "RunSettings":
         per_step = self.training.micro_batch_size * self.trainer.workers
         if self.training.batch_size % per_step:

@@ -1,11 +1,14 @@
 """Parameters of training: DPO of the policy, and the own process reward model."""
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
 from sphere_ray.config.precision import native_bfloat16
+
+MASKED_ATTENTION: Final = "sdpa"
+"""Takes any mask, which a prefix tree needs."""
 
 
 class LossSettings(Settings):
@@ -95,14 +98,23 @@ class TrainingSettings(OptimizationSettings):
     """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
 
     An example is a pair. `reference: iteration` is the iteration's starting policy, `initial` the
-    run's base model.
+    run's base model. With `attention: sdpa` the rows of a forward are one prefix tree, whose mask
+    grows with the square of its tokens; `flash_attention_2` (GPUs, bf16, the package flash-attn)
+    takes whole rows of various lengths without one, which pays where chains are long.
     """
+
+    attention: Literal["sdpa", "flash_attention_2"] = MASKED_ATTENTION
 
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
     guard: GuardSettings = GuardSettings()
     lora: LoraSettings | None = None
     min_pairs: int = Field(1, ge=1)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a forward computes what its rows share once."""
+        return self.attention == MASKED_ATTENTION
 
 
 class RewardTrainingSettings(OptimizationSettings):

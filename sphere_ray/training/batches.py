@@ -33,6 +33,8 @@ class MicroBatch:
 class Tensors:
     """One forward: the prefix tree of all rows, and where in it each row's completion lies.
 
+    Without a mask the rows lie one behind the other and share nothing; where the positions begin
+    anew says so to the model, as flash attention for rows of various lengths takes it.
     The rows are the chosen completions, then the rejected ones. Logits are needed only at the
     parents of the m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`.
     `nodes_nt` are places among the m, meaningless where `completion_mask_nt` is false.
@@ -40,7 +42,7 @@ class Tensors:
 
     input_ids_1s: Tensor
     position_ids_1s: Tensor
-    attention_mask_11ss: Tensor
+    attention_mask_11ss: Tensor | None
     parents_m: Tensor
     scored_ids_1m: Tensor
     nodes_nt: Tensor
@@ -48,8 +50,8 @@ class Tensors:
 
     def to(self, device: torch.device) -> "Tensors":
         """The same on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        return Tensors(**moved)
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return Tensors(**{name: v if v is None else v.to(device) for name, v in values})
 
 
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
@@ -96,11 +98,14 @@ def shard(
     ]
 
 
-def collate(pairs: Sequence[EncodedPair]) -> Tensors:
-    """Merge pairs into one forward; what prompts and completions share is computed once."""
+def collate(pairs: Sequence[EncodedPair], *, shared: bool = True) -> Tensors:
+    """Merge pairs into one forward; what prompts and completions share is computed once.
+
+    Unless `shared`: then the rows are whole and need no mask.
+    """
     rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
-    tree = PrefixTree.of(chain(prompt, completion) for prompt, completion in rows)
+    tree = PrefixTree.of((chain(prompt, completion) for prompt, completion in rows), shared=shared)
     completions = [path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)]
     scored = sorted(set(chain.from_iterable(completions)))
     places = {node: place for place, node in enumerate(scored)}
@@ -112,7 +117,7 @@ def collate(pairs: Sequence[EncodedPair]) -> Tensors:
     return Tensors(
         input_ids_1s=torch.tensor([tree.ids_s]),
         position_ids_1s=torch.tensor([tree.depths_s]),
-        attention_mask_11ss=tree.attention_mask_ss()[None, None],
+        attention_mask_11ss=tree.attention_mask_ss()[None, None] if shared else None,
         parents_m=torch.tensor([tree.parents_s[node] for node in scored]),
         scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]]),
         nodes_nt=nodes_nt,

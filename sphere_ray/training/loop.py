@@ -41,7 +41,7 @@ def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
         )
     steps = _plan(table, request, worker)
     policy = _build_policy(request)
-    trainee = Trainee(policy=policy, table=table, loss=settings.loss, world=worker.world)
+    trainee = Trainee(policy=policy, table=table, settings=settings, world=worker.world)
     history = restore(policy, host, StepMetrics)
     resumed_at = len(history)
     for step in steps[resumed_at:]:

@@ -13,31 +13,29 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from sphere_ray.config.training import OptimizationSettings
+from sphere_ray.config.training import TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
 from sphere_ray.training.batches import Tensors, collate
 from sphere_ray.training.encoding import EncodedPair
 
 _ATTENTION_DROPOUT = "attention_dropout"
-ATTENTION = "sdpa"
-"""Takes any mask, which a prefix tree needs."""
 SHARING_TOLERANCE = 0.1
 """Nats per token, on average; bfloat16 rounds to about 0.01."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def load_model(model_dir: str, settings: OptimizationSettings) -> PreTrainedModel:
+def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
     """Load a causal language model in the training precision, without dropout.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or the package of its attention is not there.
     """
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=DTYPES[settings.precision], attn_implementation=ATTENTION
+            model_dir, dtype=DTYPES[settings.precision], attn_implementation=settings.attention
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the model in {model_dir} cannot be loaded: {error}") from error
     disable_dropout(model)
     if settings.gradient_checkpointing:
@@ -70,16 +68,15 @@ def completion_logps(model: Callable[..., Any], tensors: Tensors) -> Tensor:
 
 @torch.no_grad()
 def check_prefix_sharing(
-    model: Callable[..., Any], pair: EncodedPair, device: torch.device
+    model: Callable[..., Any], pair: EncodedPair, device: torch.device, *, shared: bool
 ) -> None:
-    """Compare a pair's log-probs in one shared forward with those in a forward for each side.
+    """Compare a pair's log-probs in one forward with those in a forward for each side.
 
     Raises:
         ModelError: they differ by more than rounding; the model's layers do not all follow the
             attention mask (recurrent ones, or a sliding window shorter than the pair).
     """
-    tensors = collate([pair]).to(device)
-    shared_nt = completion_logps(model, tensors)
+    shared_nt = completion_logps(model, collate([pair], shared=shared).to(device))
     differences = []
     for row, completion in enumerate((pair.chosen_ids, pair.rejected_ids)):
         ids_1s = torch.tensor([[*pair.prompt_ids, *completion]], device=device)
@@ -90,7 +87,7 @@ def check_prefix_sharing(
     # Only now: under ZeRO-3 every worker has to make the same number of forwards.
     if max(differences) > SHARING_TOLERANCE:
         raise ModelError(
-            "this model cannot be trained with shared prefixes: its log-probs come out "
+            "this model cannot be trained on several rows at once: its log-probs come out "
             f"{max(differences):.2g} nats per token apart; models with recurrent layers, or with "
             "a sliding window shorter than training.max_length, are not supported"
         )

@@ -21,7 +21,7 @@ import torch
 from sphere_ray.errors import SphereError, TooFewPairsError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
-from sphere_ray.training.batches import Indices, collate
+from sphere_ray.training.batches import Indices, Tensors, collate
 from sphere_ray.training.deepspeed import (
     build_config,
     partitioned_loading,
@@ -146,10 +146,12 @@ def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> Reference
     work = [_FILLER] * (rows - len(ordered)) + ordered
     logps: list[Logps] = []
     model = _load(request, worker)
-    worker.agree(lambda: check_prefix_sharing(model, work[-1], worker.device))
+    shared = request.settings.shares_prefixes
+    worker.agree(lambda: check_prefix_sharing(model, work[-1], worker.device, shared=shared))
     began = time.monotonic()
     for start in range(0, rows, micro):
-        logps.extend(_pair_logps(model, work[start : start + micro], worker.device))
+        tensors = collate(work[start : start + micro], shared=shared).to(worker.device)
+        logps.extend(_pair_logps(model, work[start : start + micro], tensors))
         if worker.rank == 0:
             host.report(ReferenceProgress(done=min(len(logps) * worker.world, usable)))
     part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
@@ -193,9 +195,9 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
 
 @torch.no_grad()
 def _pair_logps(
-    model: Callable[..., Any], pairs: Sequence[EncodedPair], device: torch.device
+    model: Callable[..., Any], pairs: Sequence[EncodedPair], tensors: Tensors
 ) -> list[Logps]:
-    rows = completion_logps(model, collate(pairs).to(device)).cpu().numpy()
+    rows = completion_logps(model, tensors).cpu().numpy()
     return [
         (chosen[: len(pair.chosen_ids)], rejected[: len(pair.rejected_ids)])
         for pair, chosen, rejected in zip(

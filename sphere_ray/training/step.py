@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sphere_ray.config.training import LossSettings
+from sphere_ray.config.training import TrainingSettings
 from sphere_ray.method.preference import LossInputs, LossOutputs, preference_loss, sequence_logps
 from sphere_ray.training.batches import MicroBatch, Tensors, collate, pad_logps
 from sphere_ray.training.deepspeed import ShardedPolicy
@@ -47,7 +47,7 @@ class Trainee:
 
     policy: ShardedPolicy
     table: ReferenceTable
-    loss: LossSettings
+    settings: TrainingSettings
     world: int
 
 
@@ -87,7 +87,7 @@ def take_step(trainee: Trainee, step: PlannedStep, *, steps: int, rate: float) -
 
 def _tensors(trainee: Trainee, batch: MicroBatch) -> Tensors:
     pairs = [trainee.table.pair(index) for index in batch.indices]
-    return collate(pairs).to(trainee.policy.device)
+    return collate(pairs, shared=trainee.settings.shares_prefixes).to(trainee.policy.device)
 
 
 def _forward(
@@ -113,7 +113,7 @@ def _forward(
         rejected_length_b=rejected_length_b,
     )
     weight_b = torch.tensor(batch.weights, device=device)
-    return inputs, preference_loss(inputs, trainee.loss), weight_b
+    return inputs, preference_loss(inputs, trainee.settings.loss), weight_b
 
 
 @torch.no_grad()

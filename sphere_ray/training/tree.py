@@ -28,13 +28,13 @@ class PrefixTree:
     paths: Sequence[Sequence[int]]
 
     @classmethod
-    def of(cls, sequences: Iterable[Iterable[int]]) -> "PrefixTree":
-        """The tree of these sequences."""
+    def of(cls, sequences: Iterable[Iterable[int]], *, shared: bool = True) -> "PrefixTree":
+        """The tree of these sequences; unless `shared` each has nodes of its own, one by one."""
         nodes: dict[tuple[int, int], int] = {}
         depths: list[int] = []
         paths: list[list[int]] = []
-        for sequence in sequences:
-            node, path = ROOT, list[int]()
+        for number, sequence in enumerate(sequences):
+            node, path = ROOT if shared else ROOT - number, list[int]()
             for depth, token in enumerate(sequence):
                 node = nodes.setdefault((node, token), len(nodes))
                 if node == len(depths):
@@ -44,7 +44,7 @@ class PrefixTree:
         return cls(
             ids_s=[token for _, token in nodes],
             depths_s=depths,
-            parents_s=[parent for parent, _ in nodes],
+            parents_s=[max(parent, ROOT) for parent, _ in nodes],
             paths=paths,
         )
 

@@ -110,5 +110,17 @@ def test_collate_computes_each_distinct_prefix_once() -> None:
     assert tensors.input_ids_1s[0][parents].tolist() == [7, 8, 7, 8]
 
 
+def test_unshared_rows_are_whole_and_begin_anew() -> None:
+    pairs = [
+        EncodedPair(pair_id="a", prompt_ids=(5, 6), chosen_ids=(1,), rejected_ids=(1, 3)),
+        EncodedPair(pair_id="b", prompt_ids=(5,), chosen_ids=(4,), rejected_ids=(4,)),
+    ]
+    tensors = collate(pairs, shared=False)
+    assert tensors.attention_mask_11ss is None
+    assert tensors.input_ids_1s.tolist() == [[5, 6, 1, 5, 4, 5, 6, 1, 3, 5, 4]]
+    assert tensors.position_ids_1s.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1]]
+    assert tensors.parents_m.tolist() == [1, 3, 6, 7, 9]
+
+
 def test_logps_are_padded_with_zeros() -> None:
     assert pad_logps([[-1.0], [-2.0, -3.0]], 3).tolist() == [[-1.0, 0.0, 0.0], [-2.0, -3.0, 0.0]]

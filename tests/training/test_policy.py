@@ -1,0 +1,57 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sphere_ray.config.training import TrainingSettings
+from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.training.batches import collate
+from sphere_ray.training.encoding import EncodedPair
+from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
+
+PAIRS = [
+    EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1, 8), rejected_ids=(1, 2, 3)),
+    EncodedPair(pair_id="b", prompt_ids=(5, 8), chosen_ids=(4, 4, 4, 4), rejected_ids=(9,)),
+]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("model")
+    make_llama(folder)
+    return folder
+
+
+def gradients_and_logps(
+    model: Any, device: torch.device, *, shared: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of the completions alone, and the gradient of their sum at the first weights."""
+    tensors = collate(PAIRS, shared=shared).to(device)
+    model.zero_grad()
+    logps = completion_logps(model, tensors)[tensors.completion_mask_nt]
+    logps.sum().backward()
+    return next(model.parameters()).grad.clone(), logps.detach()
+
+
+def test_whole_rows_without_a_mask_are_computed_as_the_prefix_tree(model_dir: Path) -> None:
+    """The interface of flash attention: transformers reads where rows begin off the positions."""
+    model = load_model(str(model_dir), TrainingSettings(precision="fp32"))
+    cpu = torch.device("cpu")
+    check_prefix_sharing(model, PAIRS[0], cpu, shared=False)
+    packed, tree = (gradients_and_logps(model, cpu, shared=shared) for shared in (False, True))
+    for one, other in zip(packed, tree, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_flash_attention_computes_the_same(model_dir: Path) -> None:
+    cuda = torch.device("cuda")
+    bf16 = TrainingSettings(precision="bf16")
+    flash, masked = (
+        load_model(str(model_dir), bf16.model_copy(update={"attention": attention})).to(cuda)
+        for attention in ("flash_attention_2", "sdpa")
+    )
+    _, packed = gradients_and_logps(flash, cuda, shared=False)
+    _, tree = gradients_and_logps(masked, cuda, shared=True)
+    torch.testing.assert_close(packed, tree, atol=0.05, rtol=0.05)
