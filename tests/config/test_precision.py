@@ -71,7 +71,7 @@ def test_flash_attention_needs_its_hardware() -> None:
     flash = {"attention": "flash_attention_2", "batch_size": 4}
     on_gpu = settings(training=flash, trainer={"use_gpu": True})
     assert not on_gpu.training.shares_prefixes
-    with pytest.raises(ValueError, match="needs trainer[.]use_gpu: true"):
+    with pytest.raises(ValueError, match=r"needs trainer\.use_gpu: true"):
         settings(training=flash | {"precision": "bf16"})
     with pytest.raises(ValueError, match="precision: bf16"):
         settings(training=flash | {"precision": "fp32"}, trainer={"use_gpu": True})
