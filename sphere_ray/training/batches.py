@@ -7,6 +7,7 @@ Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m thos
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +51,9 @@ class Tensors:
 
     def to(self, device: torch.device) -> "Tensors":
         """The same on another device."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return Tensors(**{name: v if v is None else v.to(device) for name, v in values})
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in given.items()}
+        return Tensors(**moved)
 
 
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
