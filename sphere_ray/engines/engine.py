@@ -59,7 +59,8 @@ class EngineSpec:
 class EngineStats:
     """Counters of one engine: sequences now; seconds with any, and tokens, since start; processes.
 
-    `finished` counts sequences; `pids` are those of its child processes.
+    `running` are those of its last step; `finished` counts sequences; `pids` are those of its child
+    processes.
     """
 
     running: int = 0

@@ -94,6 +94,10 @@ class Counters(StatLoggerBase):
             self.generated_tokens += iteration_stats.num_generation_tokens
             self.prompt_tokens += iteration_stats.num_prompt_tokens
             self.finished += len(iteration_stats.finished_requests)
+            if self.running or self.waiting:
+                # vLLM counts between steps, when those that just ended have left and those that
+                # wait have not come in. Each sequence of the step gave a token.
+                self.running = max(self.running, iteration_stats.num_generation_tokens)
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""

@@ -64,10 +64,9 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
     """From the first running sequence to the last answer: seconds, and how many of them were full.
 
-    Full means at least min(max_num_seqs, sequences left) in the engine, running or waiting;
-    `running_s` are the seconds in which as many were running.
+    Full means at least min(max_num_seqs, sequences left) in the engine's last step.
     """
-    found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0, "running_s": 0.0}
+    found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
     first, stop = [0.0], threading.Event()
     start = session.stats(spec)[0]
 
@@ -84,11 +83,8 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
                 first[0] = last
             if first[0] and left > 0:
                 found["seconds"] = clock - first[0]
-                # Between two steps, when vLLM counts, those that just ended have left, and those
-                # that wait have not taken their places yet.
                 wanted = min(spec.pool.max_num_seqs, left)
-                found["full_s"] += (clock - last) * (now.running + now.waiting >= wanted)
-                found["running_s"] += (clock - last) * (now.running >= wanted)
+                found["full_s"] += (clock - last) * (now.running >= wanted)
             last = clock
 
     thread = threading.Thread(target=watch)
@@ -119,7 +115,6 @@ def ours(problems: int) -> dict[str, Any]:
         "seconds": found["seconds"],
         "wall_s": manifest.report.seconds,
         "busy": found["full_s"] / found["seconds"],
-        "busy_running": found["running_s"] / found["seconds"],
     }
 
 
@@ -305,7 +300,6 @@ def main() -> None:
     emit(
         "busy_share",
         rounded(mine["busy"], 4),
-        running_alone=rounded(mine["busy_running"], 4),
         problems=chosen.problems,
     )
     for side in chosen.sides[1:]:
