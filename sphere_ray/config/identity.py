@@ -37,6 +37,7 @@ _PLACEMENT = (
     # Losses are normalised by the global batch, so its split over workers is free.
     "training.micro_batch_size",
     "training.gradient_checkpointing",
+    "training.attention",
     "training.checkpoint_every",
     "engines.scorer.own.training.micro_batch_size",
     "engines.scorer.own.training.gradient_checkpointing",

@@ -59,8 +59,8 @@ class EngineSpec:
 class EngineStats:
     """Counters of one engine: sequences now; seconds with any, and tokens, since start; processes.
 
-    `running` are those of its last step; `finished` counts sequences; `pids` are those of its child
-    processes.
+    `running` are those of its last step, 0 once none is left; `finished` counts sequences; `pids`
+    are those of its child processes.
     """
 
     running: int = 0

@@ -36,7 +36,7 @@ class _Totals:
 
 
 class CounterSink:
-    """A `Progress` for stage actors: sums locally, ships at most every half second.
+    """A `Progress` for the processes of a stream: sums locally, ships at most every half second.
 
     Travels to other processes by pickling; what it has not shipped stays behind.
     """
@@ -99,7 +99,7 @@ class CounterHub:
         self._actor: Any = ray.remote(_Totals).options(num_cpus=0, max_restarts=-1).remote()
 
     def sink(self) -> CounterSink:
-        """A sink to hand to stage actors."""
+        """A sink to hand to stages."""
         return CounterSink(_ToActor(self._actor))
 
     def totals(self) -> dict[str, int]:
@@ -119,8 +119,8 @@ def follow(
     """Open a hub and keep `tracker` up to date from it while the context is open.
 
     The counter named `done` becomes the phase's `done` (on top of what an earlier session did).
-    What stages count in their last moments may arrive too late, so totals are lower bounds;
-    summaries count committed rows instead.
+    What stages count in their last moments may arrive too late, and a task that is repeated counts
+    again; summaries count committed rows instead.
     """
     hub = CounterHub()
     stop = threading.Event()

@@ -102,7 +102,7 @@ def _stream(
             batch_format="pyarrow",
             batch_size=settings.batch_size,
             num_cpus=TASK_CPUS,
-            concurrency=writers,
+            compute=ray.data.TaskPoolStrategy(size=writers),
         )
     try:
         dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS}, concurrency=writers)

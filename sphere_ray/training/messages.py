@@ -71,7 +71,7 @@ class StepMetrics:
     pairs before the step's update; `chosen_logp` and `rejected_logp` are nats per token,
     `chosen_shift` the chosen side's minus the reference's; lengths are mean tokens a pair;
     `tokens` counts prompt and completion tokens of both rows; `computed` the positions that went
-    through the model (shared prefixes once), `padding` those of pairs that only fill the last
+    through the model (what a forward shares once), `padding` those of pairs that only fill the last
     batch; `step` starts at 1.
     """
 

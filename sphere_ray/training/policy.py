@@ -88,8 +88,9 @@ def check_prefix_sharing(
     if max(differences) > SHARING_TOLERANCE:
         raise ModelError(
             "this model cannot be trained on several rows at once: its log-probs come out "
-            f"{max(differences):.2g} nats per token apart; models with recurrent layers, or with "
-            "a sliding window shorter than training.max_length, are not supported"
+            f"{max(differences):.2g} nats per token apart; its layers must follow the attention "
+            "mask and the positions they are given: recurrent ones do not, nor do those with a "
+            "sliding window shorter than training.max_length under attention: sdpa"
         )
 
 

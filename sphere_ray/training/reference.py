@@ -187,7 +187,7 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
     config = build_config(request.settings, request.placement)
     with partitioned_loading(config):
         model = load_model(request.model_dir, request.settings)
-    if request.placement.zero_stage == 3:
+    if config["zero_optimization"]["stage"] == 3:
         return shard_for_inference(model, config)
     module: torch.nn.Module = model
     return module.to(worker.device).eval()

@@ -64,28 +64,27 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
     """From the first running sequence to the last answer: seconds, and how many of them were full.
 
-    Full means at least min(max_num_seqs, sequences left) in the engine's last step.
+    Full means at least min(max_num_seqs, sequences left before it) in the engine's last step.
     """
     found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
     first, stop = [0.0], threading.Event()
     start = session.stats(spec)[0]
 
     def watch() -> None:
-        last = time.monotonic()
+        last, left = time.monotonic(), total
         while not stop.wait(POLL_S):
             stats = session.stats(spec)
             if not stats:  # the replica was too busy to answer
                 continue
             (now,) = stats
             clock = time.monotonic()
-            left = total - (now.finished - start.finished)
             if now.running and not first[0]:
                 first[0] = last
             if first[0] and left > 0:
                 found["seconds"] = clock - first[0]
                 wanted = min(spec.pool.max_num_seqs, left)
                 found["full_s"] += (clock - last) * (now.running >= wanted)
-            last = clock
+            last, left = clock, total - (now.finished - start.finished)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -151,6 +150,7 @@ class Bare:
             temperature=TEMPERATURE,
             max_tokens=MAX_TOKENS,
             logprobs=0,
+            detokenize=False,  # ours decodes the text elsewhere
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         engine = await asyncio.to_thread(AsyncLLM.from_engine_args, generator_args(spec))
@@ -221,7 +221,11 @@ def data_llm(problems: int) -> dict[str, Any]:
         preprocess=lambda row: {
             "messages": json.loads(row["chat"]),
             # Without log-probs, which Ray Data would have to pickle: in its favour.
-            "sampling_params": {"temperature": TEMPERATURE, "max_tokens": MAX_TOKENS},
+            "sampling_params": {
+                "temperature": TEMPERATURE,
+                "max_tokens": MAX_TOKENS,
+                "detokenize": False,
+            },
         },
         postprocess=lambda row: {
             "tokens": len(row["generated_tokens"]),
@@ -261,7 +265,9 @@ def bare_llm(problems: int) -> dict[str, Any]:
         generation_config="vllm",
         distributed_executor_backend=UniProcExecutor,
     )
-    params = SamplingParams(n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, logprobs=0)
+    params = SamplingParams(
+        n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, logprobs=0, detokenize=False
+    )
     conversations: Any = chats
     engine.chat(conversations[:1], params, use_tqdm=False)
     began = time.monotonic()

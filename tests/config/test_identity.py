@@ -39,6 +39,12 @@ def test_placement_changes_no_identity(load: Callable[..., RunSettings], overrid
     assert identity(load(override)) == identity(load())
 
 
+def test_the_kernel_of_attention_changes_no_identity(load: Callable[..., RunSettings]) -> None:
+    on_gpu = ("trainer.use_gpu=true", "training.precision=bf16")
+    flash = load(*on_gpu, "training.attention=flash_attention_2")
+    assert identity(flash) == identity(load(*on_gpu))
+
+
 @pytest.mark.parametrize(
     ("override", "phases"),
     [

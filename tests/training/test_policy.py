@@ -46,12 +46,16 @@ def test_whole_rows_without_a_mask_are_computed_as_the_prefix_tree(model_dir: Pa
 
 @pytest.mark.gpu
 def test_flash_attention_computes_the_same(model_dir: Path) -> None:
+    pytest.importorskip("flash_attn", reason="the package flash-attn is not installed")
     cuda = torch.device("cuda")
-    bf16 = TrainingSettings(precision="bf16")
-    flash, masked = (
-        load_model(str(model_dir), bf16.model_copy(update={"attention": attention})).to(cuda)
-        for attention in ("flash_attention_2", "sdpa")
+    bf16 = TrainingSettings(precision="bf16", gradient_checkpointing=True)
+    found = []
+    for attention, shared in (("flash_attention_2", False), ("sdpa", True)):
+        model = load_model(str(model_dir), bf16.model_copy(update={"attention": attention}))
+        found.append(gradients_and_logps(model.to(cuda).train(), cuda, shared=shared))
+    (packed_gradients, packed), (tree_gradients, tree) = found
+    torch.testing.assert_close(packed, tree, atol=0.1, rtol=0)
+    close = torch.nn.functional.cosine_similarity(
+        packed_gradients.flatten().float(), tree_gradients.flatten().float(), dim=0
     )
-    _, packed = gradients_and_logps(flash, cuda, shared=False)
-    _, tree = gradients_and_logps(masked, cuda, shared=True)
-    torch.testing.assert_close(packed, tree, atol=0.05, rtol=0.05)
+    assert close > 0.99

@@ -104,9 +104,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "zero0": training("zero0", 0),
         "zero2": training("zero2", 2),
         "zero3": training("zero3", 3),
+        "zero0-resumed": training("zero0", 0),
         "zero2-resumed": training("zero2", 2),
         "zero3-resumed": training("zero3", 3),
         "bf16": training("bf16", 2, BF16),
+        "lora-zero0": training("lora-zero0", 0, LORA),
         "lora-zero2": training("lora-zero2", 2, LORA),
         "lora-zero3": training("lora-zero3", 3, LORA),
         "checkpointing": training(
@@ -185,14 +187,14 @@ def test_the_loss_curve_is_that_of_plain_torch(
     assert losses(outcome)[0] == pytest.approx(np.log(2) + nll[0], abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3"])
 def test_a_resumed_run_has_the_same_curve(name: str, outcomes: tuple[Path, dict[str, Any]]) -> None:
     first, resumed = outcomes[1][name], outcomes[1][f"{name}-resumed"]
     assert (first.resumed_at, resumed.resumed_at) == (0, 8)
     assert losses(resumed) == pytest.approx(losses(first), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lora-zero2", "lora-zero3"])
+@pytest.mark.parametrize("name", ["lora-zero0", "lora-zero2", "lora-zero3"])
 def test_adapters_are_trained_and_merged_as_peft_does(
     name: str, outcomes: tuple[Path, dict[str, Any]]
 ) -> None:
