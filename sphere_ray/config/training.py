@@ -123,6 +123,8 @@ class RewardTrainingSettings(OptimizationSettings):
     Labels are `soft` (the share of completions that reached the gold) or `hard` (any did).
     `balance` weighs steps so that at each depth as much weight is right as wrong.
     `held_out` is the share of problems kept for the figures that decide the hand-over.
+    `head_rate` is the head's learning rate over the body's: a new head knows nothing (1 for a
+    `base` that is a reward model already).
     """
 
     epochs: int = Field(2, ge=1)
@@ -130,6 +132,7 @@ class RewardTrainingSettings(OptimizationSettings):
     learning_rate: float = Field(1e-5, gt=0)
     labels: Literal["soft", "hard"] = "soft"
     balance: bool = True
+    head_rate: float = Field(10.0, gt=0)
     held_out: float = Field(0.2, gt=0, lt=1)
     min_problems: int = Field(8, ge=2)
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import accumulation
 
 _TAG = "state"
+_RATE = "rate"
+"""Key of a parameter group: its learning rate over that of a step."""
 
 
 def build_config(settings: OptimizationSettings, placement: TrainerPlacement) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class ShardedPolicy:
         forward's pairs is multiplied by both and divided by the global number of pairs before.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[_RATE]
         self._engine.backward(loss)
         if self._replicated:
             self._norm = get_total_norm(
@@ -157,9 +160,13 @@ def shard_for_training(
     *,
     learning_rate: float,
     weight_decay: float,
+    rates: Mapping[str, float] | None = None,
 ) -> ShardedPolicy:
-    """Give the model an AdamW optimizer and shard both as the configuration says."""
-    groups = _parameter_groups(model, weight_decay)
+    """Give the model an AdamW optimizer and shard both as the configuration says.
+
+    Parameters whose name begins with a key of `rates` learn so many times as fast.
+    """
+    groups = _parameter_groups(model, weight_decay, rates or {})
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if "offload_optimizer" in config["zero_optimization"]:
         config = {**config, "optimizer": {"type": "AdamW", "params": options}}
@@ -179,17 +186,18 @@ def shard_for_inference(model: nn.Module, config: Mapping[str, Any]) -> ShardedP
     return ShardedPolicy(engine)
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(
+    model: nn.Module, weight_decay: float, rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
     # Norms and biases are vectors and are not decayed; ZeRO-3 keeps the true shape aside.
-    decayed: list[torch.nn.Parameter] = []
-    kept: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
+    groups: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         shape = getattr(parameter, "ds_shape", parameter.shape)
-        (decayed if weight_decay and len(shape) > 1 else kept).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        rate = next((rates[start] for start in rates if name.startswith(start)), 1.0)
+        groups[weight_decay if len(shape) > 1 else 0.0, rate].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, _RATE: rate}
+        for (decay, rate), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]

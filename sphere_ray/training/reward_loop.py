@@ -32,7 +32,7 @@ from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import RewardOutcome, RewardStepMetrics, RewardTrainRequest
 from sphere_ray.training.policy import copy_others, put_in_place
 from sphere_ray.training.reward_batches import Example, TreeTensors, collate_trees, examples_of
-from sphere_ray.training.reward_model import CLASSIFIER, StepScorer, load_step_scorer
+from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
 from sphere_ray.training.schedule import learning_rate
 from sphere_ray.training.workers import Host, Worker, guarded
 
@@ -149,6 +149,7 @@ def _build(request: RewardTrainRequest) -> ShardedPolicy:
         config,
         learning_rate=request.settings.learning_rate,
         weight_decay=request.settings.weight_decay,
+        rates={HEAD: request.settings.head_rate},
     )
 
 

@@ -17,6 +17,8 @@ from sphere_ray.errors import ModelError
 from sphere_ray.training.policy import DTYPES, disable_dropout
 
 CLASSIFIER = "classifier"
+HEAD = "score."
+"""Where the names of a head's weights begin, in the module and in its files."""
 
 
 class StepScorer(nn.Module):
@@ -67,7 +69,7 @@ def load_step_scorer(model_dir: str, shape: str, settings: OptimizationSettings)
             else:
                 body = Qwen2Model.from_pretrained(model_dir, **options)
                 head = step_tag_head(body.config.hidden_size)
-                head.load_state_dict(head_tensors(_tensors(model_dir, "score.")))
+                head.load_state_dict(head_tensors(_tensors(model_dir, HEAD)))
                 scorer = StepScorer(body, head.to(dtype))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"the reward model in {model_dir} cannot be loaded: {error}") from error

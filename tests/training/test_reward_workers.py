@@ -49,6 +49,7 @@ SETTINGS = RewardTrainingSettings(
     precision="fp32",
     max_length=256,
     checkpoint_every=4,
+    head_rate=2.0,
 )
 MAX_MODEL_LEN = 512
 PROBLEMS = 18  # not a multiple of the batch
@@ -176,7 +177,9 @@ class Plain(nn.Module):
 def plain_losses(root: Path, base: str) -> list[float]:
     """The same training in one process with nothing but torch."""
     model = Plain(root / base)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    rates = (1.0, SETTINGS.head_rate)
+    parts = [model.body.parameters(), model.head.parameters()]
+    optimizer = torch.optim.AdamW([{"params": list(part)} for part in parts], weight_decay=0.0)
     steps: dict[str, list[LabelledStep]] = {}
     for step in TRAIN:
         steps.setdefault(step.problem_id, []).append(step)
@@ -207,8 +210,9 @@ def plain_losses(root: Path, base: str) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, len(batches), SETTINGS.learning_rate, SETTINGS)
+        rate = learning_rate(number, len(batches), SETTINGS.learning_rate, SETTINGS)
+        for group, faster in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * faster
         optimizer.step()
         losses.append(loss.item())
     return losses
