@@ -37,9 +37,12 @@ class OwnScorerSettings(Settings):
     `base: policy` starts from the run's base model. `shape: step_tags` is the public format
     (Qwen2ForProcessRewardModel; bases of the Qwen2 or Llama architecture), `classifier` a
     last-token sequence classifier (any architecture that transformers and vLLM convert).
+    `layers` keeps the first layers of the base alone: a language model's last ones turn to the next
+    token, while its middle ones tell best (arXiv 2502.02013), and at half the computation.
     """
 
     base: Literal["policy"] | ModelSettings = "policy"
+    layers: int | None = Field(None, ge=1)
     shape: Literal["step_tags", "classifier"] = "step_tags"
     max_model_len: int = Field(2048, ge=16)
     system: str = PRM_SYSTEM

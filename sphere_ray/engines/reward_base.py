@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from sphere_ray.engines.reward_prompt import NUM_LABELS
-from sphere_ray.engines.reward_shape import ARCHITECTURE, require_step_tags
+from sphere_ray.engines.reward_shape import ARCHITECTURE, CLASSIFIER, require_step_tags
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
 
@@ -36,15 +36,17 @@ _SHAPE = (
 )
 
 
-def prepare_step_tags(base: Path, target: Path, *, step_tag: str, seed: int) -> None:
-    """Write `base` with a step tag and a two-layer head as a Qwen2ForProcessRewardModel.
+def prepare_step_tags(
+    base: Path, target: Path, *, step_tag: str, seed: int, layers: int | None = None
+) -> None:
+    """Write `base`, or its first layers, with a tag and a head as a Qwen2ForProcessRewardModel.
 
     A base that is one already is copied, head and all.
 
     Raises:
         ModelError: its architecture is neither Qwen2 nor one that Qwen2's layers contain.
     """
-    config = _config(base)
+    config = _config(base, layers)
     if ARCHITECTURE in (config.architectures or ()):
         shutil.copytree(base, target, dirs_exist_ok=True)
         return
@@ -52,7 +54,7 @@ def prepare_step_tags(base: Path, target: Path, *, step_tag: str, seed: int) -> 
     tokenizer: Any = load_tokenizer(str(base))
     if step_tag not in tokenizer.get_vocab():
         tokenizer.add_tokens([step_tag], special_tokens=True)
-    model = _causal(base)
+    model = _causal(base, config)
     if len(tokenizer) > config.vocab_size:
         torch.manual_seed(seed)
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=_EMBEDDING_MULTIPLE)
@@ -72,24 +74,26 @@ def prepare_step_tags(base: Path, target: Path, *, step_tag: str, seed: int) -> 
     tokenizer.save_pretrained(target)
 
 
-def prepare_classifier(base: Path, target: Path, *, seed: int) -> None:
-    """Write `base` as a sequence classifier of two classes.
+def prepare_classifier(base: Path, target: Path, *, seed: int, layers: int | None = None) -> None:
+    """Write `base`, or its first layers, as a sequence classifier of two classes.
 
     Raises:
         ModelError: transformers has no sequence classifier of its architecture.
     """
-    config = _config(base)
+    config = _config(base, layers)
     tokenizer: Any = load_tokenizer(str(base))
     torch.manual_seed(seed)
+    classified = CLASSIFIER in str(config.architectures)
+    config.num_labels = NUM_LABELS
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=NUM_LABELS, dtype="auto"
+            base, config=config, dtype="auto"
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # a head of other classes
         raise ModelError(
             f"own.base {base} cannot become a sequence classifier ({error}); name another base"
         ) from error
-    if "SequenceClassification" not in str(config.architectures):
+    if not classified:
         _seed_head(nn.ModuleList([model.get_submodule("score")]), seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(target)
@@ -120,17 +124,23 @@ def _seed_head(head: nn.Module, seed: int) -> None:
                 parameter.zero_()
 
 
-def _config(base: Path) -> PreTrainedConfig:
+def _config(base: Path, layers: int | None) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
     return config
 
 
-def _causal(base: Path) -> PreTrainedModel:
+def _causal(base: Path, config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype="auto"
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
     return model

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from sphere_ray.config.scorers import HandoverSettings, OwnScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_model
-from sphere_ray.engines.reward_shape import require_step_tags
+from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.method.labels import labelled_steps, split_by_problem
 from sphere_ray.method.quality import handover_refusal, quality, shape_scores
@@ -90,6 +90,8 @@ def reward_base_dir(own: OwnScorerSettings, policy: ModelRef) -> str:
     path = policy.path if own.base == "policy" else resolve_model(own.base)
     if own.shape == "step_tags":
         require_step_tags(Path(path))
+    if own.layers is not None:
+        require_layers(Path(path), own.layers)
     return path
 
 
@@ -191,10 +193,10 @@ def _prepare(own: OwnScorerSettings, base: str, target: str, seed: int) -> None:
     storage.remove(target)
     with quietly():
         if own.shape == "classifier":
-            reward_base.prepare_classifier(Path(base), Path(target), seed=seed)
+            reward_base.prepare_classifier(Path(base), Path(target), seed=seed, layers=own.layers)
         else:
             reward_base.prepare_step_tags(
-                Path(base), Path(target), step_tag=own.step_tag, seed=seed
+                Path(base), Path(target), step_tag=own.step_tag, seed=seed, layers=own.layers
             )
 
 

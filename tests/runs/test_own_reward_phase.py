@@ -138,3 +138,29 @@ def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_
     with pytest.raises(ModelError, match=r"own\.base .* own\.shape: classifier"):
         reward_base_dir(tags, policy)
     assert reward_base_dir(classifier, policy) == str(base)
+
+
+@pytest.mark.parametrize(
+    ("change", "layers", "told"),
+    [
+        ({}, 3, "own.layers is 3, but .* has 2; lower own.layers"),
+        ({"num_hidden_layers": None}, 1, "names no num_hidden_layers"),
+        ({"architectures": ["Qwen2ForProcessRewardModel"]}, 1, "a reward model already"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, 1, "a reward model already"),
+    ],
+)
+def test_layers_that_a_base_does_not_have_or_cannot_lose_are_refused_before_anything_runs(
+    tmp_path: Path, change: dict[str, Any], layers: int, told: str
+) -> None:
+    base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
+    policy = ModelRef(path=str(base), iteration=0, fingerprint="")
+    cut, kept = (
+        OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "layers": each})
+        for each in (layers, 2)
+    )
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=told):
+        reward_base_dir(cut, policy)
+    if "architectures" in change:
+        assert reward_base_dir(kept, policy) == str(base)
