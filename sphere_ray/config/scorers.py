@@ -37,8 +37,9 @@ class OwnScorerSettings(Settings):
     `base: policy` starts from the run's base model. `shape: step_tags` is the public format
     (Qwen2ForProcessRewardModel; bases of the Qwen2 or Llama architecture), `classifier` a
     last-token sequence classifier (any architecture that transformers and vLLM convert).
-    `layers` keeps the first layers of the base alone: a language model's last ones turn to the next
-    token, while its middle ones tell best (arXiv 2502.02013), and at half the computation.
+    `layers: n` builds it from only the first n layers of its base: the last layers of a language
+    model specialise in the next token, so that middle ones may separate right from wrong better
+    (for embeddings: arXiv 2502.02013), and fewer layers are cheaper.
     """
 
     base: Literal["policy"] | ModelSettings = "policy"

@@ -1,7 +1,7 @@
 """Turns a causal language model into a process reward model that is yet to be trained.
 
 Both shapes are written in the form in which vLLM serves them and training continues: the body of
-the base model, and a seeded head of two classes that hardly speaks yet.
+the base model (or its first layers), and a seeded head of two classes that hardly speaks yet.
 """
 
 import shutil
@@ -22,7 +22,12 @@ from transformers import (
 )
 
 from sphere_ray.engines.reward_prompt import NUM_LABELS
-from sphere_ray.engines.reward_shape import ARCHITECTURE, CLASSIFIER, require_step_tags
+from sphere_ray.engines.reward_shape import (
+    ARCHITECTURE,
+    keeps_head,
+    require_layers,
+    require_step_tags,
+)
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
 
@@ -44,10 +49,11 @@ def prepare_step_tags(
     A base that is one already is copied, head and all.
 
     Raises:
-        ModelError: its architecture is neither Qwen2 nor one that Qwen2's layers contain.
+        ModelError: its architecture is neither Qwen2 nor one that Qwen2's layers contain, or it
+            has fewer layers.
     """
-    config = _config(base, layers)
-    if ARCHITECTURE in (config.architectures or ()):
+    config = _config(base, layers, "step_tags")
+    if keeps_head(config.architectures or (), "step_tags"):
         shutil.copytree(base, target, dirs_exist_ok=True)
         return
     require_step_tags(base)
@@ -78,12 +84,13 @@ def prepare_classifier(base: Path, target: Path, *, seed: int, layers: int | Non
     """Write `base`, or its first layers, as a sequence classifier of two classes.
 
     Raises:
-        ModelError: transformers has no sequence classifier of its architecture.
+        ModelError: transformers has no sequence classifier of its architecture, or it has fewer
+            layers.
     """
-    config = _config(base, layers)
+    config = _config(base, layers, "classifier")
     tokenizer: Any = load_tokenizer(str(base))
     torch.manual_seed(seed)
-    classified = CLASSIFIER in str(config.architectures)
+    has_head = keeps_head(config.architectures or (), "classifier")
     config.num_labels = NUM_LABELS
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
@@ -93,7 +100,7 @@ def prepare_classifier(base: Path, target: Path, *, seed: int, layers: int | Non
         raise ModelError(
             f"own.base {base} cannot become a sequence classifier ({error}); name another base"
         ) from error
-    if not classified:
+    if not has_head:
         _seed_head(nn.ModuleList([model.get_submodule("score")]), seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(target)
@@ -124,12 +131,13 @@ def _seed_head(head: nn.Module, seed: int) -> None:
                 parameter.zero_()
 
 
-def _config(base: Path, layers: int | None) -> PreTrainedConfig:
+def _config(base: Path, layers: int | None, shape: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
     if layers is not None:
+        require_layers(base, layers, shape)
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]

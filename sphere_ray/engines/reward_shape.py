@@ -1,15 +1,13 @@
 """Which models can become a reward model of a shape, by their configuration alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sphere_ray.errors import ModelError
 
 ARCHITECTURE = "Qwen2ForProcessRewardModel"
-CLASSIFIER = "SequenceClassification"
-"""Part of the name of every architecture with a head of classes."""
 
 
 def require_step_tags(base: Path) -> None:
@@ -27,28 +25,35 @@ def require_step_tags(base: Path) -> None:
         )
 
 
-def require_layers(base: Path, layers: int) -> None:
-    """Check that a reward model can be made of the first `layers` layers of a model.
+def require_layers(base: Path, layers: int, shape: str) -> None:
+    """Check that a reward model of a shape can be made of the first `layers` layers of a model.
 
     Raises:
-        ModelError: it has fewer, or is a reward model already, whose head reads its last layer.
+        ModelError: it has fewer, or is one of this shape, whose head reads its last layer.
     """
     config = _read(base)
     has = config.get("num_hidden_layers")
-    if has is None or layers > has:
-        found = (
-            "whose config.json names no num_hidden_layers" if has is None else f"which has {has}"
-        )
+    if has is None:
         raise ModelError(
-            f"own.layers is {layers}, but own.base is {base}, {found}; lower own.layers, or leave "
-            "it out to keep all"
+            f"own.layers ({layers}) cannot be used with own.base {base}: its config.json has no "
+            "num_hidden_layers; set own.layers: null"
         )
-    heads = " ".join(config.get("architectures") or ())
-    if layers < has and (ARCHITECTURE in heads or CLASSIFIER in heads):
+    if layers > has:
+        raise ModelError(
+            f"own.layers ({layers}) is more than the {has} layers of own.base {base}; lower it"
+        )
+    if layers < has and keeps_head(config.get("architectures") or (), shape):
         raise ModelError(
             f"own.base {base} is a reward model already, whose head reads the last of its {has} "
-            f"layers; leave own.layers ({layers}) out"
+            f"layers, so that own.layers ({layers}) cannot cut it; set own.layers: null"
         )
+
+
+def keeps_head(architectures: Iterable[str], shape: str) -> bool:
+    """Whether a model of these architectures is a reward model of the shape already."""
+    if shape == "step_tags":
+        return ARCHITECTURE in architectures
+    return any("SequenceClassification" in name for name in architectures)
 
 
 def _read(base: Path) -> dict[str, Any]:

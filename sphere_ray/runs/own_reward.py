@@ -91,7 +91,7 @@ def reward_base_dir(own: OwnScorerSettings, policy: ModelRef) -> str:
     if own.shape == "step_tags":
         require_step_tags(Path(path))
     if own.layers is not None:
-        require_layers(Path(path), own.layers)
+        require_layers(Path(path), own.layers, own.shape)
     return path
 
 
@@ -188,7 +188,7 @@ def _labels(recorded: Sequence[Recorded]) -> list[LabelledStep]:
 
 
 def _prepare(own: OwnScorerSettings, base: str, target: str, seed: int) -> None:
-    """Make the untrained reward model; it depends on the base and the seed alone."""
+    """Make the untrained reward model; it depends on the base, `own` and the seed alone."""
     reward_base = importlib.import_module("sphere_ray.engines.reward_base")  # it imports torch
     storage.remove(target)
     with quietly():

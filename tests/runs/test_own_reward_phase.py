@@ -38,6 +38,7 @@ from sphere_ray.rollout.stages import rollout_table
 from sphere_ray.runs import own_reward, storage
 from sphere_ray.runs.own_reward import OwnReward, Recorded, reward_base_dir, train_own_reward
 from sphere_ray.runs.store import RunStore
+from sphere_ray.training.messages import RewardTrainRequest
 from tests.method.fakes import candidate
 
 Attempt = Callable[..., OwnReward]
@@ -67,7 +68,6 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """Train on rollouts with recorded values (or without), by workers that end with an error."""
     base = resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path / "models")
     policy = ModelRef(path=base, iteration=0, fingerprint=model_fingerprint(base))
-    own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}})
     settings = RunSettings.model_validate(
         {
             "name": "t",
@@ -78,11 +78,19 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     )
     recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", own=False)]
 
-    def run(error: Exception, *, valued: bool = True) -> OwnReward:
+    def run(
+        error: Exception,
+        *,
+        valued: bool = True,
+        sees: Callable[[RewardTrainRequest], None] = lambda _: None,
+        **changes: Any,
+    ) -> OwnReward:
+        own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}} | changes)
         rollouts = rollout_table([rollout(index, valued=valued) for index in range(20)])
         storage.write_table(rollouts, f"{recorded[0].path}/data-0.parquet")
 
-        def workers(*args: Any) -> None:
+        def workers(request: RewardTrainRequest, _: Any) -> None:
+            sees(request)
             raise error
 
         monkeypatch.setattr(own_reward, "train_reward_model", workers)
@@ -140,27 +148,56 @@ def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_
     assert reward_base_dir(classifier, policy) == str(base)
 
 
+@pytest.fixture
+def cut(tmp_path: Path) -> Callable[..., str]:
+    """Where the base lies for an own model of so many layers, its config.json changed."""
+    base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
+    policy = ModelRef(path=str(base), iteration=0, fingerprint="")
+    config = json.loads((base / "config.json").read_text())
+
+    def lies(layers: int, *, shape: str = "step_tags", **change: Any) -> str:
+        (base / "config.json").write_text(json.dumps(config | change))
+        own = {"pool": {"kv_cache_gib": 1}, "layers": layers, "shape": shape}
+        return Path(reward_base_dir(OwnScorerSettings.model_validate(own), policy)).name
+
+    return lies
+
+
+TAGGED = ["Qwen2ForProcessRewardModel"]
+CLASSIFIED = ["LlamaForSequenceClassification"]
+
+
 @pytest.mark.parametrize(
-    ("change", "layers", "told"),
+    ("layers", "change", "told"),
     [
-        ({}, 3, "own.layers is 3, but .* has 2; lower own.layers"),
-        ({"num_hidden_layers": None}, 1, "names no num_hidden_layers"),
-        ({"architectures": ["Qwen2ForProcessRewardModel"]}, 1, "a reward model already"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, 1, "a reward model already"),
+        (3, {}, r"own\.layers \(3\) is more than the 2 layers of .*; lower it"),
+        (1, {"num_hidden_layers": None}, "has no num_hidden_layers; set own.layers: null"),
+        (1, {"architectures": TAGGED}, "a reward model already"),
+        (1, {"architectures": CLASSIFIED, "shape": "classifier"}, "a reward model already"),
     ],
 )
 def test_layers_that_a_base_does_not_have_or_cannot_lose_are_refused_before_anything_runs(
-    tmp_path: Path, change: dict[str, Any], layers: int, told: str
+    cut: Callable[..., str], layers: int, change: dict[str, Any], told: str
 ) -> None:
-    base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
-    policy = ModelRef(path=str(base), iteration=0, fingerprint="")
-    cut, kept = (
-        OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "layers": each})
-        for each in (layers, 2)
-    )
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ModelError, match=told):
-        reward_base_dir(cut, policy)
-    if "architectures" in change:
-        assert reward_base_dir(kept, policy) == str(base)
+        cut(layers, **change)
+
+
+def test_a_base_may_lose_layers_with_a_head_of_the_other_shape_and_keep_all_with_any(
+    cut: Callable[..., str],
+) -> None:
+    kept = {cut(2), cut(1), cut(2, architectures=TAGGED)}
+    kept |= {cut(1, architectures=CLASSIFIED), cut(1, architectures=TAGGED, shape="classifier")}
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize("shape", ["step_tags", "classifier"])
+def test_the_model_to_be_trained_has_the_layers_asked_for(attempt: Attempt, shape: str) -> None:
+    found: list[int] = []
+
+    def sees(request: RewardTrainRequest) -> None:
+        config = json.loads((Path(request.model_dir) / "config.json").read_text())
+        found.append(config["num_hidden_layers"])
+
+    attempt(CollapseError("no need to train"), sees=sees, layers=1, shape=shape)
+    assert found == [1]

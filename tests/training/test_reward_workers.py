@@ -89,10 +89,11 @@ GATES = HandoverSettings(min_steps=20, max_ece=0.3)
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Every request of this module, run by one pair of workers."""
     root: Path = tmp_path_factory.mktemp("reward")
-    for name, make in {"llama": make_llama, "qwen2": make_qwen2}.items():
+    for name, make, layers in (("llama", make_llama, None), ("qwen2", make_qwen2, 1)):
         (root / name).mkdir()
         make(root / name)
-        prepare_step_tags(root / name, root / f"{name}-tags", step_tag="<extra_0>", seed=1)
+        tags = root / f"{name}-tags"
+        prepare_step_tags(root / name, tags, step_tag="<extra_0>", seed=1, layers=layers)
     prepare_classifier(root / "llama", root / "llama-classifier", seed=1)
     splits = {"steps": TRAIN, "held_out": HELD_OUT, "shuffled": shuffled(TRAIN)}
     for name, steps in splits.items():
