@@ -114,7 +114,7 @@ def test_deepspeed_accepts_the_training_configuration(
     training, trainer = settings.training, settings.trainer
     config = _deepspeed(build_config(training, trainer), trainer.workers, monkeypatch)
     assert config.train_batch_size == training.batch_size
-    assert config.zero_config.stage == trainer.zero_stage
+    assert config.zero_config.stage == training.zero_stage_on(trainer)
     assert config.bfloat16_config.enabled == (training.precision == "bf16")
     assert (config.zero_config.offload_optimizer is not None) == trainer.offload
     if (own := settings.engines.scorer.own) is not None:
