@@ -15,7 +15,7 @@ STREAM_CPUS = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResources:
-    """What one node of the cluster has in all."""
+    """CPUs and GPUs: what a node of the cluster has in all, or what something needs."""
 
     cpus: float
     gpus: float
@@ -36,24 +36,44 @@ class Resources:
 
 def needed_resources(settings: RunSettings) -> Resources:
     """The larger of what rollout and training need, for CPUs and GPUs each."""
-    pools = list(_pools(settings))
-    actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
-    rollout_cpus = round(actors * STAGE_CPUS + STREAM_CPUS, 3)
-    rollout_gpus = sum(p.replicas * p.gpus * p.tensor_parallel for _, p in pools)
-    workers = settings.trainer.workers
-    train_cpus = workers * settings.trainer.cpus_per_worker
-    train_gpus = workers if settings.trainer.use_gpu else 0
+    rollout, training = _rollout(settings), _training(settings)
     engines = ", ".join(
-        f"{name} {p.replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks" for name, p in pools
+        f"{name} {p.replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
+        for name, p in _pools(settings)
     )
     return Resources(
-        cpus=max(rollout_cpus, train_cpus),
-        gpus=max(rollout_gpus, train_gpus),
+        cpus=max(rollout.cpus, training.cpus),
+        gpus=max(rollout.gpus, training.gpus),
         sum=(
-            f"rollout: {rollout_cpus:g} CPUs for stages, {engines}; "
-            f"training: {workers} workers x {settings.trainer.cpus_per_worker:g} CPUs and "
+            f"rollout: {rollout.cpus:g} CPUs for stages, {engines}; "
+            f"training: {settings.trainer.workers} workers x "
+            f"{settings.trainer.cpus_per_worker:g} CPUs and "
             f"{1 if settings.trainer.use_gpu else 0} GPUs"
         ),
+    )
+
+
+def has_room_for_both(settings: RunSettings, nodes: Sequence[NodeResources]) -> bool:
+    """Whether training's workers find a place while engines and stages are at work."""
+    rollout, training = _rollout(settings), _training(settings)
+    return rollout.cpus + training.cpus <= sum(node.cpus for node in nodes) and (
+        not training.gpus or rollout.gpus + training.gpus <= sum(node.gpus for node in nodes)
+    )
+
+
+def _rollout(settings: RunSettings) -> NodeResources:
+    actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
+    return NodeResources(
+        cpus=round(actors * STAGE_CPUS + STREAM_CPUS, 3),
+        gpus=sum(p.replicas * p.gpus * p.tensor_parallel for _, p in _pools(settings)),
+    )
+
+
+def _training(settings: RunSettings) -> NodeResources:
+    trainer = settings.trainer
+    return NodeResources(
+        cpus=trainer.workers * trainer.cpus_per_worker,
+        gpus=trainer.workers if trainer.use_gpu else 0,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from sphere_ray.config.placement import NodeResources, check_placement
+from sphere_ray.config.placement import NodeResources, check_placement, has_room_for_both
 from sphere_ray.config.run import RayPlacement, RunSettings
 from sphere_ray.errors import PlacementError
 from sphere_ray.rollout.nodes import living_nodes
@@ -38,11 +38,19 @@ def connected(settings: RunSettings) -> Iterator[str]:
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers
     try:
-        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
-        check_placement(settings, nodes)
+        check_placement(settings, _nodes())
         yield address
     finally:
         ray.shutdown()
+
+
+def can_train_ahead(settings: RunSettings) -> bool:
+    """Whether the connected cluster has room for training's workers beside a rollout."""
+    return has_room_for_both(settings, _nodes())
+
+
+def _nodes() -> list[NodeResources]:
+    return [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
 
 
 def _join_or_start(placement: RayPlacement) -> str:

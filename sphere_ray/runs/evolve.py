@@ -22,7 +22,7 @@ from sphere_ray.reporting.summary import (
     validation_summary,
 )
 from sphere_ray.runs import storage
-from sphere_ray.runs.learning import Trained, learn
+from sphere_ray.runs.learning import Ahead, Trained, learn
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.own_reward import Recorded, reward_base_dir, train_own_reward
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
@@ -126,18 +126,18 @@ def _iterate(
     seconds: Seconds,
 ) -> None:
     settings = session.settings
-    pairs, kept = _rolled_out(session, problems, base, state, iteration, seconds)
-    summary = state.iterations[-1]
-    if kept < settings.training.min_pairs:
-        reason = f"{kept} pairs are fewer than training.min_pairs ({settings.training.min_pairs})"
-        _decide(session, state, None, (), reason)
-        return
-    anchor = base if settings.training.reference == "initial" else state.policy
     try:
-        trained = learn(session, pairs, (anchor, state.policy), iteration, state.learning_rate)
+        with Ahead(session=session, iteration=iteration) as ahead:
+            pairs, kept = _rolled_out(session, problems, base, state, seconds, ahead)
+            if kept < (least := settings.training.min_pairs):
+                raise TooFewPairsError(f"{kept} pairs are fewer than training.min_pairs ({least})")
+            anchor = base if settings.training.reference == "initial" else state.policy
+            models = (anchor, state.policy)
+            trained = learn(session, pairs, models, iteration, state.learning_rate, ahead)
     except TooFewPairsError as error:
         _decide(session, state, None, (), str(error))
         return
+    summary = state.iterations[-1]
     for manifest in trained.manifests:
         _count(seconds, manifest)
     if trained.model is None:
@@ -161,13 +161,21 @@ def _rolled_out(
     problems: PhaseDir,
     base: ModelRef,
     state: State,
-    iteration: int,
     seconds: Seconds,
+    ahead: Ahead,
 ) -> tuple[PhaseDir, int]:
     """Everything up to the pairs; returns their phase and number, and begins the summary."""
-    settings = session.settings
+    settings, iteration = session.settings, ahead.iteration
     own = _own_at(settings, state, iteration)
-    rollouts, manifest = roll_out(session, problems, state.policy, iteration, own)
+    hands_over = settings.engines.scorer.own if iteration + 1 < settings.iterations else None
+    rollouts, manifest = roll_out(
+        session,
+        problems,
+        state.policy,
+        iteration,
+        own,
+        beside=None if hands_over else ahead.start,  # a reward model is trained in between
+    )
     _count(seconds, manifest)
     report = manifest.report
     done = rollout_summary(read_rollouts(rollouts.path), report.seconds, report.pools)
@@ -190,8 +198,8 @@ def _rolled_out(
         "refusal": None,
     }
     state.iterations.append(item)
-    if settings.engines.scorer.own is not None and iteration + 1 < settings.iterations:
-        reward["own"] = _hand_over(session, settings.engines.scorer.own, base, state, seconds)
+    if hands_over is not None:
+        reward["own"] = _hand_over(session, hands_over, base, state, seconds)
     return pairs, len(kept)
 
 

@@ -6,17 +6,19 @@ Each is skipped once committed; a killed job continues at its last checkpoint.
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import CollapseError
 from sphere_ray.records import ModelRef, PhaseReport
 from sphere_ray.reporting.progress import PhaseTracker
 from sphere_ray.runs import storage
+from sphere_ray.runs.cluster import can_train_ahead
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
+from sphere_ray.training.job import TrainingJob
 from sphere_ray.training.messages import (
     ReferenceDone,
     ReferenceProgress,
@@ -27,8 +29,7 @@ from sphere_ray.training.messages import (
 from sphere_ray.training.trainer import train
 
 COLLAPSED = "collapsed"
-_STATE = "_train"
-"""Ray Train's checkpoints, inside the policy's directory until it is committed."""
+_NAME = "dpo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +50,11 @@ def learn(
     models: tuple[ModelRef, ModelRef],
     iteration: int,
     learning_rate: float,
+    ahead: "Ahead | None" = None,
 ) -> Trained:
     """DPO on the pairs; `models` are the reference and the policy to begin with.
+
+    Workers that wait already are those of `ahead`.
 
     Raises:
         TooFewPairsError: fewer pairs than `training.min_pairs` can be trained on.
@@ -79,14 +83,55 @@ def learn(
             model_dir=policy.path,
             reference_path=table.path,
             output_dir=f"{phase.path}/model",
-            storage_path=f"{phase.path}/{_STATE}",
-            name="dpo",
+            storage_path=_state(session, iteration),
+            name=_NAME,
             seed=settings.seed,
             learning_rate=learning_rate,
             **common,
         )
-        _Job(session=session, table=table, phase=phase, iteration=iteration).run(reference, request)
+        _Job(
+            session=session,
+            table=table,
+            phase=phase,
+            iteration=iteration,
+            ahead=ahead.job if ahead else None,
+        ).run(reference, request)
     return _read_back(table, phase, policy, iteration)
+
+
+def _state(session: Session, iteration: int) -> str:
+    """Where Ray Train keeps its checkpoints until the policy is committed."""
+    return session.store.path_of(f"iter-{iteration:03}/_train")
+
+
+@dataclass(kw_only=True)
+class Ahead:
+    """Workers of an iteration's training that may start while the rollouts are on their way.
+
+    A context manager: they are gone at its end, with or without work done.
+    """
+
+    session: Session
+    iteration: int
+    job: TrainingJob | None = None
+
+    def start(self) -> None:
+        """Start them now, if the cluster has room for both and nothing was trained yet."""
+        settings, store = self.session.settings, self.session.store
+        begun = storage.exists(store.phase(self.iteration, "policy").path)
+        if not begun and can_train_ahead(settings):
+            state = _state(self.session, self.iteration)
+            storage.remove(state)  # of workers that waited in an earlier session
+            self.job = TrainingJob(_NAME, state, settings.trainer)
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what was started."""
+        if self.job is not None:
+            self.job.end()
 
 
 def _read_back(table: PhaseDir, phase: PhaseDir, policy: ModelRef, iteration: int) -> Trained:
@@ -112,6 +157,7 @@ class _Job:
     table: PhaseDir
     phase: PhaseDir
     iteration: int
+    ahead: TrainingJob | None
     _shown: ExitStack = field(default_factory=ExitStack)
     _tracker: PhaseTracker = field(init=False)
     _seconds: Callable[[], float] = field(init=False)
@@ -119,9 +165,10 @@ class _Job:
     def run(self, reference: ReferenceRequest, request: TrainRequest) -> None:
         first = reference if self.table.committed() is None else None
         self.session.make_room()
+        if self.ahead is None and (first or not storage.exists(self.phase.path)):
+            storage.remove(request.storage_path)  # checkpoints of what is gone
         self.phase.begin(resumable=True)
         if first:
-            storage.remove(request.storage_path)  # checkpoints of a table that is gone
             self.table.begin()
         outcome: dict[str, Any]
         try:
@@ -130,7 +177,7 @@ class _Job:
                     self._show(self.table, storage.count_rows(first.pairs_path), "pairs")
                 else:
                     self._show(self.phase, 0, "steps")
-                result = train(request, self._on_message, reference=first)
+                result = train(request, self._on_message, reference=first, job=self.ahead)
             outcome = asdict(result)
             if result.restarted_because:
                 self.session.board.say(f"training started anew: {result.restarted_because}")

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
@@ -81,8 +82,12 @@ def roll_out(
     policy: ModelRef,
     iteration: int,
     own: ModelRef | None = None,
+    *,
+    beside: Callable[[], None] | None = None,
 ) -> tuple[PhaseDir, Manifest]:
     """Stages 1 to 3 over the training problems; `own` scores them where there is one.
+
+    `beside` is called when the engines run; it may start what the rollouts need not wait for.
 
     Raises:
         EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
@@ -99,8 +104,14 @@ def roll_out(
     session.connect()
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
+
+    def graph(*place: Any) -> None:
+        if beside is not None:
+            beside()
+        pipeline.rollout(*place)
+
     with stopwatch(phase) as seconds:
-        done = stream(session, pipeline.rollout, source, phase, roles, iteration)
+        done = stream(session, graph, source, phase, roles, iteration)
     failed: Counter[str] = Counter()
     rows = tokens = 0
     for rollout in read_rollouts(phase.path):

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.util.queue import Queue
+from ray.actor import ActorHandle
 
 from sphere_ray.errors import SphereError
 from sphere_ray.training import loop, reference, reward_loop
@@ -19,9 +20,9 @@ from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, T
 class RayHost:
     """Implements `workers.Host` inside a Ray Train worker."""
 
-    def __init__(self, progress: Queue) -> None:
-        """Report progress to this queue."""
-        self._progress = progress
+    def __init__(self, job: ActorHandle[Any]) -> None:
+        """Report progress to the actor of this job."""
+        self._job = job
 
     @property
     def device(self) -> torch.device:
@@ -30,8 +31,8 @@ class RayHost:
         return device
 
     def report(self, message: Any) -> None:
-        """Send progress to the driver."""
-        self._progress.put(message)
+        """Send progress to the driver; it is there before the worker ends."""
+        ray.get(self._job.put.remote(message))
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -50,10 +51,12 @@ class RayHost:
 
 
 def run(
-    first: ReferenceRequest | None, request: RewardTrainRequest | TrainRequest, progress: Queue
+    first: ReferenceRequest | None,
+    request: RewardTrainRequest | TrainRequest,
+    job: ActorHandle[Any],
 ) -> Any:
     """Run the worker's loop for this request, behind that of the `first` one."""
-    host = RayHost(progress)
+    host = RayHost(job)
     if first is not None:
         outcome = reference.run_worker(first, host)
         if isinstance(outcome, SphereError):

@@ -30,17 +30,23 @@ def open_run(request: RewardTrainRequest | TrainRequest) -> str | None:
     """
     files, base = FileSystem.from_uri(request.storage_path)
     root = f"{base}/{request.name}"
-    identity = _identity(request)
     reason = None
     if files.get_file_info(root).type is not FileType.NotFound:
-        reason = _difference(_read(files, root), identity)
+        reason = _difference(_read(files, root), _identity(request))
         if reason:
             logger.warning("%s starts over: %s", request.name, reason)
             files.delete_dir_contents(root)
+    note_identity(request)
+    return reason
+
+
+def note_identity(request: RewardTrainRequest | TrainRequest) -> None:
+    """Bind what is in the request's directory under `storage_path`, or will be, to it."""
+    files, base = FileSystem.from_uri(request.storage_path)
+    root = f"{base}/{request.name}"
     files.create_dir(root)
     with files.open_output_stream(f"{root}/{_IDENTITY}") as stream:
-        stream.write(json.dumps(identity, indent=1).encode())
-    return reason
+        stream.write(json.dumps(_identity(request), indent=1).encode())
 
 
 def _identity(request: RewardTrainRequest | TrainRequest) -> dict[str, Any]:

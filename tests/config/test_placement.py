@@ -5,14 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere_ray.config import RunSettings
-from sphere_ray.config.placement import NodeResources, check_placement, needed_resources
+from sphere_ray.config.placement import (
+    NodeResources,
+    check_placement,
+    has_room_for_both,
+    needed_resources,
+)
 from sphere_ray.errors import PlacementError
 
 BOX = NodeResources(cpus=64, gpus=8)
 HEAD = NodeResources(cpus=0, gpus=0)
 
 
-def settings(policy: dict[str, Any], small: dict[str, Any] | None = None) -> RunSettings:
+def settings(
+    policy: dict[str, Any], small: dict[str, Any] | None = None, **trainer: Any
+) -> RunSettings:
     engines: dict[str, Any] = {"policy": {"path": "m"}, "policy_pool": policy}
     if small is not None:
         engines |= {"small": {"path": "s"}, "small_pool": small}
@@ -23,6 +30,7 @@ def settings(policy: dict[str, Any], small: dict[str, Any] | None = None) -> Run
             "run_dir": "r",
             "problems": {split: {"source": f"file:{split}"} for split in splits},
             "engines": engines,
+            "trainer": trainer,
         }
     )
 
@@ -57,3 +65,21 @@ def test_whole_engines_on_equal_nodes(replicas: int, ranks: int, nodes: int) -> 
     else:
         with pytest.raises(PlacementError):
             check_placement(settings(pool), cluster)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "room"),
+    [
+        ({"workers": 4, "use_gpu": True}, True),
+        ({"workers": 8, "use_gpu": True}, False),
+        ({"workers": 8}, True),
+        ({"workers": 2, "cpus_per_worker": 31}, True),
+        ({"workers": 2, "cpus_per_worker": 32}, False),
+    ],
+)
+def test_training_starts_beside_a_rollout_where_both_fit(
+    trainer: dict[str, Any], room: bool
+) -> None:
+    both = settings({"gpus": 1, "replicas": 4}, **trainer)
+    check_placement(both, [BOX])
+    assert has_room_for_both(both, [BOX]) is room

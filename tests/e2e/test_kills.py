@@ -62,7 +62,7 @@ def story(tmp_path_factory):
         engine_core(second).kill()
         rows_at_engine_death = num_rows(rollouts)
 
-        state = run_dir / "iter-000" / "policy" / "_train"
+        state = run_dir / "iter-000" / "_train"
         second.until(lambda: has_checkpoint(state / "dpo"))
         leftovers += second.kill()
         assert not (run_dir / "iter-000" / "policy" / "manifest.json").exists()

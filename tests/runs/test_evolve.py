@@ -81,6 +81,7 @@ class Script:
     own_refusals: list[str | None] = field(default_factory=list)
     scored_by: list[str | None] = field(default_factory=list)
     learned_from: list[list[bool]] = field(default_factory=list)
+    beside: list[bool] = field(default_factory=list)
 
 
 def manifest(phase: str) -> Any:
@@ -104,7 +105,10 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
     )
     phase = SimpleNamespace(path="", fingerprint="")
 
-    def roll_out(session: Any, problems: Any, policy: ModelRef, iteration: int, own: Any) -> Any:
+    def roll_out(
+        session: Any, problems: Any, policy: ModelRef, iteration: int, own: Any, *, beside: Any
+    ) -> Any:
+        script.beside.append(beside is not None)
         script.policies.append(policy.path)
         script.scored_by.append(own and own.path)
         return phase, manifest("rollouts")
@@ -117,7 +121,9 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         summary: Any = {"refusal": script.own_refusals[iteration]}
         return OwnReward(model=model, summary=summary, manifest=manifest("reward"))
 
-    def learn(session: Any, pairs: Any, models: Any, iteration: int, rate: float) -> Trained:
+    def learn(
+        session: Any, pairs: Any, models: Any, iteration: int, rate: float, ahead: Any
+    ) -> Trained:
         script.anchors.append(models[0].path)
         if iteration in script.unfit:
             raise TooFewPairsError("only 0 pairs can be trained on")
@@ -166,6 +172,7 @@ def test_each_better_policy_makes_the_next_rollout(monkeypatch: pytest.MonkeyPat
     assert script.policies == script.anchors == ["base", "m0", "m1"]
     assert script.rates == [1.0, 1.0, 1.0]
     assert [item["refusal"] for item in summary["iterations"]] == [None] * 3
+    assert script.beside == [True] * 3
 
 
 def test_a_worse_policy_is_refused_and_the_rate_halved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +236,7 @@ def test_a_good_own_reward_model_takes_over_and_learns_on(monkeypatch: pytest.Mo
     summary = run(monkeypatch, script, engines=own())
     assert script.scored_by == [None, "prm0", "prm1"]
     assert script.learned_from == [[False], [False, True]]
+    assert script.beside == [False, False, True]  # the reward model's workers need the place
     sources = [item["reward"]["source"] for item in summary["iterations"]]
     assert sources == ["rollout_value", "own", "own"]
 

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import CollapseError, TooFewPairsError, TrainingError
 from sphere_ray.records import ModelRef, PhaseReport
 from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.runs import learning, storage
-from sphere_ray.runs.learning import Trained, learn
+from sphere_ray.runs.learning import Ahead, Trained, learn
 from sphere_ray.runs.store import PhaseDir, RunStore
 from sphere_ray.training.messages import (
     ReferenceDone,
@@ -50,6 +51,7 @@ class Workers:
         self.endings = list(endings)
         self.too_few = too_few
         self.asked: list[bool] = []
+        self.jobs: list[Any] = []
 
     def __call__(
         self,
@@ -57,8 +59,10 @@ class Workers:
         on_message: Callable[[Any], None],
         *,
         reference: ReferenceRequest | None,
+        job: Any,
     ) -> TrainResult:
         self.asked.append(reference is not None)
+        self.jobs.append(job)
         if self.too_few:
             raise TooFewPairsError("only 0 pairs can be trained on")
         for message in self.referring(reference) if reference else ():
@@ -89,8 +93,22 @@ class Workers:
         return (ReferenceProgress(done=USABLE), done, ReferenceProgress(done=2), done)
 
 
+class Waiting:
+    """A job that was started ahead; Ray Train makes its directory at once."""
+
+    ended = 0
+
+    def __init__(self, name: str, storage_path: str, placement: TrainerPlacement) -> None:
+        self.storage_path = Path(storage_path)
+        assert not self.storage_path.exists()
+        storage.write_text("", f"{storage_path}/{name}/controller")
+
+    def end(self) -> None:
+        self.ended += 1
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Workers], Trained]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
     settings = RunSettings.model_validate(
         {
             "name": "t",
@@ -101,14 +119,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Workers], 
         }
     )
 
-    def attempt(workers: Workers) -> Trained:
+    def attempt(workers: Workers, room: bool = False) -> Trained:
         monkeypatch.setattr(learning, "train", workers)
+        monkeypatch.setattr(learning, "can_train_ahead", lambda settings: room)
+        monkeypatch.setattr(learning, "TrainingJob", Waiting)
         with RunStore.open(settings.run_dir, settings) as store:
             board = ProgressBoard(Console(file=io.StringIO()))
             session: Any = SimpleNamespace(
                 settings=settings, store=store, board=board, make_room=lambda: None
             )
-            return learn(session, pairs_of(store), (BASE, BASE), 0, 1e-6)
+            with Ahead(session=session, iteration=0) as ahead:
+                ahead.start()
+                return learn(session, pairs_of(store), (BASE, BASE), 0, 1e-6, ahead)
 
     return attempt
 
@@ -178,3 +200,32 @@ def test_too_few_pairs_leave_nothing_committed(run: Any, tmp_path: Path) -> None
         run(Workers(too_few=True))
     (only,) = (tmp_path / "run/iter-000").glob("*/manifest.json")
     assert only.parent.name == "pairs"
+
+
+def test_workers_that_were_started_ahead_are_used_and_ended(run: Any, tmp_path: Path) -> None:
+    workers = Workers(well)
+    trained = run(workers, room=True)
+    (job,) = workers.jobs
+    assert job.ended == 1
+    assert not job.storage_path.exists()
+    assert trained.model.iteration == 1
+    assert (tmp_path / "run/iter-000/policy/model").is_dir()
+
+
+def test_what_was_begun_is_continued_by_workers_of_its_own(run: Any) -> None:
+    workers = Workers(ends(TrainingError("lost")), well)
+    with pytest.raises(TrainingError):
+        run(workers, room=True)
+    trained = run(workers, room=True)
+    assert [job is not None for job in workers.jobs] == [True, False]
+    assert trained.result["resumed_at"] == 1
+
+
+def test_what_workers_left_that_only_waited_is_cleared(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(TooFewPairsError):
+        run(Workers(too_few=True), room=True)
+    storage.remove(str(tmp_path / "run/iter-000/policy"))
+    assert (tmp_path / "run/iter-000/_train").is_dir()
+    workers = Workers(well)
+    run(workers, room=True)
+    assert workers.jobs[0] is not None

@@ -19,6 +19,7 @@ import ray
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import ModelError
+from sphere_ray.training.job import TrainingJob
 from sphere_ray.training.messages import (
     ReferenceDone,
     ReferenceProgress,
@@ -55,7 +56,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
-    """A request whose reference table was made through Ray, in the job of a first training."""
+    """A request whose reference table was made through Ray, in a job that was started ahead."""
     root: Path = tmp_path_factory.mktemp("trainer")
     (root / "model").mkdir()
     make_llama(root / "model")
@@ -78,7 +79,8 @@ def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainReq
         placement=PLACEMENT,
     )
     seen: list[Any] = []
-    first = train(named(request, "first"), seen.append, reference=reference)
+    ahead = TrainingJob("first", request.storage_path, PLACEMENT)
+    first = train(named(request, "first"), seen.append, reference=reference, job=ahead)
     # All log-probs are there before the first step.
     done = next(place for place, message in enumerate(seen) if isinstance(message, ReferenceDone))
     assert seen[done - 1] == ReferenceProgress(done=22)
@@ -99,15 +101,14 @@ def named(request: TrainRequest, name: str) -> TrainRequest:
     return replace(request, name=name, output_dir=str(Path(request.output_dir).with_name(name)))
 
 
-def newest_train_worker() -> psutil.Process:
-    """A worker of the current group: those of the phase before may still be on their way out."""
+def train_workers() -> list[psutil.Process]:
+    """Ray Train's workers, the newest last: those of an earlier job may be on their way out."""
     workers = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 workers.append((process.create_time(), process.pid, process))
-    _, _, newest = max(workers)
-    return newest
+    return [process for *_, process in sorted(workers)]
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -124,7 +125,7 @@ def test_a_killed_worker_continues_from_the_last_checkpoint(
 
     def kill_once(metrics: StepMetrics) -> None:
         if not killed_at and has_checkpoint(Path(request.storage_path) / request.name):
-            newest_train_worker().send_signal(signal.SIGKILL)
+            train_workers()[-1].send_signal(signal.SIGKILL)
             killed_at.append(metrics.step)
 
     result = train(request, kill_once)
@@ -175,3 +176,12 @@ def test_a_users_mistake_is_one_sentence_and_not_retried(
         train(replace(named(request_, "no-model"), model_dir=str(tmp_path)), seen.append)
     assert "\n" not in str(raised.value)
     assert not seen
+
+
+def test_a_job_that_gets_no_work_leaves_no_process(request_: TrainRequest) -> None:
+    earlier = train_workers()
+    with TrainingJob("waiting", request_.storage_path, PLACEMENT):
+        while not (waiting := set(train_workers()) - set(earlier)):
+            psutil.wait_procs(psutil.Process().children(), timeout=1)  # Ray stays: a second
+    _, alive = psutil.wait_procs(waiting, timeout=60)
+    assert not alive
