@@ -53,11 +53,16 @@ def needed_resources(settings: RunSettings) -> Resources:
     )
 
 
-def has_room_for_both(settings: RunSettings, nodes: Sequence[NodeResources]) -> bool:
-    """Whether training's workers find a place while engines and stages are at work."""
+def has_room_beside(settings: RunSettings, free: NodeResources) -> bool:
+    """Whether training's workers fit in what is `free` while the engines run, before a rollout.
+
+    Ray Data plans with the whole CPUs that workers leave on each node, so these take whole ones.
+    """
     rollout, training = _rollout(settings), _training(settings)
-    return rollout.cpus + training.cpus <= sum(node.cpus for node in nodes) and (
-        not training.gpus or rollout.gpus + training.gpus <= sum(node.gpus for node in nodes)
+    return (
+        settings.trainer.cpus_per_worker.is_integer()
+        and rollout.cpus + training.cpus <= free.cpus
+        and training.gpus <= free.gpus
     )
 
 

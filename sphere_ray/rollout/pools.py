@@ -1,7 +1,9 @@
 """The driver's side of the pools: start, share, release, and check that memory came back."""
 
 import logging
+import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -33,10 +35,11 @@ POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeMemory:
-    """Used MiB of each GPU of a node, and which of the asked pids still live there."""
+class NodeState:
+    """Cores of a node, used MiB of each of its GPUs, and which of the asked pids still live."""
 
     node_id: str
+    cores: int
     gpu_used_mib: tuple[int, ...]
     alive: tuple[int, ...]
 
@@ -50,15 +53,16 @@ class Member:
 
 
 @ray.remote(num_cpus=0)
-def probe_node(pids: Sequence[int]) -> NodeMemory:
+def probe_node(pids: Sequence[int]) -> NodeState:
     """Look at the GPUs and processes of the node this task runs on."""
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         used = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):  # a node without GPUs, or without a driver
         used = ""
-    return NodeMemory(
+    return NodeState(
         node_id=ray.get_runtime_context().get_node_id(),
+        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         gpu_used_mib=tuple(int(line) if line.isdecimal() else 0 for line in used.splitlines()),
         alive=tuple(pid for pid in pids if _lives(pid)),
     )
@@ -71,30 +75,31 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _threads(spec: EngineSpec) -> dict[str, str]:
+def _threads(spec: EngineSpec, cores: int) -> dict[str, str]:
     """OpenMP threads of an engine on the CPU: all cores of a node, shared among the processes.
 
+    Ray counts the CPUs it was told of, which may be more than the `cores` there are, or fewer.
     With tensor parallelism one core stays free for the EngineCore, which waits by spinning: with
     threads on every core it was ten times slower. Ray gives one thread to an actor without CPUs.
     """
     if spec.pool.gpus:
         return {}
-    cores = min(node.cpus for node in living_nodes())
+    cores = min(cores, int(min(node.cpus for node in living_nodes())))
     if spec.pool.tensor_parallel > 1:
         cores -= 1
     engines = spec.pool.tensor_parallel * spec.pool.replicas
-    return {"OMP_NUM_THREADS": str(max(1, int(cores) // engines))}
+    return {"OMP_NUM_THREADS": str(max(1, cores // engines))}
 
 
-def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeMemory]:
+def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeState]:
     tasks = [
         probe_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         ).remote(pids_by_node.get(node.node_id, []))
         for node in living_nodes()
     ]
-    memory: list[NodeMemory] = ray.get(tasks)
-    return memory
+    states: list[NodeState] = ray.get(tasks)
+    return states
 
 
 class Pools:
@@ -104,7 +109,9 @@ class Pools:
         """Take the memory baseline; no pool runs yet."""
         self._release_timeout_s = release_timeout_s
         self._members: dict[EngineSpec, list[Member]] = {}
-        self._baseline = {m.node_id: m.gpu_used_mib for m in _probe({})}
+        nodes = _probe({})
+        self._baseline = {node.node_id: node.gpu_used_mib for node in nodes}
+        self._cores = min(node.cores for node in nodes)
         self._ledger_name = f"restarts-{uuid.uuid4().hex}"
         ledger = ray.remote(RestartLedger).options(name=self._ledger_name, num_cpus=0)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
@@ -196,7 +203,7 @@ class Pools:
             max_restarts=-1,  # the ledger keeps the budget
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
-            runtime_env={"env_vars": engine_environment(spec) | _threads(spec)},
+            runtime_env={"env_vars": engine_environment(spec) | _threads(spec, self._cores)},
         )
         # Planned starts are no deaths, so each launch has an account of its own.
         name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
@@ -225,7 +232,7 @@ class Pools:
     def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:
         deadline = time.monotonic() + self._release_timeout_s
         while True:
-            held = [text for memory in _probe(pids) if (text := self._held(memory))]
+            held = [text for state in _probe(pids) if (text := self._held(state))]
             if not held:
                 return
             if time.monotonic() > deadline:
@@ -235,13 +242,13 @@ class Pools:
                 )
             time.sleep(POLL_S)
 
-    def _held(self, memory: NodeMemory) -> str:
-        baseline = self._baseline.get(memory.node_id, (0,) * len(memory.gpu_used_mib))
+    def _held(self, state: NodeState) -> str:
+        baseline = self._baseline.get(state.node_id, (0,) * len(state.gpu_used_mib))
         grown = [
             f"GPU {index} holds {used} MiB ({before} before)"
-            for index, (used, before) in enumerate(zip(memory.gpu_used_mib, baseline, strict=False))
+            for index, (used, before) in enumerate(zip(state.gpu_used_mib, baseline, strict=False))
             if used > before + GPU_TOLERANCE_MIB and not self._members
         ]
-        alive = [f"process {pid}" for pid in memory.alive]
+        alive = [f"process {pid}" for pid in state.alive]
         found = alive + grown
-        return f"node {memory.node_id[:8]}: {', '.join(found)}" if found else ""
+        return f"node {state.node_id[:8]}: {', '.join(found)}" if found else ""

@@ -4,11 +4,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import ray
 
-from sphere_ray.config.placement import NodeResources, check_placement, has_room_for_both
+from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.run import RayPlacement, RunSettings
 from sphere_ray.errors import PlacementError
 from sphere_ray.rollout.nodes import living_nodes
@@ -38,19 +38,19 @@ def connected(settings: RunSettings) -> Iterator[str]:
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers
     try:
-        check_placement(settings, _nodes())
+        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
+        check_placement(settings, nodes)
         yield address
     finally:
         ray.shutdown()
 
 
 def can_train_ahead(settings: RunSettings) -> bool:
-    """Whether the connected cluster has room for training's workers beside a rollout."""
-    return has_room_for_both(settings, _nodes())
-
-
-def _nodes() -> list[NodeResources]:
-    return [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
+    """Whether training's workers fit in the cluster beside a rollout whose engines run."""
+    free = cast(Any, ray).available_resources()
+    return has_room_beside(
+        settings, NodeResources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
+    )
 
 
 def _join_or_start(placement: RayPlacement) -> str:

@@ -1,7 +1,6 @@
 """Signals that end a run early become one exception, so that every context closes in order.
 
-Ray replaces handlers: `ray.init` that of SIGTERM, Ray Train's `fit` that of SIGINT. So whoever
-calls them calls `catch_signals` again afterwards.
+`ray.init` replaces the handler of SIGTERM, so whoever calls it calls `catch_signals` again.
 """
 
 import signal

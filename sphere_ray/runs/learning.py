@@ -54,7 +54,7 @@ def learn(
 ) -> Trained:
     """DPO on the pairs; `models` are the reference and the policy to begin with.
 
-    Workers that wait already are those of `ahead`.
+    `ahead` holds the workers that wait already, if there are any.
 
     Raises:
         TooFewPairsError: fewer pairs than `training.min_pairs` can be trained on.
@@ -94,7 +94,7 @@ def learn(
             table=table,
             phase=phase,
             iteration=iteration,
-            ahead=ahead.job if ahead else None,
+            ahead=ahead.waiting() if ahead else None,
         ).run(reference, request)
     return _read_back(table, phase, policy, iteration)
 
@@ -113,7 +113,7 @@ class Ahead:
 
     session: Session
     iteration: int
-    job: TrainingJob | None = None
+    _job: TrainingJob | None = None
 
     def start(self) -> None:
         """Start them now, if the cluster has room for both and nothing was trained yet."""
@@ -122,16 +122,25 @@ class Ahead:
         if not begun and can_train_ahead(settings):
             state = _state(self.session, self.iteration)
             storage.remove(state)  # of workers that waited in an earlier session
-            self.job = TrainingJob(_NAME, state, settings.trainer)
+            self._job = TrainingJob(_NAME, state, settings.trainer)
+            self.session.events.record("workers_called", iteration=self.iteration)
+
+    def waiting(self) -> TrainingJob | None:
+        """The job that waits for work; one that failed meanwhile is none."""
+        return self._job if self._job is not None and self._job.waits else None
 
     def __enter__(self) -> Self:
         """Return the object itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End what was started."""
-        if self.job is not None:
-            self.job.end()
+    def __exit__(self, *reason: Any) -> None:
+        """End what was started; nothing remains of workers that got no work."""
+        if self._job is None:
+            return
+        idle = self._job.waits
+        self._job.__exit__(*reason)
+        if idle:
+            storage.remove(_state(self.session, self.iteration))
 
 
 def _read_back(table: PhaseDir, phase: PhaseDir, policy: ModelRef, iteration: int) -> Trained:

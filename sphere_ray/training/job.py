@@ -1,7 +1,7 @@
 """A Ray Train job in an actor of its own, whose workers may start before their work is known.
 
-The driver asks the actor for messages, and ends the job by killing it: Ray Train's controller and
-its workers go with their owner.
+The driver asks the actor for messages. If it is killed, Ray Train's controller and its workers go
+with it; only a job that ends by itself gives back at once what it reserved in the cluster.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, T
 
 Work = tuple[ReferenceRequest | None, RewardTrainRequest | TrainRequest]
 
+_PATIENCE_S = 60
+"""For workers that hear that there is no work, perhaps on their way still."""
+
 # A leaked engine holds the GPUs: Ray Train would wait for them for ever.
 _PLACEMENT_ATTEMPTS = 10
 
@@ -42,6 +45,7 @@ class TrainingJob:
         relay = cast(Any, ray).remote(num_cpus=0, scheduling_strategy=here)(_Relay)
         self._actor: Any = relay.remote(name, storage_path, placement, environment)
         self._end = self._actor.run.remote()
+        self._given = False
 
     def run(self, work: Work, on_message: Callable[[Any], None] | None) -> Any:
         """Give the workers their work; returns what the first of them returned.
@@ -50,6 +54,7 @@ class TrainingJob:
             SphereError: the one that a worker returned.
             TrainingError: the workers kept failing.
         """
+        self._given = True
         try:
             ray.get(self._actor.give.remote(work))
             while (message := ray.get(self._actor.message.remote())) is not None:
@@ -64,17 +69,25 @@ class TrainingJob:
             raise TrainingError(f"{self._name} was stopped before it finished; run it again")
         return outcome
 
-    def end(self) -> None:
-        """End it, whatever it does."""
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for work: it got none, and has not failed."""
+        return not self._given and not ray.wait([self._end], timeout=0)[0]
+
+    def end(self, *, at_once: bool = False) -> None:
+        """End it, whatever it does; one that waits goes by itself, unless it must go `at_once`."""
+        if self.waits and not at_once:
+            self._actor.give.remote(None)
+            ray.wait([self._end], timeout=_PATIENCE_S)
         ray.kill(self._actor)
 
     def __enter__(self) -> "TrainingJob":
         """Return the job itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the job."""
-        self.end()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the job; a driver that was interrupted does not wait for it."""
+        self.end(at_once=kind is not None and not issubclass(kind, Exception))
 
 
 class _Relay:
@@ -101,8 +114,8 @@ class _Relay:
         finally:
             await self._messages.put(None)
 
-    async def give(self, work: Work) -> None:
-        """What the workers wait for."""
+    async def give(self, work: Work | None) -> None:
+        """What the workers wait for; None: there is none."""
         self._work = work
         self._given.set()
 
@@ -150,7 +163,9 @@ def _work(placement: TrainerPlacement, job: ActorHandle[Any]) -> Any:
     # early enough for their environment variables.
     os.environ.update(_environment(placement))
     run = importlib.import_module("sphere_ray.training.host").run
-    return run(*ray.get(job.work.remote()), job)
+    asked: Any = job.work.remote()  # Ray's annotations know no optional tuple
+    work: Work | None = ray.get(asked)
+    return run(*work, job) if work else None
 
 
 def _scaling(placement: TrainerPlacement) -> ScalingConfig:

@@ -8,7 +8,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.placement import (
     NodeResources,
     check_placement,
-    has_room_for_both,
+    has_room_beside,
     needed_resources,
 )
 from sphere_ray.errors import PlacementError
@@ -75,11 +75,13 @@ def test_whole_engines_on_equal_nodes(replicas: int, ranks: int, nodes: int) -> 
         ({"workers": 8}, True),
         ({"workers": 2, "cpus_per_worker": 31}, True),
         ({"workers": 2, "cpus_per_worker": 32}, False),
+        ({"workers": 2, "cpus_per_worker": 1.5}, False),
     ],
 )
-def test_training_starts_beside_a_rollout_where_both_fit(
+def test_training_starts_beside_a_rollout_where_it_fits(
     trainer: dict[str, Any], room: bool
 ) -> None:
-    both = settings({"gpus": 1, "replicas": 4}, **trainer)
-    check_placement(both, [BOX])
-    assert has_room_for_both(both, [BOX]) is room
+    chosen = settings({"gpus": 1, "replicas": 4}, **trainer)
+    check_placement(chosen, [BOX])
+    # Four engines have taken a GPU each, and no CPU.
+    assert has_room_beside(chosen, NodeResources(cpus=64, gpus=4)) is room

@@ -16,6 +16,7 @@ PROBLEMS = 40
 LATEST = re.compile(r'"latest_checkpoint_result":\s*\{')
 LITTLE = (
     *OWN_RAY,
+    "ray.num_cpus=4",  # training's workers wait beside the rollouts
     f"problems.train.source=generated:arithmetic?split=train&count={PROBLEMS}&levels=1&max_answer=4",
     "problems.validation.limit=1",
     "problems.test.limit=1",

@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 COUNTS = {"train": 24, "validation": 4, "test": 4}
 ONE = {"rollout": {"batch_size": 4, "batches_in_flight": 2}}
+# Room for training's workers beside the rollouts: they wait in vain, twice.
 SEVERAL = {
+    "iterations": 2,
+    "num_cpus": 4,
     "rollout": {"batch_size": 3, "batches_in_flight": 4, "stage_actors": 2},
     "engines": {"policy_pool": {"replicas": 3}, "small_pool": {"replicas": 2}},
 }
@@ -31,7 +34,7 @@ def write_problems(folder):
 
 
 def run(folder, name, placement):
-    """Run it to the end of its only iteration: no pairs are enough, as nothing can be trained."""
+    """Run it to its end: no pairs are enough, as nothing can be trained."""
     pool = {"max_num_seqs": 16, "kv_cache_gib": 1}
     engines = placement.get("engines", {})
     config = {
@@ -49,7 +52,13 @@ def run(folder, name, placement):
         "rollout": placement["rollout"],
         "training": {"min_pairs": 10**6},
         "evaluation": {"num_samples": 2},
-        "ray": {"address": "local", "num_cpus": 2, "object_store_gib": 0.5, "dashboard": False},
+        "iterations": placement.get("iterations", 1),
+        "ray": {
+            "address": "local",
+            "num_cpus": placement.get("num_cpus", 2),
+            "object_store_gib": 0.5,
+            "dashboard": False,
+        },
     }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -95,6 +104,15 @@ def test_an_iteration_without_enough_pairs_keeps_the_policy_and_says_why(runs):
     assert item["pairs"]["total"] >= 4
     assert not item["promoted"]
     assert "training.min_pairs" in item["refusal"]
+
+
+def test_workers_wait_beside_the_rollouts_and_leave_without_work(runs):
+    for run_dir, called in zip(runs, (0, 2), strict=True):
+        events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+        assert sum(event["event"] == "workers_called" for event in events) == called
+        assert not list(run_dir.glob("iter-*/_train"))
+    items = json.loads((runs[1] / "summary.json").read_text())["iterations"]
+    assert [bool(item["refusal"]) for item in items] == [True, True]
 
 
 def report(run_dir, problems, place):

@@ -63,6 +63,8 @@ class Workers:
     ) -> TrainResult:
         self.asked.append(reference is not None)
         self.jobs.append(job)
+        if job is not None:
+            job.waits = False
         if self.too_few:
             raise TooFewPairsError("only 0 pairs can be trained on")
         for message in self.referring(reference) if reference else ():
@@ -96,14 +98,14 @@ class Workers:
 class Waiting:
     """A job that was started ahead; Ray Train makes its directory at once."""
 
-    ended = 0
+    ended, waits = 0, True
 
     def __init__(self, name: str, storage_path: str, placement: TrainerPlacement) -> None:
         self.storage_path = Path(storage_path)
         assert not self.storage_path.exists()
         storage.write_text("", f"{storage_path}/{name}/controller")
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.ended += 1
 
 
@@ -126,7 +128,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traine
         with RunStore.open(settings.run_dir, settings) as store:
             board = ProgressBoard(Console(file=io.StringIO()))
             session: Any = SimpleNamespace(
-                settings=settings, store=store, board=board, make_room=lambda: None
+                settings=settings,
+                store=store,
+                board=board,
+                make_room=lambda: None,
+                events=SimpleNamespace(record=lambda *_, **__: None),
             )
             with Ahead(session=session, iteration=0) as ahead:
                 ahead.start()
@@ -221,11 +227,22 @@ def test_what_was_begun_is_continued_by_workers_of_its_own(run: Any) -> None:
     assert trained.result["resumed_at"] == 1
 
 
-def test_what_workers_left_that_only_waited_is_cleared(run: Any, tmp_path: Path) -> None:
-    with pytest.raises(TooFewPairsError):
-        run(Workers(too_few=True), room=True)
-    storage.remove(str(tmp_path / "run/iter-000/policy"))
-    assert (tmp_path / "run/iter-000/_train").is_dir()
+def test_workers_that_failed_while_they_waited_are_replaced(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Waiting, "waits", False)
+    workers = Workers(well)
+    assert run(workers, room=True).model.iteration == 1
+    assert workers.jobs == [None]
+
+
+def test_nothing_remains_of_workers_that_got_no_work(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError):
+        run(Workers(ends(TrainingError("lost"))), room=True)
+    kept = tmp_path / "run/iter-000/_train"
+    assert kept.is_dir()  # these worked
+    storage.remove(str(kept.with_name("policy")))
     workers = Workers(well)
     run(workers, room=True)
     assert workers.jobs[0] is not None
+    assert not kept.exists()

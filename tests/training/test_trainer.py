@@ -178,10 +178,15 @@ def test_a_users_mistake_is_one_sentence_and_not_retried(
     assert not seen
 
 
-def test_a_job_that_gets_no_work_leaves_no_process(request_: TrainRequest) -> None:
+def test_a_job_that_gets_no_work_leaves_no_process_and_no_reservation(
+    request_: TrainRequest,
+) -> None:
     earlier = train_workers()
-    with TrainingJob("waiting", request_.storage_path, PLACEMENT):
+    with TrainingJob("waiting", request_.storage_path, PLACEMENT) as job:
         while not (waiting := set(train_workers()) - set(earlier)):
             psutil.wait_procs(psutil.Process().children(), timeout=1)  # Ray stays: a second
+        assert job.waits
     _, alive = psutil.wait_procs(waiting, timeout=60)
     assert not alive
+    groups = ray.util.placement_group_table().values()
+    assert {group["state"] for group in groups} == {"REMOVED"}
