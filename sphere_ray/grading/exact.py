@@ -5,7 +5,8 @@ Policies, each of them tested:
 * Percent. `x%` is x/100; the sign may also be dropped as a unit when x > 1. So gold 50% accepts
   50%, 0.5 and 50, and gold 50 accepts 50%; but 0.5% and 0.5 differ, since both readings are common.
 * Decimals are exact (20000 is not 20001, 4.49 is not 4.5), except that a decimal of at least
-  six significant digits stands for a fraction which rounds or truncates to it (1/3 and 0.333333).
+  six significant digits stands for a fraction which rounds or truncates to it (1/3 and 0.333333;
+  but not 101001/101 and 1000.00, a whole number).
 * A missing unit agrees with any unit, two different units never agree, nothing is converted.
 * `a, b` and `\{a, b\}` have no order; `(a, b)` and `[a, b]` have; different brackets never agree.
 """
@@ -226,7 +227,8 @@ def _equal_numbers(left: Rational, right: Rational) -> bool:
 
 def _rounds_to(decimal: Rational, exact: Rational) -> bool:
     """Whether a long decimal is the rounded or truncated form of a fraction."""
-    if decimal.digits < _MIN_DIGITS or exact.digits or exact.value.denominator == 1:
+    whole = 1 in (decimal.value.denominator, exact.value.denominator)
+    if decimal.digits < _MIN_DIGITS or exact.digits or whole:
         return False
     unit = Fraction(1, 10) ** decimal.places
     missing = abs(exact.value) - abs(decimal.value)

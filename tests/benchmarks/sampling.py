@@ -2,7 +2,9 @@
 
 SmolLM2 on the CPU, n samples of each problem, grading included in ours. Every side runs in a
 process of its own; the time counts from the first request in the engine to the last answer, so
-nobody's start counts. Prints `busy_share`, `vs_async_llm` and `vs_ray_data_llm`.
+nobody's start counts. Each engine has answered one problem before, as ours has in every run, but
+for that of ray.data.llm, which starts with its dataset. Prints `busy_share`, `vs_async_llm` and
+`vs_ray_data_llm`.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from sphere_ray.engines.engine import EngineSpec, engine_environment
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
-from sphere_ray.runs.phases import ingest_problems, read_rollouts, roll_out
+from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.roles import base_model, policy_spec, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import RunStore
@@ -49,6 +51,7 @@ def settings(run_dir: str, problems: int) -> RunSettings:
         [
             f"run_dir={run_dir}",
             f"problems.train.source={source}",
+            "problems.validation.limit=1",
             "method.search.strategy=sampled",
             f"method.search.num_samples={SAMPLES}",
             f"method.search.temperature={TEMPERATURE}",
@@ -104,7 +107,7 @@ def ours(problems: int) -> dict[str, Any]:
         with store, Session(settings=chosen, store=store) as session:
             phase, _ = ingest_problems(session)
             roles = roles_of(chosen.engines, base)
-            session.serve(roles.specs)
+            evaluate(session, phase, "validation", base, (None, "evaluation/base"))
             with watched(session, roles.policy, problems * SAMPLES) as found:
                 rollouts, manifest = roll_out(session, phase, base, 0)
         samples = sum(len(rollout.chains) for rollout in read_rollouts(rollouts.path))

@@ -14,9 +14,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 COUNTS = {"train": 24, "validation": 4, "test": 4}
 ONE = {"rollout": {"batch_size": 4, "batches_in_flight": 2}}
-# Room for training's workers beside the rollouts: they wait in vain, twice.
+# Room for training's workers beside the rollouts: they wait in vain.
 SEVERAL = {
-    "iterations": 2,
     "num_cpus": 4,
     "rollout": {"batch_size": 3, "batches_in_flight": 4, "stage_actors": 2},
     "engines": {"policy_pool": {"replicas": 3}, "small_pool": {"replicas": 2}},
@@ -52,7 +51,6 @@ def run(folder, name, placement):
         "rollout": placement["rollout"],
         "training": {"min_pairs": 10**6},
         "evaluation": {"num_samples": 2},
-        "iterations": placement.get("iterations", 1),
         "ray": {
             "address": "local",
             "num_cpus": placement.get("num_cpus", 2),
@@ -107,12 +105,9 @@ def test_an_iteration_without_enough_pairs_keeps_the_policy_and_says_why(runs):
 
 
 def test_workers_wait_beside_the_rollouts_and_leave_without_work(runs):
-    for run_dir, called in zip(runs, (0, 2), strict=True):
-        events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
-        assert sum(event["event"] == "workers_called" for event in events) == called
-        assert not list(run_dir.glob("iter-*/_train"))
-    items = json.loads((runs[1] / "summary.json").read_text())["iterations"]
-    assert [bool(item["refusal"]) for item in items] == [True, True]
+    for run_dir, called in zip(runs, (False, True), strict=True):
+        assert ("workers_called" in (run_dir / "events.jsonl").read_text()) is called
+        assert not (run_dir / "iter-000" / "_train").exists()
 
 
 def report(run_dir, problems, place):
