@@ -178,6 +178,7 @@ def test_a_users_mistake_is_one_sentence_and_not_retried(
     assert not seen
 
 
+@pytest.mark.slow  # tests/e2e/test_simulated_run.py sees workers that wait go
 def test_a_job_that_gets_no_work_leaves_no_process_and_no_reservation(
     request_: TrainRequest,
 ) -> None:
