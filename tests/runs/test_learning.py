@@ -110,7 +110,7 @@ class Waiting:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained | None]:
     settings = RunSettings.model_validate(
         {
             "name": "t",
@@ -121,7 +121,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traine
         }
     )
 
-    def attempt(workers: Workers, room: bool = False) -> Trained:
+    def attempt(workers: Workers, room: bool = False, work: bool = True) -> Trained | None:
         monkeypatch.setattr(learning, "train", workers)
         monkeypatch.setattr(learning, "can_train_ahead", lambda settings: room)
         monkeypatch.setattr(learning, "TrainingJob", Waiting)
@@ -136,6 +136,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traine
             )
             with Ahead(session=session, iteration=0) as ahead:
                 ahead.start()
+                if not work:
+                    return None
                 return learn(session, pairs_of(store), (BASE, BASE), 0, 1e-6, ahead)
 
     return attempt
@@ -237,12 +239,15 @@ def test_workers_that_failed_while_they_waited_are_replaced(
 
 
 def test_nothing_remains_of_workers_that_got_no_work(run: Any, tmp_path: Path) -> None:
+    run(Workers(), room=True, work=False)
+    assert (tmp_path / "run/iter-000").is_dir()  # they were there
+    assert not (tmp_path / "run/iter-000/_train").exists()
+
+
+def test_checkpoints_of_a_policy_that_was_removed_are_not_used(run: Any, tmp_path: Path) -> None:
+    workers = Workers(ends(TrainingError("lost")), well)
     with pytest.raises(TrainingError):
-        run(Workers(ends(TrainingError("lost"))), room=True)
-    kept = tmp_path / "run/iter-000/_train"
-    assert kept.is_dir()  # these worked
-    storage.remove(str(kept.with_name("policy")))
-    workers = Workers(well)
-    run(workers, room=True)
-    assert workers.jobs[0] is not None
-    assert not kept.exists()
+        run(workers, room=True)
+    assert (tmp_path / "run/iter-000/_train").is_dir()
+    storage.remove(str(tmp_path / "run/iter-000/policy"))
+    assert run(workers, room=True).result["resumed_at"] == 0
