@@ -38,7 +38,9 @@ class PoolSettings(Settings):
     `deterministic` alone is identity: it is a claim about every committed row.
     `gpus` is per replica and tensor-parallel rank: a fraction only with `tensor_parallel: 1`;
     `kv_cache_gib` is required on CPUs and when engines share a GPU;
-    `deterministic` sends derived seeds to the engine (slower; no chunked prefill).
+    `deterministic` sends derived seeds to the engine (slower; no chunked prefill);
+    `share_prompts` computes the end of a prompt once for all samples of it; None means on CPUs,
+    where it was measured: on GPUs, which it never saw, the samples but one start a step later.
     """
 
     replicas: int = Field(1, ge=1)
@@ -50,6 +52,7 @@ class PoolSettings(Settings):
     block_size: int | None = Field(None, ge=1)
     enforce_eager: bool = False
     deterministic: bool = False
+    share_prompts: bool | None = None
     request_timeout_s: float = Field(1800.0, gt=0)
     max_restarts_per_hour: int = Field(4, ge=0)
 

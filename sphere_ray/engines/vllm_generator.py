@@ -20,7 +20,15 @@ SEED_MASK = (1 << 62) - 1
 
 def generator_args(spec: EngineSpec) -> AsyncEngineArgs:
     """Arguments of a generating vLLM engine."""
-    return engine_args(spec, runner="generate")
+    pool, on_cpu = spec.pool, spec.pool.gpus == 0
+    kind = "PromptSharingScheduler" if on_cpu else "PromptSharingAsyncScheduler"
+    shares = on_cpu if pool.share_prompts is None else pool.share_prompts
+    return engine_args(
+        spec,
+        runner="generate",
+        # By name: vLLM imports it in the process of its EngineCore.
+        scheduler_cls=f"sphere_ray.engines.vllm_scheduler.{kind}" if shares else None,
+    )
 
 
 def sampling_params(

@@ -2,7 +2,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sphere_ray.engines.engine import EngineSpec, build_engine
 from sphere_ray.engines.tokens import prompt_ids
+from sphere_ray.engines.vllm_engine import CPU_BLOCK_SIZE
 from sphere_ray.engines.vllm_generator import VllmGenerator
 from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
 from sphere_ray.method.ports import GenerateRequest
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
 QUESTION = (Message(role="user", content="Tom has 12 apples and buys 30 more. How many now?"),)
 EOS = {0, 2}
+Plain: TypeAlias = Callable[[tuple[Message, ...], tuple[int, ...]], float]
 
 
 def ask(**changes: Any) -> GenerateRequest:
@@ -55,6 +57,22 @@ async def stopped(engine: VllmGenerator) -> tuple[Candidate, ...]:
 @pytest.fixture(scope="module")
 def tokenizer(generator_spec: Callable[..., EngineSpec]) -> Any:
     return AutoTokenizer.from_pretrained(generator_spec().path)
+
+
+@pytest.fixture(scope="module")
+def plain(generator_spec: Callable[..., EngineSpec], tokenizer: Any) -> Plain:
+    """The mean log-probability of a continuation, by transformers."""
+    path = generator_spec().path
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+    def mean_logprob(messages: tuple[Message, ...], token_ids: tuple[int, ...]) -> float:
+        prompt = prompt_ids(tokenizer, messages)
+        ids = torch.tensor([[*prompt, *token_ids]])
+        with torch.no_grad():
+            logprobs = model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        return float(logprobs.gather(1, ids[0, len(prompt) :, None]).mean())
+
+    return mean_logprob
 
 
 async def test_n_samples_differ_and_text_is_the_decoded_ids(
@@ -100,15 +118,10 @@ async def test_continuing_a_prefix_equals_generating_in_one_go(engine: VllmGener
     assert head + rest.token_ids == whole.token_ids
 
 
-async def test_logprobs_equal_those_of_transformers(engine: VllmGenerator, tokenizer: Any) -> None:
-    model = AutoModelForCausalLM.from_pretrained(engine.spec.path, dtype=torch.float32).eval()
-    prompt = prompt_ids(tokenizer, QUESTION)
+async def test_logprobs_equal_those_of_transformers(engine: VllmGenerator, plain: Plain) -> None:
     for candidate in await engine.generate(ask(n=4, temperature=0.7)):
-        ids = torch.tensor([[*prompt, *candidate.token_ids]])
-        with torch.no_grad():
-            logprobs = model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
-        chosen = logprobs.gather(1, ids[0, len(prompt) :, None])
-        assert candidate.logprob == pytest.approx(chosen.mean().item(), abs=1e-3)
+        expected = plain(QUESTION, candidate.token_ids)
+        assert candidate.logprob == pytest.approx(expected, abs=1e-3)
 
 
 async def test_a_continued_prefix_comes_from_the_cache(engine: VllmGenerator) -> None:
@@ -119,6 +132,45 @@ async def test_a_continued_prefix_comes_from_the_cache(engine: VllmGenerator) ->
     assert after.prefix_hits - before.prefix_hits >= 3 * 96
     assert after.prefix_queries > before.prefix_queries
     assert after.generated_tokens > before.generated_tokens
+
+
+async def test_samples_compute_the_end_of_their_prompt_once(
+    engine: VllmGenerator, tokenizer: Any
+) -> None:
+    messages = (Message(role="user", content="A question that no other test has asked: 9 + 4?"),)
+    length = len(prompt_ids(tokenizer, messages))
+    assert length % CPU_BLOCK_SIZE > 2
+    before = engine.stats()
+    await engine.generate(ask(messages=messages, n=6))
+    after = engine.stats()
+    queried = after.prefix_queries - before.prefix_queries
+    assert queried == 6 * length
+    computed = queried - (after.prefix_hits - before.prefix_hits)
+    assert length <= computed + CPU_BLOCK_SIZE  # the first may find the template's beginning cached
+    assert computed <= length + 5
+
+
+async def test_samples_that_share_a_prompt_see_all_of_it_and_nothing_else(
+    plain: Plain, generator_spec: Callable[..., EngineSpec]
+) -> None:
+    def asked(number: int) -> GenerateRequest:
+        text = f"{'So ' * number}how many apples are {number} apples?"
+        return ask(messages=(Message(role="user", content=text),), n=5, max_tokens=60)
+
+    requests = [asked(number) for number in range(12)]
+    # Prompts in several pieces, and a cache in which few fit: some samples start over.
+    engine = VllmGenerator(
+        generator_spec(max_num_seqs=32, max_num_batched_tokens=40, kv_cache_gib=0.001)
+    )
+    await engine.start()
+    try:
+        found = await asyncio.gather(*map(engine.generate, requests))
+    finally:
+        await engine.close()
+    for request, samples in zip(requests, found, strict=True):
+        for sample in samples:
+            expected = plain(request.messages, sample.token_ids)
+            assert sample.logprob == pytest.approx(expected, abs=1e-3)
 
 
 async def test_reloaded_weights_answer_as_in_plain_transformers_and_nothing_old_is_cached(
