@@ -34,6 +34,18 @@ FACTORIES: Mapping[EngineKind, tuple[str, str]] = {
 }
 
 
+KEPT_MEMORY: Mapping[str, str] = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+"""For glibc: a step's tensors come from memory that the process keeps, at most 16 GiB of it unused.
+
+By default those above 32 MiB are mapped and unmapped at each step, and faulted in page by page:
+4% of the tokens a second of a 135M model with 256 sequences, whose logits alone are 48 MiB.
+"""
+
+
 EngineKindSettings: TypeAlias = (
     ProcessRewardSettings | StepClassifierSettings | SimulatedRewardSettings | SimulationSettings
 )
@@ -146,4 +158,5 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
     if spec.pool.gpus == 0:
         # Left to itself vLLM pins every engine of a machine to the same cores.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        environment |= KEPT_MEMORY
     return environment

@@ -3,8 +3,10 @@
 SmolLM2 on the CPU, n samples of each problem, grading included in ours. Every side runs in a
 process of its own; the time counts from the first request in the engine to the last answer, so
 nobody's start counts. Each engine has answered one problem before, as ours has in every run, but
-for that of ray.data.llm, which starts with its dataset. Prints `busy_share`, `vs_async_llm` and
-`vs_ray_data_llm`.
+for that of ray.data.llm, which starts with its dataset. All have the arguments of our engine but
+for its scheduler, which is ours (engines/vllm_scheduler.py). AsyncLLM and vllm.LLM only generate;
+ray.data.llm does our work: text, its log-probability and grade, written to parquet. Prints
+`busy_share`, `vs_async_llm`, `vs_ray_data_llm` and `vs_vllm_llm`.
 """
 
 import argparse
@@ -18,14 +20,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from pyarrow.parquet import read_table
 
 from sphere_ray.config.loading import load_config
 from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.grading import grade
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
@@ -39,7 +44,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml
 FAMILIES = "gather,compare,share,fill,parts,times"
 SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
 CORES = 2
-POLL_S = 0.2
+POLL_S = 0.5
 DATA_LLM_BATCH = 32
 
 
@@ -120,8 +125,8 @@ def ours(problems: int) -> dict[str, Any]:
     }
 
 
-def asked(problems: int) -> tuple[EngineSpec, list[list[dict[str, str]]]]:
-    """The same engine, and the same chats in the same order."""
+def asked(problems: int) -> tuple[EngineSpec, list[list[dict[str, str]]], list[str]]:
+    """The same engine, the same chats in the same order, and their answers."""
     chosen = settings("unused", problems)
     base: ModelRef = base_model(chosen.engines)
     some: Sequence[Problem] = ingest(chosen.problems).problems["train"]
@@ -132,7 +137,7 @@ def asked(problems: int) -> tuple[EngineSpec, list[list[dict[str, str]]]]:
         ]
         for problem in some
     ]
-    return policy_spec(chosen.engines, base), chats
+    return policy_spec(chosen.engines, base), chats, [problem.answer for problem in some]
 
 
 class Bare:
@@ -156,7 +161,8 @@ class Bare:
             detokenize=False,  # ours decodes the text elsewhere
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, generator_args(spec))
+        args = replace(generator_args(spec), scheduler_cls=None)
+        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
 
         async def ask(number: int, chat: list[dict[str, str]]) -> int:
             ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
@@ -176,7 +182,7 @@ class Bare:
 
 def async_llm(problems: int) -> dict[str, Any]:
     """AsyncLLM in a Ray actor with our engine's arguments."""
-    spec, chats = asked(problems)
+    spec, chats, _ = asked(problems)
     ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
     environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
     actor = ray.remote(Bare).options(num_cpus=0, runtime_env={"env_vars": environment}).remote()
@@ -184,12 +190,26 @@ def async_llm(problems: int) -> dict[str, Any]:
     return found
 
 
+def graded(row: dict[str, Any]) -> dict[str, Any]:
+    """What our chains have, of a row of ray.data.llm."""
+    token_ids = [int(token) for token in row["generated_tokens"]]
+    logprobs = [
+        each[token]["logprob"] for token, each in zip(token_ids, row["logprobs"], strict=True)
+    ]
+    return {
+        "text": row["generated_text"],
+        "token_ids": token_ids,
+        "logprob": sum(logprobs) / max(1, len(logprobs)),
+        "verdict": grade(row["generated_text"], row["gold"]).value,
+    }
+
+
 def data_llm(problems: int) -> dict[str, Any]:
     """ray.data.llm, each row repeated: it keeps one sample of n."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
     from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: PLC0415
 
-    spec, chats = asked(problems)
+    spec, chats, golds = asked(problems)
     environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
     ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
     pool = spec.pool
@@ -223,26 +243,29 @@ def data_llm(problems: int) -> dict[str, Any]:
         ),
         preprocess=lambda row: {
             "messages": json.loads(row["chat"]),
-            # Without log-probs, which Ray Data would have to pickle: in its favour.
+            "gold": row["gold"],
             "sampling_params": {
                 "temperature": TEMPERATURE,
                 "max_tokens": MAX_TOKENS,
-                "detokenize": False,
+                "logprobs": 0,
             },
         },
-        postprocess=lambda row: {
-            "tokens": len(row["generated_tokens"]),
-            "took_s": row["time_taken_llm"],
-            "at": time.time(),
-        },
+        postprocess=lambda row: graded(row) | {"took_s": row["time_taken_llm"], "at": time.time()},
         preprocess_map_kwargs={"num_cpus": 0.1},
         postprocess_map_kwargs={"num_cpus": 0.1},
     )
-    rows = [{"chat": json.dumps(chat)} for chat in chats for _ in range(SAMPLES)]
-    done = processor(ray.data.from_items(rows, override_num_blocks=32)).take_all()
+    rows = [
+        {"chat": json.dumps(chat), "gold": gold}
+        for chat, gold in zip(chats, golds, strict=True)
+        for _ in range(SAMPLES)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = processor(ray.data.from_items(rows, override_num_blocks=32))
+        dataset.write_parquet(folder, ray_remote_args={"num_cpus": 0.1})
+        done = read_table(folder).to_pylist()
     began = min(row["at"] - row["took_s"] for row in done)
     return {
-        "tokens": sum(row["tokens"] for row in done),
+        "tokens": sum(len(row["token_ids"]) for row in done),
         "samples": len(done),
         "seconds": max(row["at"] for row in done) - began,
         "batch_size": DATA_LLM_BATCH,
@@ -251,7 +274,7 @@ def data_llm(problems: int) -> dict[str, Any]:
 
 def bare_llm(problems: int) -> dict[str, Any]:
     """vllm.LLM.generate, without Ray."""
-    spec, chats = asked(problems)
+    spec, chats, _ = asked(problems)
     pool = spec.pool
     os.environ |= engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
     from vllm import LLM, SamplingParams  # noqa: PLC0415
