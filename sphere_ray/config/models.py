@@ -39,8 +39,8 @@ class PoolSettings(Settings):
     `gpus` is per replica and tensor-parallel rank: a fraction only with `tensor_parallel: 1`;
     `kv_cache_gib` is required on CPUs and when engines share a GPU;
     `deterministic` sends derived seeds to the engine (slower; no chunked prefill);
-    `share_prompts` computes the end of a prompt once for all samples of it; None means on CPUs,
-    where it was measured: on GPUs, which it never saw, the samples but one start a step later.
+    `share_prompts` lets one sample compute the end of a prompt for all, which start a step later
+    (generators whose layers all have full attention); None: on CPUs, as no GPU has tried it.
     """
 
     replicas: int = Field(1, ge=1)

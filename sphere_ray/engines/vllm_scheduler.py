@@ -2,8 +2,9 @@
 
 vLLM's prefix cache shares whole blocks, so each of n samples computes anew what its prompt has
 beyond its last full block: half a block on average, with short chains a third of all tokens. Here
-one sample computes it, and the others start a step later on a copy of its last block (vLLM's own
-copy on write, which vLLM keeps for models of large blocks).
+one sample computes it, and the others start a step later on a copy of its last block, by vLLM's
+own copy on write (which it uses where its hashes are finer than its blocks). While they wait for
+that step others start in their place, be they of lower priority.
 """
 
 from typing import Any, TypeAlias
@@ -64,8 +65,9 @@ class PromptSharingScheduler(Scheduler):
         super()._update_after_schedule(scheduler_output)
         self._begun.clear()
         self._holders = {prompt: held for prompt, held in self._holders.items() if _holds(held)}
-        for new in scheduler_output.scheduled_new_reqs:
-            request = self.requests[new.req_id]
+        started = [new.req_id for new in scheduler_output.scheduled_new_reqs]
+        for request_id in [*started, *scheduler_output.scheduled_cached_reqs.resumed_req_ids]:
+            request = self.requests[request_id]
             if (prompt := self._prompt_of(request)) is not None:
                 self._holders[prompt] = request
 
@@ -84,6 +86,7 @@ class PromptSharingScheduler(Scheduler):
             or not self.kv_cache_manager.prefix_cache_lookup_enabled(request)
             # What the hashes of full blocks know of, and the tokens after them do not.
             or request.has_encoder_inputs
+            or request.prompt_embeds is not None
             or request.lora_request is not None
             or request.cache_salt is not None
         ):

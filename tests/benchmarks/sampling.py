@@ -4,7 +4,7 @@ SmolLM2 on the CPU, n samples of each problem, grading included in ours. Every s
 process of its own; the time counts from the first request in the engine to the last answer, so
 nobody's start counts. Each engine has answered one problem before, as ours has in every run, but
 for that of ray.data.llm, which starts with its dataset. All have the arguments of our engine but
-for its scheduler, which is ours (engines/vllm_scheduler.py). AsyncLLM and vllm.LLM only generate;
+for its scheduler, which is ours (engines/vllm_scheduler.py). AsyncLLM and vllm.LLM generate alone;
 ray.data.llm does our work: text, its log-probability and grade, written to parquet. Prints
 `busy_share`, `vs_async_llm`, `vs_ray_data_llm` and `vs_vllm_llm`.
 """
@@ -46,6 +46,20 @@ SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
 CORES = 2
 POLL_S = 0.5
 DATA_LLM_BATCH = 32
+SHARED_ARGUMENTS = (
+    "dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "kv_cache_memory_bytes",
+    "generation_config",
+    "distributed_executor_backend",
+    "scheduling_policy",
+    "disable_log_stats",
+)
 
 
 def settings(run_dir: str, problems: int) -> RunSettings:
@@ -57,6 +71,7 @@ def settings(run_dir: str, problems: int) -> RunSettings:
             f"run_dir={run_dir}",
             f"problems.train.source={source}",
             "problems.validation.limit=1",
+            "engines.policy_pool.max_num_batched_tokens=2048",  # else another for each side
             "method.search.strategy=sampled",
             f"method.search.num_samples={SAMPLES}",
             f"method.search.temperature={TEMPERATURE}",
@@ -140,6 +155,27 @@ def asked(problems: int) -> tuple[EngineSpec, list[list[dict[str, str]]], list[s
     return policy_spec(chosen.engines, base), chats, [problem.answer for problem in some]
 
 
+def vanilla(spec: EngineSpec) -> Any:
+    """The arguments of our engine with vLLM's own scheduler."""
+    from sphere_ray.engines.vllm_generator import generator_args  # noqa: PLC0415
+
+    return replace(generator_args(spec), scheduler_cls=None)
+
+
+def arguments(spec: EngineSpec) -> dict[str, Any]:
+    """The same as keywords, but for the model and what it is for."""
+    args = vanilla(spec)
+    return {name: getattr(args, name) for name in SHARED_ARGUMENTS}
+
+
+def tokenized(spec: EngineSpec, chats: list[list[dict[str, str]]]) -> list[list[int]]:
+    """The chats as token ids."""
+    from sphere_ray.engines.tokens import load_tokenizer  # noqa: PLC0415
+
+    template = load_tokenizer(spec.path, None).apply_chat_template
+    return [template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
+
+
 class Bare:
     """An AsyncLLM in an actor, and nothing else."""
 
@@ -149,10 +185,7 @@ class Bare:
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
 
-        from sphere_ray.engines.tokens import load_tokenizer  # noqa: PLC0415
-        from sphere_ray.engines.vllm_generator import generator_args  # noqa: PLC0415
-
-        tokenizer = load_tokenizer(spec.path, None)
+        prompts = tokenized(spec, chats)
         params = SamplingParams(
             n=SAMPLES,
             temperature=TEMPERATURE,
@@ -161,20 +194,18 @@ class Bare:
             detokenize=False,  # ours decodes the text elsewhere
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        args = replace(generator_args(spec), scheduler_cls=None)
-        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, args)
+        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, vanilla(spec))
 
-        async def ask(number: int, chat: list[dict[str, str]]) -> int:
-            ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        async def ask(number: int, ids: list[int]) -> int:
             async for output in engine.generate(
                 TokensPrompt(prompt_token_ids=ids), params, str(number)
             ):
                 last = output
             return sum(len(sample.token_ids) for sample in last.outputs)
 
-        await ask(-1, chats[0])
+        await ask(-1, prompts[0])
         began = time.monotonic()
-        tokens = sum(await asyncio.gather(*(ask(n, chat) for n, chat in enumerate(chats))))
+        tokens = sum(await asyncio.gather(*(ask(n, ids) for n, ids in enumerate(prompts))))
         seconds = time.monotonic() - began
         engine.shutdown()
         return {"tokens": tokens, "seconds": seconds, "samples": SAMPLES * len(chats)}
@@ -207,7 +238,6 @@ def graded(row: dict[str, Any]) -> dict[str, Any]:
 def data_llm(problems: int) -> dict[str, Any]:
     """ray.data.llm, each row repeated: it keeps one sample of n."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: PLC0415
 
     spec, chats, golds = asked(problems)
     environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
@@ -216,19 +246,7 @@ def data_llm(problems: int) -> dict[str, Any]:
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=spec.path,
-            engine_kwargs={
-                "dtype": spec.model.dtype,
-                "max_model_len": spec.model.max_model_len,
-                "max_num_seqs": pool.max_num_seqs,
-                "block_size": pool.block_size,
-                "enforce_eager": pool.enforce_eager,
-                "enable_prefix_caching": True,
-                "kv_cache_memory_bytes": int((pool.kv_cache_gib or 1) * 2**30),
-                "generation_config": "vllm",
-                # By name vLLM would start one more process on a CPU.
-                "distributed_executor_backend": UniProcExecutor,
-                "disable_log_stats": True,
-            },
+            engine_kwargs=arguments(spec),
             placement_group_config={"bundles": [{"CPU": 1}]},
             accelerator_type=None,
             batch_size=DATA_LLM_BATCH,
@@ -239,7 +257,7 @@ def data_llm(problems: int) -> dict[str, Any]:
             runtime_env={"env_vars": environment},
             chat_template_stage={"enabled": True, "num_cpus": 0.1},
             tokenize_stage={"enabled": True, "num_cpus": 0.1},
-            detokenize_stage={"enabled": False},
+            detokenize_stage={"enabled": True, "num_cpus": 0.1},
         ),
         preprocess=lambda row: {
             "messages": json.loads(row["chat"]),
@@ -248,11 +266,12 @@ def data_llm(problems: int) -> dict[str, Any]:
                 "temperature": TEMPERATURE,
                 "max_tokens": MAX_TOKENS,
                 "logprobs": 0,
+                "detokenize": False,
             },
         },
         postprocess=lambda row: graded(row) | {"took_s": row["time_taken_llm"], "at": time.time()},
         preprocess_map_kwargs={"num_cpus": 0.1},
-        postprocess_map_kwargs={"num_cpus": 0.1},
+        postprocess_map_kwargs={"num_cpus": 0.1, "concurrency": 1},  # one process imports
     )
     rows = [
         {"chat": json.dumps(chat), "gold": gold}
@@ -275,29 +294,17 @@ def data_llm(problems: int) -> dict[str, Any]:
 def bare_llm(problems: int) -> dict[str, Any]:
     """vllm.LLM.generate, without Ray."""
     spec, chats, _ = asked(problems)
-    pool = spec.pool
     os.environ |= engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
-    from vllm import LLM, SamplingParams  # noqa: PLC0415
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor  # noqa: PLC0415
+    from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415
 
-    engine = LLM(
-        model=spec.path,
-        dtype=spec.model.dtype,
-        max_model_len=spec.model.max_model_len,
-        max_num_seqs=pool.max_num_seqs,
-        block_size=pool.block_size,
-        enforce_eager=pool.enforce_eager,
-        kv_cache_memory_bytes=int((pool.kv_cache_gib or 1) * 2**30),
-        generation_config="vllm",
-        distributed_executor_backend=UniProcExecutor,
-    )
+    prompts = [TokensPrompt(prompt_token_ids=ids) for ids in tokenized(spec, chats)]
+    engine = LLM(model=spec.path, **arguments(spec))
     params = SamplingParams(
         n=SAMPLES, temperature=TEMPERATURE, max_tokens=MAX_TOKENS, logprobs=0, detokenize=False
     )
-    conversations: Any = chats
-    engine.chat(conversations[:1], params, use_tqdm=False)
+    engine.generate(prompts[:1], params, use_tqdm=False)
     began = time.monotonic()
-    outputs = engine.chat(conversations, params, use_tqdm=False)
+    outputs = engine.generate(prompts, params, use_tqdm=False)
     seconds = time.monotonic() - began
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
     return {"tokens": tokens, "samples": SAMPLES * len(outputs), "seconds": seconds}

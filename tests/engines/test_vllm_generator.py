@@ -158,15 +158,17 @@ async def test_samples_that_share_a_prompt_see_all_of_it_and_nothing_else(
         return ask(messages=(Message(role="user", content=text),), n=5, max_tokens=60)
 
     requests = [asked(number) for number in range(12)]
-    # Prompts in several pieces, and a cache in which few fit: some samples start over.
+    # Prompts in several pieces, and half the blocks that 32 samples need: some start over.
     engine = VllmGenerator(
         generator_spec(max_num_seqs=32, max_num_batched_tokens=40, kv_cache_gib=0.001)
     )
     await engine.start()
     try:
         found = await asyncio.gather(*map(engine.generate, requests))
+        hits = engine.stats().prefix_hits
     finally:
         await engine.close()
+    assert hits % CPU_BLOCK_SIZE, "nothing but whole blocks was shared"
     for request, samples in zip(requests, found, strict=True):
         for sample in samples:
             expected = plain(request.messages, sample.token_ids)
@@ -240,7 +242,7 @@ async def test_the_engine_lists_its_processes(engine: VllmGenerator) -> None:
 
 
 async def test_tensor_parallel_gives_the_same_tokens(
-    engine: VllmGenerator, generator_spec: Callable[..., EngineSpec]
+    engine: VllmGenerator, plain: Plain, generator_spec: Callable[..., EngineSpec]
 ) -> None:
     request = ask(temperature=0.0, max_tokens=20)
     (expected,) = await engine.generate(request)
@@ -248,10 +250,13 @@ async def test_tensor_parallel_gives_the_same_tokens(
     await split.start()
     try:
         (found,) = await split.generate(request)
+        sharing = await split.generate(ask(n=3))
     finally:
         await split.close()
     assert found.token_ids == expected.token_ids
     assert found.logprob == pytest.approx(expected.logprob, abs=1e-3)
+    for sample in sharing:
+        assert sample.logprob == pytest.approx(plain(QUESTION, sample.token_ids), abs=1e-3)
 
 
 async def test_equal_seeds_give_equal_samples_and_a_killed_engine_is_reported(
