@@ -34,19 +34,6 @@ FACTORIES: Mapping[EngineKind, tuple[str, str]] = {
 }
 
 
-KEPT_MEMORY: Mapping[str, str] = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(1 << 26),
-}
-"""For glibc: the tensors of a step come from memory that the process keeps.
-
-It gives back what is free at the end of its heap beyond 1 GiB, and nothing between used blocks. By
-default tensors above 32 MiB are mapped, faulted in page by page and unmapped at each step: 4% of
-the tokens a second of a 135M model with 256 sequences, whose logits alone are 48 MiB.
-"""
-
-
 EngineKindSettings: TypeAlias = (
     ProcessRewardSettings | StepClassifierSettings | SimulatedRewardSettings | SimulationSettings
 )
@@ -159,5 +146,4 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
     if spec.pool.gpus == 0:
         # Left to itself vLLM pins every engine of a machine to the same cores.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        environment |= KEPT_MEMORY
     return environment
