@@ -1,6 +1,7 @@
 """Every shipped configuration gives vLLM and DeepSpeed arguments they accept; nothing is loaded."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 from transformers import Qwen2Config
 from vllm import AsyncEngineArgs
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args
+from sphere_ray.engines.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.records import ModelRef
 from sphere_ray.runs import roles
 from sphere_ray.training.deepspeed import build_config
@@ -92,6 +95,22 @@ def test_vllm_accepts_the_arguments_of_every_pool(specs: tuple[EngineSpec, ...])
         assert config.scheduler_config.max_num_seqs == spec.pool.max_num_seqs
         assert config.scheduler_config.policy == "priority"
         assert config.cache_config.enable_prefix_caching
+
+
+@pytest.mark.parametrize("told", [None, True, False])
+def test_generators_share_prompts_on_cpus_and_where_they_are_told(
+    specs: tuple[EngineSpec, ...], told: bool | None
+) -> None:
+    for spec in specs:
+        if spec.kind != "vllm_generator":
+            continue
+        pool = spec.pool.model_copy(update={"share_prompts": told})
+        config = generator_args(replace(spec, pool=pool)).create_engine_config()
+        scheduler = config.scheduler_config.get_scheduler_cls()
+        shares = issubclass(scheduler, PromptSharingScheduler)
+        assert shares == (pool.gpus == 0 if told is None else told)
+        # The other class would turn vLLM's scheduling ahead off, which GPUs need.
+        assert not shares or issubclass(scheduler, AsyncScheduler) == (pool.gpus > 0)
 
 
 def test_engines_on_one_gpu_leave_it_room(
