@@ -4,7 +4,8 @@ vLLM's prefix cache shares whole blocks, so each of n samples computes anew what
 beyond its last full block: half a block on average, with short chains a third of all tokens. Here
 one sample computes it, and the others start a step later on a copy of its last block, by vLLM's
 own copy on write (which it uses where its hashes are finer than its blocks). While they wait for
-that step others start in their place, be they of lower priority.
+that step others start in their place, be they of lower priority; but an engine that is half empty
+begins only as many prompts as their samples fill it with, as each more would delay all of them.
 """
 
 from typing import Any, TypeAlias
@@ -34,6 +35,7 @@ class PromptSharingScheduler(Scheduler):
         )
         self._holders: dict[Prompt, Request] = {}  # whose blocks hold a prompt, or will
         self._begun: set[Prompt] = set()  # what the step now being made is to compute
+        self._held_back = 0  # samples that wait for such a step
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         """Whether a waiting request may start: not while another computes its prompt."""
@@ -43,8 +45,12 @@ class PromptSharingScheduler(Scheduler):
         if prompt is None:
             return True
         holder = self._holder_of(prompt)
-        computed = holder is None or holder.num_computed_tokens >= request.num_tokens - 1
-        return computed and prompt not in self._begun
+        if prompt in self._begun or (
+            holder is not None and holder.num_computed_tokens < request.num_tokens - 1
+        ):
+            self._held_back += 1
+            return False
+        return holder is not None or not self._filled_by_samples()
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
         """The blocks on which a request starts, and how many of its tokens they hold."""
@@ -64,12 +70,18 @@ class PromptSharingScheduler(Scheduler):
         """Remember who holds which prompt: the last to start, as it will stay longest."""
         super()._update_after_schedule(scheduler_output)
         self._begun.clear()
+        self._held_back = 0
         self._holders = {prompt: held for prompt, held in self._holders.items() if _holds(held)}
         started = [new.req_id for new in scheduler_output.scheduled_new_reqs]
         for request_id in [*started, *scheduler_output.scheduled_cached_reqs.resumed_req_ids]:
             request = self.requests[request_id]
             if (prompt := self._prompt_of(request)) is not None:
                 self._holders[prompt] = request
+
+    def _filled_by_samples(self) -> bool:
+        """Whether few are running, and those that wait for their prompts take all other room."""
+        running, room = len(self.running), self.max_num_running_reqs
+        return running < room // 2 and running + self._held_back >= room
 
     def _holder_of(self, prompt: Prompt) -> Request | None:
         holder = self._holders.get(prompt)

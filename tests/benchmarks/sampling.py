@@ -44,7 +44,8 @@ CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml
 FAMILIES = "gather,compare,share,fill,parts,times"
 SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
 CORES = 2
-POLL_S = 0.2  # shorter than a step: `left` must be that before it
+# Shorter than a step, as `left` must be that before it: one of many sequences, and one of few.
+POLL_S, POLL_FEW_S = 0.2, 0.02
 DATA_LLM_BATCH = 32
 SHARED_ARGUMENTS = (
     "dtype",
@@ -95,7 +96,7 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
 
     def watch() -> None:
         last, left = time.monotonic(), total
-        while not stop.wait(POLL_S):
+        while not stop.wait(POLL_S if left > spec.pool.max_num_seqs else POLL_FEW_S):
             stats = session.stats(spec)
             if not stats:  # the replica was too busy to answer
                 continue
