@@ -10,7 +10,7 @@ demo:  ## one iteration of SPHERE on a real 135M model, CPU only
 
 test:  ## all tests that fit in minutes, real engines on tiny models included
 	@.ci/setup dev
-	pytest
+	pytest -n 2 --dist loadfile  # most of their time, one thread imports
 
 check:  ## lint, format, types, import contracts, spelling
 	@.ci/setup dev

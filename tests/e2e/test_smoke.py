@@ -13,7 +13,7 @@ from ray.job_submission import JobStatus
 from recompute import check_run, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
 PROBLEMS = 24
@@ -64,7 +64,7 @@ def story(tmp_path_factory):
             manifests=list(rollouts.glob("manifest.json")),
         )
         second = Driver(submit(run_dir, "second", *OVERRIDES), folder / "second.log")
-        second.process.wait(600)
+        second.process.wait(1200)
         continued = Continued(status=client.get_job_status("second"), log=second.log())
     return run_dir, stopped, continued
 
