@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 GPU_TOLERANCE_MIB = 1024
 """What a GPU may hold above its baseline and still count as released (contexts of others)."""
+ADMITTED = 3
+"""Sequences at a replica over those it runs: a prompt with n samples is one that can start alone."""
 WORK_CONCURRENCY = 10_000
 POLL_S = 0.5
 
@@ -143,7 +145,7 @@ class Pools:
     def client(self, spec: EngineSpec) -> PoolClient:
         """A client of the running pool of `spec`, to be sent to stages."""
         actors = [member.actor for member in self._members[spec]]
-        return PoolClient(actors, 2 * spec.pool.max_num_seqs, spec.name)
+        return PoolClient(actors, ADMITTED * spec.pool.max_num_seqs, spec.name)
 
     def stats(self, spec: EngineSpec) -> list[EngineStats]:
         """Counters of each replica of a running pool that answers."""

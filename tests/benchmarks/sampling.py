@@ -44,7 +44,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml
 FAMILIES = "gather,compare,share,fill,parts,times"
 SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
 CORES = 2
-# Shorter than a step, as `left` must be that before it: one of many sequences, and one of few.
+# Shorter than a step: one of many sequences, and one of few.
 POLL_S, POLL_FEW_S = 0.2, 0.02
 DATA_LLM_BATCH = 32
 SHARED_ARGUMENTS = (
@@ -86,29 +86,29 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 
 @contextmanager
 def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
-    """From the first running sequence to the last answer: seconds, and how many of them were full.
+    """From the first request to the last answer: seconds, and how many of them were full.
 
-    Full means at least min(max_num_seqs, sequences left before it) in the engine's last step.
+    Full are those of steps with at least min(max_num_seqs, sequences left before it) sequences.
     """
     found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
-    first, stop = [0.0], threading.Event()
+    stop = threading.Event()
     start = session.stats(spec)[0]
 
     def watch() -> None:
-        last, left = time.monotonic(), total
+        before, since, left = start, 0.0, total
         while not stop.wait(POLL_S if left > spec.pool.max_num_seqs else POLL_FEW_S):
             stats = session.stats(spec)
             if not stats:  # the replica was too busy to answer
                 continue
             (now,) = stats
+            if now.generated_tokens == before.generated_tokens:  # the step has not ended
+                continue
             clock = time.monotonic()
-            if now.running and not first[0]:
-                first[0] = last
-            if first[0] and left > 0:
-                found["seconds"] = clock - first[0]
-                wanted = min(spec.pool.max_num_seqs, left)
-                found["full_s"] += (clock - last) * (now.running >= wanted)
-            last, left = clock, total - (now.finished - start.finished)
+            seconds = clock - (since or clock - (now.busy_s - start.busy_s))
+            found["seconds"] += seconds
+            if now.running >= min(spec.pool.max_num_seqs, left):
+                found["full_s"] += seconds
+            before, since, left = now, clock, total - (now.finished - start.finished)
 
     thread = threading.Thread(target=watch)
     thread.start()
