@@ -4,8 +4,8 @@ vLLM's prefix cache shares whole blocks, so each of n samples computes anew what
 beyond its last full block: half a block on average, with short chains a third of all tokens. Here
 one sample computes it, and the others start a step later on a copy of its last block, by vLLM's
 own copy on write (which it uses where its hashes are finer than its blocks). While they wait for
-that step others start in their place, be they of lower priority; but an engine that is half empty
-begins only as many prompts as their samples fill it with, as each more would delay all of them.
+that step others start in their place, be they of lower priority; but a step that finds the engine
+half empty begins only as many prompts as fill it with their samples: each more would delay those.
 """
 
 from typing import Any, TypeAlias
@@ -35,7 +35,15 @@ class PromptSharingScheduler(Scheduler):
         )
         self._holders: dict[Prompt, Request] = {}  # whose blocks hold a prompt, or will
         self._begun: set[Prompt] = set()  # what the step now being made is to compute
-        self._held_back = 0  # samples that wait for such a step
+        self._few = True  # whether that step found less than half as many running as may be
+        self._held_back = 0  # the samples it has passed over because their prompts are not there
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """See vLLM's."""
+        self._few = len(self.running) < self.max_num_running_reqs // 2
+        self._held_back = 0
+        self._begun.clear()
+        return super().schedule(*args, **kwargs)
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         """Whether a waiting request may start: not while another computes its prompt."""
@@ -50,7 +58,8 @@ class PromptSharingScheduler(Scheduler):
         ):
             self._held_back += 1
             return False
-        return holder is not None or not self._filled_by_samples()
+        filled = len(self.running) + self._held_back >= self.max_num_running_reqs
+        return holder is not None or not (self._few and filled)
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
         """The blocks on which a request starts, and how many of its tokens they hold."""
@@ -69,19 +78,12 @@ class PromptSharingScheduler(Scheduler):
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         """Remember who holds which prompt: the last to start, as it will stay longest."""
         super()._update_after_schedule(scheduler_output)
-        self._begun.clear()
-        self._held_back = 0
         self._holders = {prompt: held for prompt, held in self._holders.items() if _holds(held)}
         started = [new.req_id for new in scheduler_output.scheduled_new_reqs]
         for request_id in [*started, *scheduler_output.scheduled_cached_reqs.resumed_req_ids]:
             request = self.requests[request_id]
             if (prompt := self._prompt_of(request)) is not None:
                 self._holders[prompt] = request
-
-    def _filled_by_samples(self) -> bool:
-        """Whether few are running, and those that wait for their prompts take all other room."""
-        running, room = len(self.running), self.max_num_running_reqs
-        return running < room // 2 and running + self._held_back >= room
 
     def _holder_of(self, prompt: Prompt) -> Request | None:
         holder = self._holders.get(prompt)

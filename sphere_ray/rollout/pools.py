@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 GPU_TOLERANCE_MIB = 1024
 """What a GPU may hold above its baseline and still count as released (contexts of others)."""
 ADMITTED = 3
-"""Sequences at a replica over those it runs: a prompt with n samples is one that can start alone."""
+"""Sequences at a replica, in times those it runs; of n that wait for one prompt, one may start."""
 WORK_CONCURRENCY = 10_000
 POLL_S = 0.5
 

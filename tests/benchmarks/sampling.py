@@ -34,6 +34,7 @@ from sphere_ray.grading import grade
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
+from sphere_ray.rollout.pools import ADMITTED
 from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.roles import base_model, policy_spec, roles_of
 from sphere_ray.runs.session import Session
@@ -107,7 +108,7 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
             seconds = clock - (since or clock - (now.busy_s - start.busy_s))
             found["seconds"] += seconds
             if now.running >= min(spec.pool.max_num_seqs, left):
-                found["full_s"] += seconds
+                found["full_s"] += min(seconds, now.busy_s - before.busy_s)
             before, since, left = now, clock, total - (now.finished - start.finished)
 
     thread = threading.Thread(target=watch)
@@ -251,8 +252,8 @@ def data_llm(problems: int) -> dict[str, Any]:
             placement_group_config={"bundles": [{"CPU": 1}]},
             accelerator_type=None,
             batch_size=DATA_LLM_BATCH,
-            max_concurrent_batches=max(8, 2 * pool.max_num_seqs // DATA_LLM_BATCH),
-            max_tasks_in_flight_per_actor=2 * max(8, 2 * pool.max_num_seqs // DATA_LLM_BATCH),
+            max_concurrent_batches=max(8, ADMITTED * pool.max_num_seqs // DATA_LLM_BATCH),
+            max_tasks_in_flight_per_actor=2 * ADMITTED * pool.max_num_seqs // DATA_LLM_BATCH,
             concurrency=1,
             log_engine_metrics=False,
             runtime_env={"env_vars": environment},

@@ -150,22 +150,6 @@ async def test_samples_compute_the_end_of_their_prompt_once(
     assert computed <= length + 5
 
 
-async def test_an_idle_engine_begins_only_the_prompts_whose_samples_fill_it(
-    engine: VllmGenerator,
-) -> None:
-    room = engine.spec.pool.max_num_seqs
-
-    def asked(number: int) -> GenerateRequest:
-        message = Message(role="user", content=f"How many legs have {number} ants?")
-        return ask(messages=(message,), n=room // 4, temperature=0.01, max_tokens=8)
-
-    before = engine.stats().finished
-    answers = [asyncio.create_task(engine.generate(asked(number))) for number in range(8)]
-    await asyncio.gather(*answers[:4])
-    assert engine.stats().finished - before == room
-    await asyncio.gather(*answers[4:])
-
-
 async def test_samples_that_share_a_prompt_see_all_of_it_and_nothing_else(
     plain: Plain, generator_spec: Callable[..., EngineSpec]
 ) -> None:
