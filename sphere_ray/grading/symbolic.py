@@ -13,6 +13,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Expr, Float, Rational, Tuple
 from sympy.core.evalf import PrecisionExhausted
+from sympy.core.function import AppliedUndef
 from sympy.sets.sets import FiniteSet
 
 from sphere_ray.grading.normalise import same_text
@@ -104,12 +105,23 @@ def _differ(left: Any, right: Any) -> bool:
     # A fixed rational point for each variable turns algebra into a number.
     names = sorted(left.free_symbols | right.free_symbols, key=str)
     point = {symbol: Rational(101 + 37 * rank, 97) for rank, symbol in enumerate(names)}
-    left, right = left.doit().subs(point), right.doit().subs(point)
+    left, right = _with_values(left.doit().subs(point), right.doit().subs(point))
     if not left.is_number or not right.is_number:
         return False
     if left.has(Float) or right.has(Float):
         return _far_apart(left, right)
     return _certainly_nonzero(left - right)
+
+
+def _with_values(left: Expr, right: Expr) -> tuple[Expr, Expr]:
+    """Both with a number for each f(rational) of an unknown f, the same for the same one."""
+    calls = sorted(left.atoms(AppliedUndef) | right.atoms(AppliedUndef), key=str)
+    values = {
+        call: Rational(211 + 53 * rank, 89)
+        for rank, call in enumerate(calls)
+        if all(argument.is_Rational for argument in call.args)
+    }
+    return left.xreplace(values), right.xreplace(values)
 
 
 def _far_apart(left: Expr, right: Expr) -> bool:

@@ -81,6 +81,22 @@ async def check(pool: GraderPool, golds: list[str], forms: dict[str, str]) -> No
     assert unexplained == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("2 u(t) + t", "t + u(t) + u(t)", Verdict.CORRECT),
+        ("f((x-1)(x+1))", "f(x^2-1)", Verdict.CORRECT),
+        ("2 u(t) + t", "u(t) + t", Verdict.WRONG),
+        ("f(x) + 1", "f(x-1)", Verdict.WRONG),
+        ("f(x) + f(y)", "2 f(x)", Verdict.WRONG),
+    ],
+)
+async def test_functions_that_nobody_defines(
+    pool: GraderPool, answer: str, gold: str, expected: Verdict
+) -> None:
+    assert (await pool.grade(f"\\boxed{{{answer}}}", f"${gold}$")).verdict is expected
+
+
 async def test_a_sample_of_competition_golds(pool: GraderPool) -> None:
     await check(pool, [extract_gold(gold) for gold in BUILT_IN], FORMS)
 
