@@ -70,8 +70,8 @@ def core_seconds() -> float:
 def timed(grade: Callable[[Item], bool], items: Sequence[Item]) -> tuple[float, list[bool]]:
     """Core-seconds of a pass over the items, mean of a few, and what came out.
 
-    Each pass has other responses (and the same golds, as samples of a problem have), so that
-    nothing is answered from a cache of the pass before.
+    Each pass has other responses with the same answers and golds, as samples of a problem have: no
+    verdict comes from a cache, but the worker has parsed them in the pass before.
     """
     found, began = list[bool](), core_seconds()
     for number in range(REPEATS):

@@ -244,7 +244,7 @@ def data_llm(problems: int) -> dict[str, Any]:
     spec, chats, golds = asked(problems)
     environment = engine_environment(spec) | {"OMP_NUM_THREADS": str(CORES)}
     ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
-    pool = spec.pool
+    batches = ADMITTED * spec.pool.max_num_seqs // DATA_LLM_BATCH
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=spec.path,
@@ -252,8 +252,8 @@ def data_llm(problems: int) -> dict[str, Any]:
             placement_group_config={"bundles": [{"CPU": 1}]},
             accelerator_type=None,
             batch_size=DATA_LLM_BATCH,
-            max_concurrent_batches=max(8, ADMITTED * pool.max_num_seqs // DATA_LLM_BATCH),
-            max_tasks_in_flight_per_actor=2 * ADMITTED * pool.max_num_seqs // DATA_LLM_BATCH,
+            max_concurrent_batches=batches,
+            max_tasks_in_flight_per_actor=2 * batches,
             concurrency=1,
             log_engine_metrics=False,
             runtime_env={"env_vars": environment},
