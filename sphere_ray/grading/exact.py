@@ -99,7 +99,7 @@ def _read(text: str, nesting: int) -> Value | None:
     single = _read_quantity(text)
     if single is not None:
         return single
-    parts = _split(text)
+    parts = split_items(text)
     if parts is None:
         return None
     if len(parts) > 1:
@@ -112,7 +112,7 @@ def _read_brackets(text: str, nesting: int) -> Value | None:
         return _read_plus_minus(text[3:], nesting)
     for opening, closing in _CLOSING.items():
         if text.startswith(opening) and text.endswith(closing):
-            inner = _split(text[len(opening) : -len(closing)])
+            inner = split_items(text[len(opening) : -len(closing)])
             return None if inner is None else _read_items(opening, inner, nesting)
     return None
 
@@ -138,7 +138,7 @@ def _read_items(bracket: str, parts: list[str], nesting: int) -> Value | None:
     return Group(bracket, tuple(items))
 
 
-def _split(text: str) -> list[str] | None:
+def split_items(text: str) -> list[str] | None:
     """Split at top-level commas and semicolons; None when brackets do not match."""
     parts, begin = [], 0
     closers: list[str] = []

@@ -1,31 +1,29 @@
 r"""Exact value of a written rational number: `-1,234.50`, `1 1/2`, `\frac{2}{7^{2}}`, `3.8e35`.
 
-A small recursive-descent evaluator over fractions, bounded in length, depth and bits, so that no
-text can make it slow. Whatever it does not know for sure is None, never a guess.
+Bounded in length, depth and bits, so that no text can make it slow. Whatever it does not know for
+sure is None, never a guess.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from sphere_ray.grading.evaluator import Evaluator, UnreadableError
+
 MAX_CHARS = 400
 _MAX_BITS = 20_000
-_MAX_DEPTH = 30
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
 _NUMBER = re.compile(
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/^])|[0-9]*)"
     r"(?:\.(?P<decimals>[0-9]*))?(?:[eE](?P<exponent>[-+]?[0-9]{1,4}))?"
 )
-_TOKEN = re.compile(r"\s*(?:\\(frac|cdot|times|div)(?![a-zA-Z])|([-+*/^(){}]))\s*")
 _MIXED = re.compile(
     r"(?P<sign>-?)\s*(?P<whole>[0-9]{1,300})"
     r"(?: (?P<a>[0-9]{1,300})/(?P<b>[0-9]{1,300})"
     r"|\s*\\frac\s*\{(?P<c>[0-9]{1,300})\}\s*\{(?P<d>[0-9]{1,300})\})"
 )
 _SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
-_TIMES = {"*", "cdot", "times"}
-_OVER = {"/", "div"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +48,14 @@ def read_rational(text: str) -> Rational | None:
     if mixed := _MIXED.fullmatch(text):
         return _mixed(mixed)
     try:
-        return Rational(_Evaluator(_SHORT_FRAC.sub(r"\\frac{\1}{\2}", text)).evaluate())
-    except (_UnreadableError, ZeroDivisionError):
+        return Rational(_Exact(long_fractions(text)).evaluate())
+    except (UnreadableError, ZeroDivisionError):
         return None
+
+
+def long_fractions(text: str) -> str:
+    r"""`\frac12` as `\frac{1}{2}`."""
+    return _SHORT_FRAC.sub(r"\\frac{\1}{\2}", text)
 
 
 def _decimal(text: str) -> Rational | None:
@@ -79,81 +82,8 @@ def _mixed(match: re.Match[str]) -> Rational | None:
     return Rational(-value if match["sign"] else value)
 
 
-class _UnreadableError(Exception):
-    """The text is not a rational number within the bounds."""
-
-
-class _Evaluator:
-    """sum = term {+- term}; term = power {*/ power}; power = [+-] atom [^ power]."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._depth = 0
-
-    def evaluate(self) -> Fraction:
-        value = self._sum()
-        if self._at != len(self._text):
-            raise _UnreadableError
-        return value
-
-    def _peek(self) -> str:
-        match = _TOKEN.match(self._text, self._at)
-        return (match[1] or match[2]) if match else ""
-
-    def _accept(self, *wanted: str) -> str:
-        match = _TOKEN.match(self._text, self._at)
-        token = (match[1] or match[2]) if match else ""
-        if match and token in wanted:
-            self._at = match.end()
-            return token
-        return ""
-
-    def _expect(self, wanted: str) -> None:
-        if not self._accept(wanted):
-            raise _UnreadableError
-
-    def _sum(self) -> Fraction:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise _UnreadableError
-        value = self._term()
-        while sign := self._accept("+", "-"):
-            term = self._term()
-            value = _bounded(value + term if sign == "+" else value - term)
-        self._depth -= 1
-        return value
-
-    def _term(self) -> Fraction:
-        value = self._signed()
-        while operator := self._accept(*_TIMES, *_OVER):
-            factor = self._signed()
-            value = _bounded(value * factor if operator in _TIMES else value / factor)
-        return value
-
-    def _signed(self) -> Fraction:
-        negative = False
-        while sign := self._accept("+", "-"):
-            negative ^= sign == "-"
-        value = self._power()
-        return -value if negative else value
-
-    def _power(self) -> Fraction:
-        base = self._atom()
-        if not self._accept("^"):
-            return base
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise _UnreadableError
-        exponent = self._signed() if self._peek() != "{" else self._group("{", "}")
-        self._depth -= 1
-        return _raise(base, exponent)
-
-    def _group(self, begin: str, end: str) -> Fraction:
-        self._expect(begin)
-        value = self._sum()
-        self._expect(end)
-        return value
+class _Exact(Evaluator[Fraction]):
+    """Exact, of numbers alone; every operation is written."""
 
     def _atom(self) -> Fraction:
         token = self._peek()
@@ -162,25 +92,25 @@ class _Evaluator:
         if token == "{":
             return self._group("{", "}")
         if self._accept("frac"):
-            top = self._group("{", "}")
-            return _bounded(top / self._group("{", "}"))
+            return self._frac()
+        return self._bounded(self._number())
+
+    def _number(self) -> Fraction:
         match = _NUMBER.match(self._text, self._at)
         if match is None or not (match["whole"] or match["decimals"]):
-            raise _UnreadableError
+            raise UnreadableError
         self._at = match.end()
-        return _bounded(_read_number(match).value)
+        return _read_number(match).value
 
+    def _bounded(self, value: Fraction) -> Fraction:
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
+            raise UnreadableError
+        return value
 
-def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() > _MAX_BITS or value.denominator.bit_length() > _MAX_BITS:
-        raise _UnreadableError
-    return value
-
-
-def _raise(base: Fraction, exponent: Fraction) -> Fraction:
-    if exponent.denominator != 1:
-        raise _UnreadableError
-    size = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if size * abs(exponent.numerator) > _MAX_BITS:
-        raise _UnreadableError
-    return Fraction(base**exponent.numerator)
+    def _raise(self, base: Fraction, exponent: Fraction) -> Fraction:
+        if exponent.denominator != 1:
+            raise UnreadableError
+        size = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if size * abs(exponent.numerator) > _MAX_BITS:
+            raise UnreadableError
+        return Fraction(base**exponent.numerator)

@@ -6,13 +6,17 @@ A missing unit agrees with any unit. Nothing is converted: 1 m against 100 cm is
 import re
 
 _START = re.compile(
-    r"\s*/?\s*(?:\\(?:text|mathrm|operatorname|mu)(?![a-zA-Z])|%|(?<![\\A-Za-z])(?![eE][-+]?[0-9])[A-Za-z])"
+    r"\s*/?\s*(?:\\(?:text|mathrm|operatorname|mu)(?![a-zA-Z])|%"
+    r"|\{ ?(?=[A-Za-z]+\})|(?<![\\A-Za-z])(?![eE][-+]?[0-9])[A-Za-z])"
 )
 _WORD = re.compile(r"[A-Za-z]+")
 _MARKUP = re.compile(r"\\(?:text|mathrm|operatorname)(?![a-zA-Z])|[{}~]")
 _MICRO = re.compile(r"\\mu(?![a-zA-Z])\s*")
-_ALLOWED = re.compile(r"(?:[A-Za-z/%.*() \-]|\\cdot|\^\s*-?[0-9]+)*")
-_EXPLICIT = re.compile(r"\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{")
+_ALLOWED = re.compile(r"(?:[A-Za-z/%.*() \-]|\\cdot|[\^_]\s*-?[0-9]+)*")
+_EXPLICIT = re.compile(
+    r"\s*/?\s*(?:\\mu\s*)?\\(?:text|mathrm|operatorname)\s*\{|\s*\{ [msgJNVWKL]\}"
+)
+"""Marked as text, or `{~s}`: some sets of golds have lost the `\\mathrm` before it."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -21,7 +25,7 @@ def _words(text: str) -> frozenset[str]:
 
 _CALCULUS = _words(
     """
-    pi sqrt sin cos tan cot sec csc log ln exp and or not to times plus minus over mod than theta
+    pi sqrt sin cos tan cot csc log ln exp and or not to times plus minus over mod than theta
     alpha beta gamma lambda omega sigma infty inf nan half third quarter if from between
     """
 )
