@@ -96,6 +96,7 @@ class PromptSharingScheduler(Scheduler):
             not self._shares
             or ids is None
             or request.num_tokens != len(ids)
+            or request.max_tokens == 1  # its blocks are gone before another could start on them
             or (len(ids) - 1) % self.block_size == 0
             or not self.kv_cache_manager.prefix_cache_lookup_enabled(request)
             # What the hashes of full blocks know of, and the tokens after them do not.

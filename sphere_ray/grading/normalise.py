@@ -31,6 +31,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<=[0-9])\{,\}(?=[0-9]{3})", ","),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))", r" \\text{degree}"),
         (r"^(-?[0-9.]+)\s*\^\s*\{\s*\\prime\s*\\prime\s*\}$", r"\1 \\text{arcsecond}"),
+        (r"\\var(?=(?:epsilon|theta|kappa|rho|sigma|phi)(?![a-zA-Z]))", r"\\"),
         (r"\\(?:leqslant|leq)(?![a-zA-Z])", r"\\le"),
         (r"\\(?:geqslant|geq)(?![a-zA-Z])", r"\\ge"),
         (r"_\{\s*\\(max|min)\s*\}", r"_{\1}"),

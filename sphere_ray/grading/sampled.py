@@ -2,8 +2,8 @@ r"""Tells unequal expressions apart by their values at two points, without a par
 
 It reads what most formulas are made of (numbers, letters with subscripts, `\frac`, `\sqrt`, powers,
 products without a sign, `\sin x`) and gives every letter a fixed value. Expressions that are equal
-as formulas are equal at every point where both are defined; what is ambiguous (`1/2x`, `f'`, `\pm`,
-units) is not read, and nothing follows from it.
+as formulas are equal at every point where both are defined, `f(x)` being read as a product in both;
+what is ambiguous (`1/2x`, `\sin x e^x`, `f(x)^2`, units) is not read, and nothing follows from it.
 """
 
 import cmath
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 from sphere_ray.grading.evaluator import Evaluator, UnreadableError
@@ -19,15 +19,23 @@ from sphere_ray.grading.exact import split_items
 from sphere_ray.grading.rational import long_fractions
 
 MAX_CHARS = 400
+_MAX_PAIRS = 1024
+_MAX_NESTING = 4
+_LARGEST = 1e307
 _RELATIVE, _ROUNDING = 1e-6, 1e-9
-_POINTS = ((0.2, 0.7), (1.2, 1.5))
-"""Where letters lie: (lowest, width)."""
+_POINTS = ((0.2, 0.7), (2.7, -1.5))
+"""Where letters lie: from the first number on, as far as the second; in opposite orders."""
 
-_UNREAD = re.compile(r"[^-+*/^(){}\[\]_.A-Za-z0-9\\ ]|(?<![\\A-Za-z])[A-Za-z]{3}")
+_UNREAD = re.compile(
+    r"[^-+*/^(){}\[\]_.A-Za-z0-9\\ ]"
+    r"|(?<![\\A-Za-z])(?:[A-Za-z]{3}|[a-z][A-Za-z]|[A-Z][a-z])"  # words, units, dx
+    r"|[0-9.]\s*\\frac"  # mixed numbers
+    r"|\}\s*\{\s*d\s*[A-Za-z\\]"  # \frac{d}{d x}
+    r"|\^\s*-"  # e^-2x
+)
 _EQUATION = re.compile(r"([A-Za-z](?:_(?:\w|\{\w+\}))?(?:\([\w, ]+\))?) ?= ?([^=]+)")
-_SCIENTIFIC = re.compile(r"-?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]{1,3}")
+_SCIENTIFIC = re.compile(r"-?(?:[0-9]+[eE][0-9]{1,3}|[0-9]*\.[0-9]+[eE][-+]?[0-9]{1,3})")
 _NUMBER = re.compile(r"\s*([0-9]{1,300}(?:\.[0-9]*)?|\.[0-9]+)(?![eE][-+]?[0-9])\s*")
-_MIXED = re.compile(r"[0-9.]\s*\\frac")
 _NAME = re.compile(
     r"\s*(?:\\([A-Za-z]+)|([A-Za-z]))(?:\s*_\s*(?:([A-Za-z0-9])|\{([A-Za-z0-9 ]{1,12})\}))?\s*"
 )
@@ -36,14 +44,13 @@ _DIGIT = re.compile(r"\s*([0-9])\s*")
 _EXPONENT = re.compile(r"\s*\^\s*(?:([2-9])(?![0-9])|\{\s*([2-9])\s*\})\s*")
 _THOUSANDS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
 _LISTS = (("(", ")"), ("[", "]"), (r"\{", r"\}"))
-_MAX_NESTING = 4
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _GREEK = """
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
-    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega pi
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon
+    phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega pi
 """
 _LETTERS = frozenset(_GREEK.split())
-_CONSTANTS = {"e": complex(math.e), "i": 1j, "pi": complex(math.pi)}
+_CONSTANTS = {"e": complex(math.e), "i": 1j, "pi": complex(math.pi), "gamma": 0.57721566490153286}
 _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "sin": cmath.sin,
     "cos": cmath.cos,
@@ -56,8 +63,9 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "cosh": cmath.cosh,
     "tanh": cmath.tanh,
     "exp": cmath.exp,
-    "ln": lambda value: cmath.log(_positive(value)),
+    "ln": cmath.log,
 }
+_ARGUMENT_ENDS = re.compile(rf"\s*(?:$|[-+)}}\]]|\\(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z]))")
 
 
 class _Sample(NamedTuple):
@@ -67,6 +75,17 @@ class _Sample(NamedTuple):
     peak: float
 
 
+class _Item(NamedTuple):
+    """What an answer, or an item of a list, is called (`y = ...`), and its values."""
+
+    name: str
+    samples: "_Samples"
+
+
+_Samples: TypeAlias = tuple[_Sample | None, ...]
+_UNKNOWN: _Samples = (None,) * len(_POINTS)
+
+
 def certainly_differ(left: str, right: str) -> bool:
     """Whether two normalised answers differ wherever both are defined. Symmetric.
 
@@ -74,43 +93,24 @@ def certainly_differ(left: str, right: str) -> bool:
     not. Of `y = ...` the right side counts, unless the other side names something else.
     """
     ours, others = _items(left), _items(right)
+    if len(ours) * len(others) > _MAX_PAIRS:
+        return False
     return _lacks(ours, others) or _lacks(others, ours)
 
 
-def _items(text: str, nesting: int = 0) -> tuple[str, ...]:
-    """The values of a list or of nested ones; `text` itself when it is none, or not understood."""
-    text = text.strip()
-    listed = "," in text and len(text) <= MAX_CHARS and not _THOUSANDS.search(text)
-    if not listed or nesting > _MAX_NESTING:
-        return (text,)
-    parts = split_items(text)
-    for begin, end in _LISTS:
-        if parts and len(parts) == 1 and text.startswith(begin) and text.endswith(end):
-            parts = split_items(text[len(begin) : -len(end)])
-    if not parts or len(parts) == 1:
-        return (text,)
-    return tuple(item for part in parts for item in _items(part, nesting + 1))
+def _lacks(items: list[_Item], others: list[_Item]) -> bool:
+    return any(all(_unequal(item, other) for other in others) for item in items)
 
 
-def _lacks(values: tuple[str, ...], others: tuple[str, ...]) -> bool:
-    return any(all(_unequal(value, other) for other in others) for value in values)
-
-
-def _unequal(left: str, right: str) -> bool:
-    (left_name, left), (right_name, right) = _sides(left), _sides(right)
-    if left_name and right_name and left_name != right_name:
+def _unequal(item: _Item, other: _Item) -> bool:
+    if item.name and other.name and item.name != other.name:
         return False
     apart = [
-        _apart(mine, other)
-        for mine, other in zip(_samples(left), _samples(right), strict=True)
-        if mine and other
+        _apart(mine, theirs)
+        for mine, theirs in zip(item.samples, other.samples, strict=True)
+        if mine and theirs
     ]
     return bool(apart) and all(apart)
-
-
-def _sides(text: str) -> tuple[str, str]:
-    match = _EQUATION.fullmatch(text)
-    return (match[1].replace(" ", ""), match[2]) if match else ("", text)
 
 
 def _apart(left: _Sample, right: _Sample) -> bool:
@@ -119,49 +119,77 @@ def _apart(left: _Sample, right: _Sample) -> bool:
     return abs(left.value - right.value) > _RELATIVE * size + noise
 
 
+def _items(text: str) -> list[_Item]:
+    found = []
+    for part in dict.fromkeys(_flat(text, 0)):
+        match = _EQUATION.fullmatch(part)
+        name, value = (match[1].replace(" ", ""), match[2]) if match else ("", part)
+        found.append(_Item(name, _samples(value) if len(value) <= MAX_CHARS else _UNKNOWN))
+    return found
+
+
+def _flat(text: str, nesting: int) -> list[str]:
+    """The values of a list or of nested ones; `text` itself when it is none, or not understood."""
+    text = text.strip()
+    listed = "," in text and len(text) <= MAX_CHARS and not _THOUSANDS.search(text)
+    parts = _listed(text) if listed and nesting <= _MAX_NESTING else []
+    return [item for part in parts for item in _flat(part, nesting + 1)] or [text]
+
+
+def _listed(text: str) -> list[str]:
+    """The items of a list with or without brackets around it; none when it is no list."""
+    for begin, end in (("", ""), *_LISTS):
+        if text.startswith(begin) and text.endswith(end):
+            parts = split_items(text[len(begin) : len(text) - len(end)])
+            if parts and len(parts) > 1:
+                return parts
+    return []
+
+
 @lru_cache(maxsize=4096)
-def _samples(text: str) -> tuple[_Sample | None, ...]:
+def _samples(text: str) -> _Samples:
     """The values at all points; None where there is none."""
     if _SCIENTIFIC.fullmatch(text):
         value = float(text)
-        return (_Sample(complex(value), 0.0),) * len(_POINTS)
-    if len(text) > MAX_CHARS or _UNREAD.search(text) or _MIXED.search(text):
-        return (None,) * len(_POINTS)
+        return (_Sample(complex(value), 0.0),) * len(_POINTS) if value < _LARGEST else _UNKNOWN
+    if _UNREAD.search(text):
+        return _UNKNOWN
     return tuple(_sample(long_fractions(text), *point) for point in _POINTS)
 
 
-def _sample(text: str, lowest: float, width: float) -> _Sample | None:
-    evaluator = _AtPoint(text, lowest, width)
+def _sample(text: str, begin: float, width: float) -> _Sample | None:
+    evaluator = _AtPoint(text, begin, width)
     try:
         return _Sample(evaluator.evaluate(), evaluator.peak)
     except (UnreadableError, ArithmeticError, ValueError):
         return None
 
 
-def _positive(value: complex) -> complex:
-    """Only these have a logarithm and roots on which all conventions agree."""
-    if value.imag or value.real < 0:
-        raise UnreadableError
-    return value
-
-
 class _AtPoint(Evaluator[complex]):
     """In floating point, with a value for each letter, and products without a sign."""
 
-    def __init__(self, text: str, lowest: float, width: float) -> None:
+    def __init__(self, text: str, begin: float, width: float) -> None:
         super().__init__(text)
-        self._lowest, self._width = lowest, width
+        self._begin, self._width = begin, width
+        self._call_at = -1  # the bracket behind the letter last read
         self.peak = 0.0
 
     def _bounded(self, value: complex) -> complex:
-        if not cmath.isfinite(value):
+        size = abs(value)
+        if not size < _LARGEST:
             raise UnreadableError
-        self.peak = max(self.peak, abs(value))
+        self.peak = max(self.peak, size)
         return value
 
     def _raise(self, base: complex, exponent: complex) -> complex:
         whole = not exponent.imag and exponent.real.is_integer()
-        return self._bounded((base if whole else _positive(base)) ** exponent)
+        return self._bounded((base if whole else self._positive(base)) ** exponent)
+
+    def _positive(self, value: complex) -> complex:
+        """Only these have roots and logarithms on which all agree; not what rounding has left."""
+        if value.imag or value.real < 0 or 0 < value.real < _ROUNDING * self.peak:
+            raise UnreadableError
+        return value
 
     def _juxtaposed(self, *, after_division: bool) -> bool:
         factor = _FACTOR.match(self._text, self._at)
@@ -171,7 +199,11 @@ class _AtPoint(Evaluator[complex]):
 
     def _atom(self) -> complex:
         if self._peek() in _BRACKETS:
-            return self._bracketed()
+            called = self._at == self._call_at
+            value = self._bracketed()
+            if called and self._peek() == "^":
+                raise UnreadableError  # f(x)^2
+            return value
         if self._accept("frac"):
             return self._frac()
         if number := _NUMBER.match(self._text, self._at):
@@ -190,11 +222,15 @@ class _AtPoint(Evaluator[complex]):
         command, letter, short, long = name.groups()
         subscript = (short or long or "").replace(" ", "")
         if command in _FUNCTIONS and not subscript:
-            return self._applied(_FUNCTIONS[command])
+            return self._applied(command)
         if command == "sqrt" and not subscript:
             return self._root()
         if command and command not in _LETTERS:
             raise UnreadableError
+        if self._peek() in ("(", "["):
+            if command:
+                raise UnreadableError  # \Gamma(x)
+            self._call_at = self._at
         return self._letter((command or letter) + subscript)
 
     def _letter(self, name: str) -> complex:
@@ -202,40 +238,39 @@ class _AtPoint(Evaluator[complex]):
         name = name.lower()
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        share = crc32(name.encode()) % 9973 / 9973
-        return complex(self._lowest + self._width * share)
+        return complex(self._begin + self._width * (crc32(name.encode()) % 9973) / 9973)
 
     def _root(self) -> complex:
         degree = self._bracketed() if self._peek() == "[" else 2
         if self._peek() == "{":
-            return _positive(self._bracketed()) ** (1 / degree)
+            return self._positive(self._bracketed()) ** (1 / degree)
         digit = _DIGIT.match(self._text, self._at)
         if digit is None:
             raise UnreadableError
         self._at = digit.end()
         return complex(digit[1]) ** (1 / degree)
 
-    def _applied(self, function: Callable[[complex], complex]) -> complex:
+    def _applied(self, function: str) -> complex:
         exponent = _EXPONENT.match(self._text, self._at)
         if exponent:
             self._at = exponent.end()
         bare = self._peek() not in _BRACKETS
-        value = function(self._bare_argument() if bare else self._bracketed())
-        if self._peek() == "^":
-            raise UnreadableError  # \sin(x)^2
+        argument = self._bare_argument(function) if bare else self._bracketed()
+        if not _ARGUMENT_ENDS.match(self._text, self._at):
+            raise UnreadableError  # \sin x e^x, \sin(x)^2, \sin x / 2
+        value = _FUNCTIONS[function](self._positive(argument) if function == "ln" else argument)
         return value ** int(exponent[1] or exponent[2]) if exponent else value
 
-    def _bare_argument(self) -> complex:
-        r"""Read `2 x` of `\sin 2 x \cos x`; nothing that may or may not belong to it follows."""
-        value = self._power()
-        while _FACTOR.match(self._text, self._at) and not self._function_follows():
-            if self._peek() in _BRACKETS:
+    def _bare_argument(self, function: str) -> complex:
+        r"""Read `2 \omega t` of `\sin 2 \omega t`: a number and letters, of a logarithm one."""
+        factors = list[complex]()
+        if number := _NUMBER.match(self._text, self._at):
+            self._at = number.end()
+            factors.append(complex(number[1]))
+        while (name := _NAME.match(self._text, self._at)) and name[1] not in _FUNCTIONS:
+            if name[1] in {"sqrt", "frac", "pi"} or name[2] in {"e", "i"}:
                 raise UnreadableError
-            value = self._bounded(value * self._power())
-        if self._peek() == "/":
+            factors.append(self._named())
+        if not factors or (function == "ln" and len(factors) > 1):
             raise UnreadableError
-        return value
-
-    def _function_follows(self) -> bool:
-        name = _NAME.match(self._text, self._at)
-        return name is not None and name[1] in _FUNCTIONS
+        return self._bounded(math.prod(factors))

@@ -12,11 +12,13 @@ _START = re.compile(
 _WORD = re.compile(r"[A-Za-z]+")
 _MARKUP = re.compile(r"\\(?:text|mathrm|operatorname)(?![a-zA-Z])|[{}~]")
 _MICRO = re.compile(r"\\mu(?![a-zA-Z])\s*")
-_ALLOWED = re.compile(r"(?:[A-Za-z/%.*() \-]|\\cdot|[\^_]\s*-?[0-9]+)*")
+_ALLOWED = re.compile(r"(?:[A-Za-z/%.*() \-]|\\cdot|\^\s*-?[0-9]+)*")
 _EXPLICIT = re.compile(
-    r"\s*/?\s*(?:\\mu\s*)?\\(?:text|mathrm|operatorname)\s*\{|\s*\{ [msgJNVWKL]\}"
+    r"\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{"
+    r"|\s*\\mu\s*\\(?:text|mathrm)\s*\{[^{}]{1,6}\}(?:$|\s*[/^])|\s*\{ [msgJNVWKL]\}"
 )
-"""Marked as text, or `{~s}`: some sets of golds have lost the `\\mathrm` before it."""
+"""Marked as text, or `{~s}`: some golds have lost the `\\mathrm` before it."""
+_BRACED = re.compile(r"\{ ?([A-Za-z]+)\}")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -25,7 +27,7 @@ def _words(text: str) -> frozenset[str]:
 
 _CALCULUS = _words(
     """
-    pi sqrt sin cos tan cot csc log ln exp and or not to times plus minus over mod than theta
+    pi sqrt sin cos tan cot sec csc log ln exp and or not to times plus minus over mod than theta
     alpha beta gamma lambda omega sigma infty inf nan half third quarter if from between
     """
 )
@@ -61,6 +63,7 @@ _ALIASES = {
         "hour": "h hr hrs",
         "minute": "min mins",
         "second": "s sec",
+        "arcsecond": "arcsec",
         "electronvolt": "eV",
         "mole": "mol",
         "person": "people persons",
@@ -70,6 +73,7 @@ _ALIASES = {
     }.items()
     for alias in aliases.split()
 }
+_NAMES = _words("volt watt joule newton pascal hertz kelvin ampere coulomb ohm tesla farad")
 _MEASURES = frozenset(_ALIASES.values()) - {"person", "man", "woman", "child"}
 _POWERS = ((re.compile(r"\b(?:square|sq\.?)\s+([A-Za-z]+)"), r"\1^2"),
            (re.compile(r"\bcubic\s+([A-Za-z]+)"), r"\1^3"),
@@ -100,6 +104,8 @@ def compatible(left: str, right: str) -> bool:
     if not (left + right).replace(" ", "").isalpha():
         return False
     left_words, right_words = set(left.split()), set(right.split())
+    if "micro" in left_words ^ right_words:
+        return False
     if (left_words | right_words) & (_MEASURES | {PERCENT}):
         return False
     return bool(left_words & right_words)
@@ -113,13 +119,20 @@ def _is_unit(tail: str) -> bool:
     if plain.strip(" .") == "%":
         return True
     words = _WORD.findall(plain)
-    if not words or _CALCULUS & {word.lower() for word in words}:
+    if not words or _CALCULUS & {word.lower() for word in _without_second(words)}:
         return False
     if explicit or "%" in plain:
         return True
+    if braced := _BRACED.match(tail):
+        return braced[1] in _SHORT or _singular(braced[1]) in _MEASURES | _NAMES
     # Bare letters are algebra unless the first word is a unit or long enough to be a noun.
     noun = words[0] in _SHORT or (len(words[0]) > 3 and bool(set(words[0].lower()) & set("aeiou")))
     return noun and all(len(word) > 1 or word == "a" for word in words[1:])
+
+
+def _without_second(words: list[str]) -> list[str]:
+    """`sec` at the end is a second, before something else a secant."""
+    return words[:-1] if words[-1] == "sec" else words
 
 
 def _plain(tail: str) -> str:

@@ -3,7 +3,8 @@
 Both run the same coroutines; in lock-step the engines serve in waves, so that all problems of a
 batch advance one depth together. Prints `search_vs_lockstep`: the time of lock-step over that of
 streaming, at lock-step's best batch size among those that fit into the engine at once. (A larger
-batch queues in the engine, which then fills its slots by itself: `search_vs_any_lockstep`.)
+batch queues in the engine, which then fills its slots by itself: `search_vs_any_lockstep`. No
+search can be faster than `full_steps_s`, the same tokens in steps that are all full.)
 """
 
 import argparse
@@ -156,6 +157,7 @@ def compare(recorded: Recorded, problems: int) -> dict[str, Any]:
         "problems": problems,
         "tokens": tokens,
         "streaming_s": rounded(streaming),
+        "full_steps_s": rounded(tokens / SLOTS * (STEP_S + SLOTS * SEQUENCE_S)),
         "lockstep_s": {batch: rounded(seconds) for batch, seconds in lockstep.items()},
         "best_fitting_batch": fitting,
         "ratio": rounded(lockstep[fitting] / streaming),

@@ -33,13 +33,13 @@ class Engine:
         init_none_hash(hash_of)
         self._hasher = get_request_block_hasher(BLOCK, hash_of)
 
-    def ask(self, prompts: range, n: int) -> None:
+    def ask(self, prompts: range, n: int, max_tokens: int = 50) -> None:
         for prompt in prompts:
             for sample in range(n):
                 request = Request(
                     request_id=f"{prompt} {sample}",
                     prompt_token_ids=[prompt] * (BLOCK + 9),
-                    sampling_params=SamplingParams(max_tokens=50),
+                    sampling_params=SamplingParams(max_tokens=max_tokens),
                     pooling_params=None,
                     block_hasher=self._hasher,
                 )
@@ -89,3 +89,8 @@ def test_a_half_full_engine_leaves_no_slot_to_samples_that_cannot_start_yet(
     engine.step()
     engine.ask(range(ROOM, 2 * ROOM), 8)
     assert engine.step() == dict.fromkeys(range(ROOM, ROOM + ROOM // 2), 1)
+
+
+def test_samples_of_one_token_start_together(engine: Engine) -> None:
+    engine.ask(range(2), 8, max_tokens=1)
+    assert engine.step() == {0: 8, 1: 8}

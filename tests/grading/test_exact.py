@@ -50,7 +50,8 @@ def compare(answer: str, gold: str) -> bool | None:
         ("4.45e15", "4.45e15 {~s}^{-1}"),
         ("50", r"50 \mu \mathrm{m}"),
         ("5 seconds", r"5 \mathrm{~sec}"),
-        ("5.3e-9", r"5.3e-9 \mathrm{~mol} \mathrm{Bi}_{2} \mathrm{~S}_{3}"),
+        ("1.45e-5", r"1.45e-5 \mathrm{~cm}^{2} / \mathrm{sec}"),
+        (r"\varepsilon_0", r"\epsilon_0"),
         ("0.003", r"0.003^{\prime \prime}"),
     ],
 )
@@ -82,6 +83,7 @@ def test_equal_answers_are_recognised_in_both_directions(answer: str, gold: str)
         (r"50 \mu \mathrm{m}", r"50 \mathrm{m}"),
         ("18 cents", "18 dollars"),
         ("13.1 {Volt}", r"13.1 \mathrm{~cm}"),
+        (r"5 \mu \mathrm{F}", r"5 \mathrm{~F}"),
         ("-5", "5"),
     ],
 )
@@ -117,7 +119,11 @@ def test_percent_policy(answer: str, gold: str, equal: bool) -> None:
     [
         ("3 n", "3"),
         ("3{x}", "3"),
+        ("3{side}", "3"),
         (r"2 \sec x", "2"),
+        (r"2 \operatorname{sec}(x)", "2"),
+        (r"3 \mu \mathrm{m}\mathrm{g}", "3"),
+        (r"10\mathrm{C}_{3}", "10"),
         (r"\sqrt{4}", "2"),
         (r"2 \pi", "2"),
         (r"\frac{37}{4} m", r"\frac{37}{4}"),

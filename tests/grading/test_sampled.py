@@ -103,6 +103,11 @@ def test_unequal_formulas_differ(left: str, right: str) -> None:
         ("10^{20} + 1 - 10^{20}", "1"),
         (r"\sqrt{3} - \sqrt{3}", "0"),
         ("x/(y-y)", "3"),
+        (r"f(x) f(y) + f(x)", r"f(x)(f(y) + 1)"),
+        (r"\gamma", "0.5772156649"),
+        (r"\varepsilon_0 x", r"x \epsilon_{0}"),
+        (r"\sqrt{(x-y)^2}", "x - y"),
+        (r"\sqrt{(x-y)^2}", "y - x"),
         (r"\sqrt{8}, 1", r"1, 2\sqrt{2}"),
         (r"(\sqrt{8}, 1)", r"(1, 2\sqrt{2})"),
         ("x, x", "x"),
@@ -132,6 +137,24 @@ def test_equal_formulas_and_undefined_ones_do_not_differ(left: str, right: str) 
         r"\sin x (1 + x)",
         r"\sin x / 2",
         r"\sin(x)^2",
+        r"\sin(x) y",
+        r"\sin x e^x",
+        r"\sin x \cdot y",
+        r"\cos{2}x",
+        r"\sin",
+        r"\ln 2 x",
+        r"\ln \ln x",
+        r"\Gamma(x)",
+        "f(x)^2",
+        "2e-1",
+        "2e+1",
+        "e^-2x",
+        "2 or x",
+        r"\frac{d x}{d t}",
+        r"\frac{d}{d x}(x^2)",
+        r"\sqrt{3-(\sqrt{3})^2}",
+        r"1.5 \cdot 10^{308} i",
+        r"\ln" * 100 + "x",
         r"\sin^{-1} x",
         r"\arccos x",
         r"\sqrt{-4}",
@@ -156,5 +179,7 @@ def test_what_is_ambiguous_is_not_read(text: str) -> None:
 @example("1," * 199)
 @example("1," * 10_000)
 @example("(" * 200 + "," + ")" * 199)
+@example("x(" * 29 + "x" + ")" * 29)
+@example(",".join(f"{number}x" for number in range(100)))
 def test_no_text_is_slow_or_raises(text: str) -> None:
     certainly_differ(text, "7 x")
