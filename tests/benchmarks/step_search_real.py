@@ -26,7 +26,7 @@ from sphere_ray.records import Candidate, Problem, StageName
 from tests.benchmarks.report import emit, rounded
 from tests.benchmarks.reward import MODEL, SEARCH, problems, prompts, spec, with_engine
 
-PROBLEMS, SLOTS = 32, 64
+PROBLEMS, SLOTS = 24, 64
 FITTING = SLOTS // (2 * SEARCH.num_candidates)
 SETTLED_S = 0.02
 """Whoever was answered has asked again by then, or asks no more."""
