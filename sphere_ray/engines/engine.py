@@ -146,6 +146,4 @@ def engine_environment(spec: EngineSpec) -> dict[str, str]:
     if spec.pool.gpus == 0:
         # Left to itself vLLM pins every engine of a machine to the same cores.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # Engines share cores: threads that spin for long while they wait take them from each other.
-        environment["GOMP_SPINCOUNT"] = "1000"
     return environment
