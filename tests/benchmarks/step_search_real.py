@@ -3,8 +3,9 @@
 Streaming gives both engines all problems at once; in lock-step all problems of a batch advance one
 depth together, generation and scoring in turns. Both engines share the cores here, so none is left
 idle when they take turns. Their threads wait without spinning (OMP_WAIT_POLICY=PASSIVE), which the
-pools of a run do not ask for: spinning they are 1.8 times slower when both have work. Prints `search_vs_lockstep_real`: tokens/s of streaming over those of
-lock-step with as many problems as fit into the engine at once; and the share of prefix hits.
+pools of a run do not ask for: spinning they are 1.8 times slower when both have work. Prints
+`search_vs_lockstep_real`: tokens/s of streaming over those of lock-step with as many problems as
+fit into the engine at once; and the share of prefix hits.
 """
 
 import asyncio
