@@ -66,6 +66,11 @@ def has_room_beside(settings: RunSettings, free: NodeResources) -> bool:
     )
 
 
+def engines_share_cores(settings: RunSettings) -> bool:
+    """Whether several pools have no GPU, and so work beside each other on the same cores."""
+    return sum(pool.gpus == 0 for _, pool in _pools(settings)) > 1
+
+
 def _rollout(settings: RunSettings) -> NodeResources:
     actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
     return NodeResources(

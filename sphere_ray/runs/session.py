@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.config.scorers import JudgeSettings
 from sphere_ray.engines.engine import EngineSpec, EngineStats
 from sphere_ray.errors import ReleaseError
@@ -67,7 +68,9 @@ class Session:
         """
         self.connect()
         if self._pools is None:
-            self._pools = Pools(self.settings.ray.release_timeout_s)
+            self._pools = Pools(
+                self.settings.ray.release_timeout_s, share_cores=engines_share_cores(self.settings)
+            )
         self._pools.ensure(specs)
 
     def stats(self, spec: EngineSpec) -> list[EngineStats]:

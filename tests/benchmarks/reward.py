@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +93,7 @@ def problems(number: int) -> Iterator[Problem]:
         )
 
 
+@cache
 def prompts() -> PromptSettings:
     """Two worked examples of GSM8K, one step a line."""
     found = rows(DATA / "gsm8k" / "train_1500.jsonl")[:2]
@@ -100,26 +102,31 @@ def prompts() -> PromptSettings:
     )
 
 
+def search_of(problem: Problem, ports: Any, grader: GraderPool, priority: int = 0) -> Search:
+    """The search of a problem; `ports` is Generator, Scorer and Progress in one."""
+    question = question_messages(problem.question, prompts())
+    return Search(
+        problem=problem,
+        stage=StageName.SELF_GENERATION,
+        prompt=question,
+        question=question,
+        settings=SEARCH,
+        generator=ports,
+        scorer=ports,
+        grader=grader,
+        progress=ports,
+        search_id=problem.problem_id,
+        seed=0,
+        priority=priority,
+    )
+
+
 async def searched(ports: Metered, number: int) -> list[Chain]:
     """Search all problems, one at a time."""
-    grader, chosen = GraderPool(), prompts()
+    grader = GraderPool()
     found: list[Chain] = []
     for problem in problems(number):
-        question = question_messages(problem.question, chosen)
-        search = Search(
-            problem=problem,
-            stage=StageName.SELF_GENERATION,
-            prompt=question,
-            question=question,
-            settings=SEARCH,
-            generator=ports,
-            scorer=ports,
-            grader=grader,
-            progress=ports,
-            search_id=problem.problem_id,
-            seed=0,
-        )
-        found.extend((await pruned_search(search)).chains)
+        found.extend((await pruned_search(search_of(problem, ports, grader))).chains)
     grader.close()
     return found
 

@@ -2,8 +2,7 @@
 
 Streaming gives both engines all problems at once; in lock-step all problems of a batch advance one
 depth together, generation and scoring in turns. Both engines share the cores here, so none is left
-idle when they take turns. Their threads wait without spinning (OMP_WAIT_POLICY=PASSIVE), which the
-pools of a run do not ask for: spinning they are 1.8 times slower when both have work. Prints
+idle when they take turns. Their threads wait asleep, as those of pools that share cores do. Prints
 `search_vs_lockstep_real`: tokens/s of streaming over those of lock-step with as many problems as
 fit into the engine at once; and the share of prefix hits.
 """
@@ -22,11 +21,10 @@ from sphere_ray.engines.engine import build_engine, engine_environment
 from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
-from sphere_ray.method.prompts import question_messages
-from sphere_ray.method.search import Search, pruned_search
-from sphere_ray.records import Candidate, Problem, StageName
+from sphere_ray.method.search import pruned_search
+from sphere_ray.records import Candidate, Problem
 from tests.benchmarks.report import emit, rounded
-from tests.benchmarks.reward import MODEL, SEARCH, problems, prompts, spec, with_engine
+from tests.benchmarks.reward import MODEL, SEARCH, problems, search_of, spec, with_engine
 
 PROBLEMS, SLOTS = 24, 64
 FITTING = SLOTS // (2 * SEARCH.num_candidates)
@@ -89,29 +87,11 @@ class Ports:
 
 async def solve(ports: Ports, asked: list[Problem], batch: int) -> None:
     """Search the problems, `batch` at a time."""
-    grader, chosen = GraderPool(), prompts()
-
-    async def one(place: int, problem: Problem) -> None:
-        question = question_messages(problem.question, chosen)
-        search = Search(
-            problem=problem,
-            stage=StageName.SELF_GENERATION,
-            prompt=question,
-            question=question,
-            settings=SEARCH,
-            generator=ports,
-            scorer=ports,
-            grader=grader,
-            progress=ports,
-            search_id=problem.problem_id,
-            seed=0,
-            priority=place,
-        )
-        await pruned_search(search)
-
+    grader = GraderPool()
     for first in range(0, len(asked), batch):
         some = enumerate(asked[first : first + batch], first)
-        await asyncio.gather(*(one(place, problem) for place, problem in some))
+        searches = (search_of(problem, ports, grader, place) for place, problem in some)
+        await asyncio.gather(*(pruned_search(search) for search in searches))
     grader.close()
 
 

@@ -8,6 +8,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.placement import (
     NodeResources,
     check_placement,
+    engines_share_cores,
     has_room_beside,
     needed_resources,
 )
@@ -85,3 +86,17 @@ def test_training_starts_beside_a_rollout_where_it_fits(
     check_placement(chosen, [BOX])
     # Four engines have taken a GPU each, and no CPU.
     assert has_room_beside(chosen, NodeResources(cpus=64, gpus=4)) is room
+
+
+@pytest.mark.parametrize(
+    ("policy", "small", "shared"),
+    [
+        ({"kv_cache_gib": 1}, None, False),
+        ({"kv_cache_gib": 1}, {"kv_cache_gib": 1}, True),
+        ({"gpus": 1}, {"kv_cache_gib": 1}, False),
+    ],
+)
+def test_several_pools_without_gpus_share_cores(
+    policy: dict[str, Any], small: dict[str, Any] | None, shared: bool
+) -> None:
+    assert engines_share_cores(settings(policy, small)) is shared

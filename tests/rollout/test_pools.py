@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
+import psutil
 import pytest
 import ray
 
@@ -98,3 +99,14 @@ def test_engines_on_cpus_may_stay_while_devices_are_needed(pools: Pools) -> None
     pools.release()
     pools.ensure([OTHER])
     assert replicas(pools, OTHER).keys().isdisjoint(before)
+
+
+@pytest.mark.parametrize("share_cores", [False, True])
+def test_threads_of_engines_that_share_cores_wait_asleep(pools: Pools, share_cores: bool) -> None:
+    pools.release()
+    shared = Pools(release_timeout_s=60, share_cores=share_cores)
+    shared.ensure([OTHER])
+    [replica] = shared.statuses(OTHER)
+    environment = psutil.Process(replica.pid).environ()
+    shared.release()
+    assert ("OMP_WAIT_POLICY" in environment) == share_cores
