@@ -5,7 +5,9 @@ process of its own; the time counts from the first request in the engine to the 
 nobody's start counts. Each engine has answered one problem before, as ours has in every run, but
 for that of ray.data.llm, which starts with its dataset. All have the arguments of our engine but
 for its scheduler, which is ours (engines/vllm_scheduler.py). AsyncLLM and vllm.LLM generate alone;
-ray.data.llm does our work: text, its log-probability and grade, written to parquet. Prints
+ray.data.llm does our work: text, its log-probability and grade, written to parquet. A machine's
+speed drifts by some percent in such minutes: with several `--rounds` every other one goes through
+the sides backwards, and the ratios are those of all rounds' tokens and seconds. Prints
 `busy_share`, `vs_async_llm`, `vs_ray_data_llm` and `vs_vllm_llm`.
 """
 
@@ -48,6 +50,7 @@ CORES = 2
 # Shorter than a step: one of many sequences, and one of few.
 POLL_S, POLL_FEW_S = 0.2, 0.02
 DATA_LLM_BATCH = 32
+SUMMED = ("tokens", "samples", "seconds", "wall_s")
 SHARED_ARGUMENTS = (
     "dtype",
     "max_model_len",
@@ -320,8 +323,19 @@ def in_process(side: str, problems: int) -> dict[str, Any]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     found: dict[str, Any] = json.loads(lines[-1])
-    found["tokens_per_s"] = rounded(found["tokens"] / found["seconds"])
     return found
+
+
+def total(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All rounds of a side as one, and the speed of each."""
+    first, speed = rounds[0], [each["tokens"] / each["seconds"] for each in rounds]
+    found = first | {key: sum(each[key] for each in rounds) for key in SUMMED if key in first}
+    if "busy" in first:
+        found["busy"] = sum(each["busy"] * each["seconds"] for each in rounds) / found["seconds"]
+    return found | {
+        "tokens_per_s": rounded(found["tokens"] / found["seconds"]),
+        "by_round": [rounded(each) for each in speed],
+    }
 
 
 def main() -> None:
@@ -330,11 +344,16 @@ def main() -> None:
     parser.add_argument("--one", choices=SIDES)
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=1)
     chosen = parser.parse_args()
     if chosen.one:
         print(json.dumps(SIDES[chosen.one](chosen.problems)))  # noqa: T201
         return
-    found = {side: in_process(side, chosen.problems) for side in chosen.sides}
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in chosen.sides}
+    for number in range(chosen.rounds):
+        for side in chosen.sides if number % 2 == 0 else reversed(chosen.sides):
+            runs[side].append(in_process(side, chosen.problems))
+    found = {side: total(each) for side, each in runs.items()}
     rate = {side: each["tokens_per_s"] for side, each in found.items()}
     mine = found["ours"]
     emit(

@@ -25,7 +25,7 @@ def fresh(name):
         text=True,
         check=True,
     )
-    print(done.stdout)  # the figures, seen with `pytest -s`
+    sys.stdout.write(done.stdout)  # the figures, seen with `pytest -s`
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line["key"]: line["value"] for line in lines}
 
