@@ -47,8 +47,8 @@ CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml
 FAMILIES = "gather,compare,share,fill,parts,times"
 SAMPLES, TEMPERATURE, MAX_TOKENS = 8, 0.6, 96
 CORES = 2
-# Shorter than a step: one of many sequences, and one of few.
-POLL_S, POLL_FEW_S = 0.2, 0.02
+# About half a step with all sequences, and the least: each poll takes time of the engine's cores.
+POLL_S, POLL_FEW_S = 0.5, 0.02
 DATA_LLM_BATCH = 32
 SUMMED = ("tokens", "samples", "seconds", "wall_s")
 SHARED_ARGUMENTS = (
@@ -100,7 +100,7 @@ def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str
 
     def watch() -> None:
         before, since, left = start, 0.0, total
-        while not stop.wait(POLL_S if left > spec.pool.max_num_seqs else POLL_FEW_S):
+        while not stop.wait(max(POLL_FEW_S, POLL_S * min(1, left / spec.pool.max_num_seqs))):
             stats = session.stats(spec)
             if not stats:  # the replica was too busy to answer
                 continue
