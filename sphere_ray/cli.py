@@ -164,7 +164,7 @@ def train_prm(
     """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
         path, summary = _module("runs.train_prm").train_prm(run_dir, output, overrides or [])
-        _module("reporting.table").print_own_reward(summary, Console())
+        _module("reporting.table").print_trained_reward(summary, Console())
         if path is not None:
             _out.print(path)
 

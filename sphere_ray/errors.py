@@ -90,7 +90,7 @@ class TooFewPairsError(TrainingError):
 
 
 class TooFewLabelsError(TrainingError):
-    """Fewer problems with scored steps than `own.training.min_problems`; the source stays."""
+    """Fewer problems with scored steps than `trained.training.min_problems`; the source stays."""
 
 
 class CollapseError(TrainingError):

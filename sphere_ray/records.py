@@ -80,8 +80,8 @@ class Candidate:
     `text` includes its boundary, `token_ids` are the engine's own (end-of-sequence included),
     `logprob` is the mean per token in nats, `reward` lies in [0, 1] (None where nothing scored),
     `values` are the outcomes (1.0 reached the gold answer) behind a rollout value: K completions,
-    or the step's own answer if it states one. `audit` is the reward that the source before the own
-    model gives, for the share of steps that it still scores.
+    or the step's own answer if it states one. `audit` is the original source's reward,
+    for the sample of steps it re-scores after the trained reward model took over.
     """
 
     text: str

@@ -140,5 +140,5 @@ def _pools(settings: RunSettings) -> Iterator[tuple[str, PoolSettings]]:
         yield "small", engines.small_pool
     if isinstance(engines.scorer, ProcessRewardSettings | StepClassifierSettings):
         yield "reward", engines.scorer.pool
-    if engines.scorer.own is not None:
-        yield "own reward", engines.scorer.own.pool
+    if engines.scorer.trained is not None:
+        yield "trained reward", engines.scorer.trained.pool

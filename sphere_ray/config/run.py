@@ -106,25 +106,25 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _own_scorer_has_labels(self) -> "RunSettings":
-        own = self.engines.scorer.own
-        if own is None:
+    def _trained_scorer_has_labels(self) -> "RunSettings":
+        trained = self.engines.scorer.trained
+        if trained is None:
             return self
         if self.method.search.strategy != "pruned_steps":
             raise ValueError(
-                "engines.scorer.own learns from scored steps, and method.search.strategy: sampled "
-                "scores none; set strategy: pruned_steps, or remove own"
+                "engines.scorer.trained learns from scored steps, and method.search.strategy: "
+                "sampled scores none; set strategy: pruned_steps, or remove trained"
             )
         if self.engines.backend == "simulated":
             raise ValueError(
-                "engines.scorer.own is a model to train, and engines.backend: simulated has none; "
-                "set backend: vllm, or remove own"
+                "engines.scorer.trained is a model to train, and engines.backend: simulated has "
+                "none; set backend: vllm, or remove trained"
             )
-        per_step = own.training.micro_batch_size * self.trainer.workers
-        if own.training.batch_size % per_step:
+        per_step = trained.training.micro_batch_size * self.trainer.workers
+        if trained.training.batch_size % per_step:
             raise ValueError(
-                f"engines.scorer.own.training.batch_size ({own.training.batch_size}) is not a "
-                f"multiple of its micro_batch_size x trainer.workers ({per_step}); change one"
+                f"engines.scorer.trained.training.batch_size ({trained.training.batch_size}) is "
+                f"not a multiple of its micro_batch_size x trainer.workers ({per_step}); change one"
             )
         return self
 
@@ -133,10 +133,10 @@ class RunSettings(Settings):
         changes: dict[str, Any] = {}
         if self.training.precision == "auto":
             changes["training"] = self.training.run_on(self.trainer)
-        scorer, own = self.engines.scorer, self.engines.scorer.own
-        if own is not None and own.training.precision == "auto":
-            own = own.model_copy(update={"training": own.training.run_on(self.trainer)})
-            scorer = scorer.model_copy(update={"own": own})
+        scorer, trained = self.engines.scorer, self.engines.scorer.trained
+        if trained is not None and trained.training.precision == "auto":
+            trained = trained.model_copy(update={"training": trained.training.run_on(self.trainer)})
+            scorer = scorer.model_copy(update={"trained": trained})
             changes["engines"] = self.engines.model_copy(update={"scorer": scorer})
         return self.model_copy(update=changes) if changes else self
 

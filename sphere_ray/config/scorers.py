@@ -1,4 +1,4 @@
-"""Parameters of the reward sources: what judges steps, and how an own model takes over."""
+"""Parameters of the reward sources: what judges steps, and how a trained model takes over."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,7 +13,7 @@ STEP_TAG = "<extra_0>"
 
 
 class HandoverSettings(Settings):
-    """When the own model takes over, and what it must be worth first; figures of held-out problems.
+    """When the trained reward model replaces the source, and the held-out figures it must reach.
 
     From `from_iteration` on it scores, and the source before it still scores `audit_share` of the
     sets of sibling steps. It takes over only with at least `min_steps` held-out steps, an AUC of
@@ -31,7 +31,7 @@ class HandoverSettings(Settings):
     min_spread: float = Field(0.02, ge=0)
 
 
-class OwnScorerSettings(Settings):
+class TrainedScorerSettings(Settings):
     """A process reward model of one's own, trained on what rollouts recorded.
 
     `base: policy` starts from the run's base model. `shape: step_tags` is the public format
@@ -53,11 +53,11 @@ class OwnScorerSettings(Settings):
     schedule: HandoverSettings = HandoverSettings()
 
     @model_validator(mode="after")
-    def _lengths_agree(self) -> "OwnScorerSettings":
+    def _lengths_agree(self) -> "TrainedScorerSettings":
         if self.training.max_length > self.max_model_len:
             raise ValueError(
                 f"training.max_length ({self.training.max_length}) is above max_model_len "
-                f"({self.max_model_len}) of the own scorer; lower the first or raise the second"
+                f"({self.max_model_len}) of the trained scorer; lower the first or raise the second"
             )
         return self
 
@@ -65,7 +65,7 @@ class OwnScorerSettings(Settings):
 class SourceSettings(Settings):
     """What every reward source has: perhaps a successor of one's own."""
 
-    own: OwnScorerSettings | None = None
+    trained: TrainedScorerSettings | None = None
 
 
 class ServedRewardSettings(SourceSettings):

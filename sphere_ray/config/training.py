@@ -1,4 +1,4 @@
-"""Parameters of training: DPO of the policy, and the own process reward model."""
+"""Parameters of training: DPO of the policy, and the trained process reward model."""
 
 from typing import Final, Literal, Self
 

@@ -98,7 +98,7 @@ def prepare_classifier(base: Path, target: Path, *, seed: int, layers: int | Non
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # a head of other classes
         raise ModelError(
-            f"own.base {base} cannot become a sequence classifier ({error}); name another base"
+            f"trained.base {base} cannot become a sequence classifier ({error}); name another base"
         ) from error
     if not has_head:
         _seed_head(nn.ModuleList([model.get_submodule("score")]), seed)
@@ -135,7 +135,7 @@ def _config(base: Path, layers: int | None, shape: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
+        raise ModelError(f"trained.base {base} cannot be loaded: {error}") from error
     if layers is not None:
         require_layers(base, layers, shape)
         config.num_hidden_layers = layers
@@ -150,7 +150,7 @@ def _causal(base: Path, config: PreTrainedConfig) -> PreTrainedModel:
             base, config=config, dtype="auto"
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"own.base {base} cannot be loaded: {error}") from error
+        raise ModelError(f"trained.base {base} cannot be loaded: {error}") from error
     return model
 
 

@@ -6,8 +6,8 @@ from sphere_ray.engines.engine import Request
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.vllm_engine import VllmEngine
 from sphere_ray.errors import EngineError, RequestError
+from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.ports import Score, ScoreRequest
-from sphere_ray.method.together import together
 
 
 class RewardEngine(VllmEngine, ABC):
@@ -24,7 +24,7 @@ class RewardEngine(VllmEngine, ABC):
     async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
         """See `Scorer.score`; each candidate is one request that reuses the cached prefix."""
         prefix = [step.text for step in request.prefix]
-        rewards = await together(
+        rewards = await gather_or_cancel(
             self.reward(
                 self.ids(request.problem.question, [*prefix, candidate.text]), request.priority
             )

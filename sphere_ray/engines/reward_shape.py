@@ -19,9 +19,9 @@ def require_step_tags(base: Path) -> None:
     config = _read(base)
     if not _fits_in_qwen2(config):
         raise ModelError(
-            f"own.base {base} is of the architecture {config.get('model_type')}, which the "
-            "step-tag format (Qwen2) cannot hold; set own.shape: classifier, or name a Qwen2 or "
-            "Llama base"
+            f"trained.base {base} is of the architecture {config.get('model_type')}, which the "
+            "step-tag format (Qwen2) cannot hold; set trained.shape: classifier, or name a Qwen2 "
+            "or Llama base"
         )
 
 
@@ -35,17 +35,19 @@ def require_layers(base: Path, layers: int, shape: str) -> None:
     has = config.get("num_hidden_layers")
     if has is None:
         raise ModelError(
-            f"own.layers ({layers}) cannot be used with own.base {base}: its config.json has no "
-            "num_hidden_layers; set own.layers: null"
+            f"trained.layers ({layers}) cannot be used with trained.base {base}: its config.json "
+            "has no num_hidden_layers; set trained.layers: null"
         )
     if layers > has:
         raise ModelError(
-            f"own.layers ({layers}) is more than the {has} layers of own.base {base}; lower it"
+            f"trained.layers ({layers}) is more than the {has} layers of trained.base {base}; "
+            "lower it"
         )
     if layers < has and keeps_head(config.get("architectures") or (), shape):
         raise ModelError(
-            f"own.base {base} is a reward model already, whose head reads the last of its {has} "
-            f"layers, so that own.layers ({layers}) cannot cut it; set own.layers: null"
+            f"trained.base {base} is a reward model already, whose head reads the last of its "
+            f"{has} layers, so that trained.layers ({layers}) cannot cut it; set trained.layers: "
+            "null"
         )
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import DeadlineExceededError
+from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
-from sphere_ray.method.together import together
 from sphere_ray.records import Candidate, StopReason, Verdict
 
 
@@ -33,7 +33,7 @@ class RolloutValueScorer:
 
     async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
         """See `Scorer.score`; all candidates and completions at once."""
-        return await together(
+        return await gather_or_cancel(
             self._score(request, index) for index in range(len(request.candidates))
         )
 
@@ -50,7 +50,7 @@ class RolloutValueScorer:
         completions = await self.generator.generate(
             self._completions_of(request, index, token_ids, room)
         )
-        values = await together(
+        values = await gather_or_cancel(
             self._value(text, completion, request) for completion in completions
         )
         return _score(values, tokens=sum(len(completion.token_ids) for completion in completions))

@@ -50,7 +50,7 @@ class ScoreRequest:
 class Score:
     """A reward in [0, 1], the outcomes behind it if any, and the tokens decoded to get it.
 
-    `audit` is what the source before the own model says, where it was asked too.
+    `audit` is what the source before the trained model says, where it was asked too.
     """
 
     reward: float

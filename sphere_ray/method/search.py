@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.errors import EngineError
+from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.ports import (
     GenerateRequest,
     Generator,
@@ -20,7 +21,6 @@ from sphere_ray.method.ports import (
 )
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final, is_plausible
-from sphere_ray.method.together import together
 from sphere_ray.records import (
     Branch,
     Candidate,
@@ -92,7 +92,9 @@ async def pruned_search(search: Search) -> SearchResult:
         RowError, EngineError, GraderError: from the ports, as they are.
     """
     growth = await _grow(search, (), _BOTH)
-    chains = await together([_graded(search, path, str(path.branch)) for path in growth.paths])
+    chains = await gather_or_cancel(
+        [_graded(search, path, str(path.branch)) for path in growth.paths]
+    )
     return SearchResult(chains=chains, tokens=growth.tokens)
 
 
@@ -122,7 +124,7 @@ async def sampled_search(search: Search) -> SearchResult:
         )
         for sample in samples
     ]
-    chains = await together(
+    chains = await gather_or_cancel(
         [_graded(search, path, f"{path.branch}-{i}") for i, path in enumerate(paths)]
     )
     return SearchResult(chains=chains, tokens=_num_tokens(samples))
@@ -173,7 +175,7 @@ async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch,
             for branch, chosen in zip(_BOTH, kept, strict=True)
         }
         if len(branches) > 1 and kept[0] != kept[1]:
-            parted = await together([_grow(search, following[b], (b,)) for b in branches])
+            parted = await gather_or_cancel([_grow(search, following[b], (b,)) for b in branches])
             return _Growth(
                 paths=tuple(path for growth in parted for path in growth.paths),
                 tokens=tokens + sum(growth.tokens for growth in parted),

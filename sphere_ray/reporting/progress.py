@@ -224,7 +224,7 @@ class ProgressBoard:
         self._interval_s = interval_s
         self._clock = clock
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import TypedDict
 
-from sphere_ray.method.quality import rank_correlation
 from sphere_ray.records import Candidate, Rollout
+from sphere_ray.reward.quality import rank_correlation
 
 
 class ReliabilitySummary(TypedDict):
@@ -16,7 +16,7 @@ class ReliabilitySummary(TypedDict):
 
 
 class QualitySummary(TypedDict):
-    """Figures of a source against rollout values; see `sphere_ray.method.quality.Quality`."""
+    """Figures of a source against rollout values; see `sphere_ray.reward.quality.Quality`."""
 
     steps: int
     problems: int
@@ -29,7 +29,7 @@ class QualitySummary(TypedDict):
     bins: list[ReliabilitySummary]
 
 
-class OwnRewardSummary(TypedDict):
+class TrainedRewardSummary(TypedDict):
     """The reward model trained from what this and earlier iterations recorded.
 
     `labels` steps of `problems` problems; `held_out` are its figures on problems it never saw,
@@ -46,17 +46,17 @@ class OwnRewardSummary(TypedDict):
 
 
 class RewardSummary(TypedDict):
-    """Who scored a rollout: the kind of the configured source, or `own`.
+    """Who scored a rollout: the kind of the configured source, or `trained`.
 
-    `steps` were scored, `audited` of them by the source before the own model too; `agreement` is
-    Spearman's correlation of the two on these.
+    `steps` were scored, `audited` of them by the original source too; `agreement` is Spearman's
+    correlation of the two on these.
     """
 
     source: str
     steps: int
     audited: int
     agreement: float | None
-    own: OwnRewardSummary | None
+    trained: TrainedRewardSummary | None
 
 
 class CostSummary(TypedDict):
@@ -90,7 +90,7 @@ class ScoreReport(TypedDict):
 
 
 def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
-    """Count what the rollouts record about their rewards; `own` is filled in by its phase."""
+    """Count what the rollouts record about their rewards; `trained` is filled in by its phase."""
     rewards, audits, steps = list[float](), list[float](), 0
     for rollout in rollouts:
         for candidate in scored_candidates(rollout):
@@ -103,7 +103,7 @@ def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
         "steps": steps,
         "audited": len(audits),
         "agreement": rank_correlation(rewards, audits),
-        "own": None,
+        "trained": None,
     }
 
 

@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sphere_ray.reporting.progress import clock_time
-from sphere_ray.reporting.reward_summary import OwnRewardSummary, RewardSummary, ScoreReport
+from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
@@ -42,9 +42,9 @@ def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
     console.print(table)
 
 
-def print_own_reward(summary: OwnRewardSummary, console: Console) -> None:
+def print_trained_reward(summary: TrainedRewardSummary, console: Console) -> None:
     """Print the figures of a trained reward model."""
-    console.print(f"own reward model: {_own_reward(summary)}")
+    console.print(f"trained reward model: {_trained_reward(summary)}")
 
 
 def print_score_report(report: ScoreReport, console: Console) -> None:
@@ -124,17 +124,17 @@ def _reward(reward: RewardSummary) -> str:
     text = f"{reward['source']}, {reward['steps']:,} steps scored"
     if reward["agreement"] is not None:
         text += f", {reward['audited']:,} audited (agreement {reward['agreement']:.2f})"
-    own = reward["own"]
-    return text if own is None else f"{text}; own model: {_own_reward(own)}"
+    trained = reward["trained"]
+    return text if trained is None else f"{text}; trained model: {_trained_reward(trained)}"
 
 
-def _own_reward(own: OwnRewardSummary) -> str:
-    decision = "takes over" if own["refusal"] is None else f"refused: {own['refusal']}"
-    figures = own["held_out"]
+def _trained_reward(trained: TrainedRewardSummary) -> str:
+    decision = "takes over" if trained["refusal"] is None else f"refused: {trained['refusal']}"
+    figures = trained["held_out"]
     if figures is None:
         return decision
     return (
-        f"{own['labels']:,} labels, held out: AUC {_figure(figures['auc'])} "
+        f"{trained['labels']:,} labels, held out: AUC {_figure(figures['auc'])} "
         f"(shape alone {_figure(figures['baseline_auc'])}), ECE {figures['ece']:.3f}, "
         f"siblings {_figure(figures['siblings'])}, first error {_figure(figures['first_error'])}; "
         f"{decision}"

@@ -12,7 +12,7 @@ from sphere_ray.records import Candidate, EvaluationRow, FinishReason, Problem, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exam:
+class EvaluationContext:
     """What an evaluation works with; unlike a search it needs no scorer."""
 
     settings: EvaluationSettings
@@ -23,7 +23,7 @@ class Exam:
     run_seed: int
 
 
-async def evaluate_problem(problem: Problem, exam: Exam) -> EvaluationRow:
+async def evaluate_problem(problem: Problem, exam: EvaluationContext) -> EvaluationRow:
     """Answer `problem` greedily once and at the evaluation's temperature `num_samples` times."""
     settings = exam.settings
     greedy_only = settings.num_samples == 0
@@ -59,7 +59,7 @@ async def _nothing() -> tuple[Candidate, ...]:
 
 
 async def _answer(
-    problem: Problem, exam: Exam, *, n: int, temperature: float
+    problem: Problem, exam: EvaluationContext, *, n: int, temperature: float
 ) -> tuple[Candidate, ...]:
     return await exam.policy.generate(
         GenerateRequest(
@@ -73,7 +73,9 @@ async def _answer(
     )
 
 
-async def _grade(candidate: Candidate, problem: Problem, exam: Exam) -> tuple[Verdict, str | None]:
+async def _grade(
+    candidate: Candidate, problem: Problem, exam: EvaluationContext
+) -> tuple[Verdict, str | None]:
     if candidate.stop_reason is StopReason.LENGTH:
         return Verdict.TRUNCATED, None
     grade = await exam.grader.grade(candidate.text, problem.answer)

@@ -107,7 +107,7 @@ def _stream(
     try:
         dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS}, concurrency=writers)
     except RayError as error:
-        raise _own_error(error) from error
+        raise _sphere_error(error) from error
 
 
 def _options(assignment: Assignment, settings: RolloutSettings) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _options(assignment: Assignment, settings: RolloutSettings) -> dict[str, Any
     }
 
 
-def _own_error(error: RayError) -> SphereError:
+def _sphere_error(error: RayError) -> SphereError:
     cause = cause_of(error)
     if isinstance(cause, SphereError):
         return cause

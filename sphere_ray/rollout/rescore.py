@@ -7,10 +7,10 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from sphere_ray.errors import RowError
+from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.ports import Scorer, ScoreRequest
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.seeds import derive_seed
-from sphere_ray.method.together import together
 from sphere_ray.records import Candidate, Chain, Rollout, Step
 from sphere_ray.rollout.stages import Assignment, rollout_table, rollouts_of, within
 
@@ -31,7 +31,7 @@ class Rescore:
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         """Score all rows of a batch at once."""
-        rows = await together(self._row(rollout) for rollout in rollouts_of(table))
+        rows = await gather_or_cancel(self._row(rollout) for rollout in rollouts_of(table))
         self._context.progress.add(problems=len(rows))
         yield rollout_table(list(rows))
 
@@ -46,7 +46,7 @@ class Rescore:
 
     async def _rescored(self, rollout: Rollout) -> Rollout:
         sets = list(dict.fromkeys(each for chain in rollout.chains for each in _sets(chain)))
-        found = await together(
+        found = await gather_or_cancel(
             self._audits(rollout, siblings, place) for place, siblings in enumerate(sets)
         )
         audited = {siblings: audits for siblings, (audits, _) in zip(sets, found, strict=True)}

@@ -17,14 +17,14 @@ from sphere_ray.config.run import EvaluationSettings
 from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.errors import DeadlineExceededError, EngineError, RowError
-from sphere_ray.method.audit import AuditedScorer
+from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.pairs import build_pairs
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.stages import Context, diversify, self_correct, self_generate
-from sphere_ray.method.together import together
 from sphere_ray.records import EvaluationRow, Problem, Rollout
+from sphere_ray.reward.audit import AuditedScorer
 from sphere_ray.rollout.client import PoolClient
-from sphere_ray.rollout.evaluate import Exam, evaluate_problem
+from sphere_ray.rollout.evaluate import EvaluationContext, evaluate_problem
 from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
@@ -44,7 +44,7 @@ class Assignment:
     policy: PoolClient
     small: PoolClient
     reward: PoolClient | None
-    own: PoolClient | None
+    trained: PoolClient | None
     grader: GraderClient
     progress: Progress
     seed: int
@@ -65,10 +65,10 @@ class Assignment:
         )
 
     def _scorer(self) -> Scorer:
-        if self.own is None or self.scorer.own is None:
+        if self.trained is None or self.scorer.trained is None:
             return self._source()
-        share = self.scorer.own.schedule.audit_share
-        return AuditedScorer(self.own, self._source(), share) if share else self.own
+        share = self.scorer.trained.schedule.audit_share
+        return AuditedScorer(self.trained, self._source(), share) if share else self.trained
 
     def _source(self) -> Scorer:
         """The configured reward source."""
@@ -158,7 +158,7 @@ class Evaluate:
     def __init__(self, assignment: Assignment) -> None:
         """Build what the evaluation works with."""
         self._timeout_s = assignment.problem_timeout_s
-        self._exam = Exam(
+        self._exam = EvaluationContext(
             settings=assignment.evaluation,
             prompts=assignment.method.prompts,
             policy=assignment.policy,
@@ -169,7 +169,7 @@ class Evaluate:
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer and grade all problems of a batch at once; a failed row fails the evaluation."""
-        rows = await together(self._row(problem) for problem in from_table(table, Problem))
+        rows = await gather_or_cancel(self._row(problem) for problem in from_table(table, Problem))
         self._exam.progress.add(problems=len(rows))
         yield to_table(rows, EvaluationRow)
 

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
-from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
-from sphere_ray.reporting.reward_summary import OwnRewardSummary, reward_summary
+from sphere_ray.reporting.reward_summary import TrainedRewardSummary, reward_summary
 from sphere_ray.reporting.summary import (
     IterationSummary,
     RunSummary,
@@ -24,11 +24,11 @@ from sphere_ray.reporting.summary import (
 from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Ahead, Trained, learn
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.own_reward import Recorded, reward_base_dir, train_own_reward
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import PhaseDir, RunStore
+from sphere_ray.runs.trained_reward import Recorded, reward_base_dir, train_reward
 from sphere_ray.schema import from_table
 
 Seconds: TypeAlias = defaultdict[str, float]
@@ -38,14 +38,14 @@ Seconds: TypeAlias = defaultdict[str, float]
 class State:
     """Where the loop stands: the policy, its validation rows, and refusals in a row.
 
-    `own` is the reward model that took over, `recorded` the rollouts so far.
+    `trained` is the reward model that took over, `recorded` the rollouts so far.
     """
 
     policy: ModelRef
     validation: list[EvaluationRow]
     learning_rate: float
     refusals: int = 0
-    own: ModelRef | None = None
+    trained: ModelRef | None = None
     recorded: list[Recorded] = field(default_factory=list)
     iterations: list[IterationSummary] = field(default_factory=list)
 
@@ -86,8 +86,8 @@ def _run(session: Session) -> RunSummary:
     base = base_model(settings.engines)
     # A missing model is noticed now, not after an evaluation.
     roles_of(settings.engines, base)
-    if settings.engines.scorer.own is not None:
-        reward_base_dir(settings.engines.scorer.own, base)
+    if settings.engines.scorer.trained is not None:
+        reward_base_dir(settings.engines.scorer.trained, base)
     problems, manifest = ingest_problems(session)
     _count(seconds, manifest)
     validation, manifest = evaluate(
@@ -99,7 +99,7 @@ def _run(session: Session) -> RunSummary:
     state = State(policy=base, validation=validation, learning_rate=settings.training.learning_rate)
     for iteration in range(settings.iterations):
         if state.refusals >= settings.promotion.patience:
-            session.board.say(f"{state.refusals} policies in a row were refused; the run ends")
+            session.board.log(f"{state.refusals} policies in a row were refused; the run ends")
             break
         _iterate(session, problems, base, state, iteration, seconds)
     final_test = base_test
@@ -166,23 +166,23 @@ def _rolled_out(
 ) -> tuple[PhaseDir, int]:
     """Everything up to the pairs; returns their phase and number, and begins the summary."""
     settings, iteration = session.settings, ahead.iteration
-    own = _own_at(settings, state, iteration)
-    hands_over = settings.engines.scorer.own if iteration + 1 < settings.iterations else None
+    trained = _trained_at(settings, state, iteration)
+    hands_over = settings.engines.scorer.trained if iteration + 1 < settings.iterations else None
     rollouts, manifest = roll_out(
         session,
         problems,
         state.policy,
         iteration,
-        own,
+        trained,
         beside=None if hands_over else ahead.start,  # a reward model is trained in between
     )
     _count(seconds, manifest)
     report = manifest.report
     done = rollout_summary(read_rollouts(rollouts.path), report.seconds, report.pools)
-    source = "own" if own else settings.engines.scorer.kind
+    source = "trained" if trained else settings.engines.scorer.kind
     reward = reward_summary(read_rollouts(rollouts.path), source)
     state.recorded.append(
-        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, own=own is not None)
+        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, trained=trained is not None)
     )
     pairs, manifest = collect_pairs(session, rollouts, iteration)
     _count(seconds, manifest)
@@ -199,30 +199,30 @@ def _rolled_out(
     }
     state.iterations.append(item)
     if hands_over is not None:
-        reward["own"] = _hand_over(session, hands_over, base, state, seconds)
+        reward["trained"] = _hand_over(session, hands_over, base, state, seconds)
     return pairs, len(kept)
 
 
-def _own_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:
-    """The own reward model, if it has been taken and its time has come."""
-    own = settings.engines.scorer.own
-    return state.own if own and iteration >= own.schedule.from_iteration else None
+def _trained_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:
+    """The trained reward model, if it has been taken and its time has come."""
+    trained = settings.engines.scorer.trained
+    return state.trained if trained and iteration >= trained.schedule.from_iteration else None
 
 
 def _hand_over(
-    session: Session, own: OwnScorerSettings, base: ModelRef, state: State, seconds: Seconds
-) -> OwnRewardSummary:
+    session: Session, trained: TrainedScorerSettings, base: ModelRef, state: State, seconds: Seconds
+) -> TrainedRewardSummary:
     """Train a reward model for the next iteration; it takes over if its figures hold."""
     iteration = state.iterations[-1]["iteration"]
-    trained = train_own_reward(session, own, state.recorded, base, iteration)
-    _count(seconds, trained.manifest)
-    refusal = trained.summary["refusal"]
+    made = train_reward(session, trained, state.recorded, base, iteration)
+    _count(seconds, made.manifest)
+    refusal = made.summary["refusal"]
     if refusal is None:
-        state.own = trained.model
+        state.trained = made.model
     else:
-        session.board.say(f"iteration {iteration}: the reward source stays ({refusal})")
+        session.board.log(f"iteration {iteration}: the reward source stays ({refusal})")
     session.events.record("handover", iteration=iteration, accepted=refusal is None, reason=refusal)
-    return trained.summary
+    return made.summary
 
 
 def _decide(
@@ -239,7 +239,7 @@ def _decide(
         summary["refusal"] = refusal
         halved = state.learning_rate < session.settings.training.learning_rate
         rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
-        session.board.say(f"iteration {summary['iteration']}: the policy stays ({refusal}){rate}")
+        session.board.log(f"iteration {summary['iteration']}: the policy stays ({refusal}){rate}")
     else:
         state.policy, state.validation, state.refusals = model, list(validation), 0
         summary["promoted"] = True

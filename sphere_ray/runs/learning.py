@@ -189,9 +189,9 @@ class _Job:
                 result = train(request, self._on_message, reference=first, job=self.ahead)
             outcome = asdict(result)
             if result.restarted_because:
-                self.session.board.say(f"training started anew: {result.restarted_because}")
+                self.session.board.log(f"training started anew: {result.restarted_because}")
         except CollapseError as error:
-            self.session.board.say(f"training was stopped: {error}")
+            self.session.board.log(f"training was stopped: {error}")
             outcome = {"error": str(error)}
         storage.write_json(outcome, f"{self.phase.path}/training.json")
         pairs = storage.count_rows(self.table.path)

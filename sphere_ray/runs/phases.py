@@ -57,7 +57,7 @@ def ingest_problems(session: Session) -> tuple[PhaseDir, Manifest]:
     storage.write_text(rejected_lines(result.rejected), rejected)
     require_usable(result, settings.max_rejected_share, rejected)
     if result.rejected:
-        session.board.say(
+        session.board.log(
             f"{len(result.rejected)} rows were rejected; the reasons are in {rejected}"
         )
     phase.begin()
@@ -81,18 +81,18 @@ def roll_out(
     problems: PhaseDir,
     policy: ModelRef,
     iteration: int,
-    own: ModelRef | None = None,
+    trained: ModelRef | None = None,
     *,
     beside: Callable[[], None] | None = None,
 ) -> tuple[PhaseDir, Manifest]:
-    """Stages 1 to 3 over the training problems; `own` scores them where there is one.
+    """Stages 1 to 3 over the training problems; `trained` scores them where there is one.
 
     `beside` is called when the engines run; it may start what the rollouts need not wait for.
 
     Raises:
         EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
     """
-    roles = roles_of(session.settings.engines, policy, own)
+    roles = roles_of(session.settings.engines, policy, trained)
     upstream = {
         "problems": problems.fingerprint,
         "policy": policy.fingerprint,

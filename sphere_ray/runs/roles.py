@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from sphere_ray.config.engines import EngineSettings
 from sphere_ray.config.models import Dtype, ModelSettings, PoolSettings
 from sphere_ray.config.scorers import (
-    OwnScorerSettings,
     ProcessRewardSettings,
     RolloutValueSettings,
     SimulatedRewardSettings,
     StepClassifierSettings,
+    TrainedScorerSettings,
 )
 from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
@@ -23,19 +23,19 @@ class Roles:
     policy: EngineSpec
     small: EngineSpec
     reward: EngineSpec | None
-    own: EngineSpec | None = None
+    trained: EngineSpec | None = None
 
     @property
     def specs(self) -> tuple[EngineSpec, ...]:
         """All of them, once each."""
         return tuple(
-            dict.fromkeys(s for s in (self.policy, self.small, self.reward, self.own) if s)
+            dict.fromkeys(s for s in (self.policy, self.small, self.reward, self.trained) if s)
         )
 
     @property
     def others(self) -> dict[str, EngineSpec]:
         """The roles that a model of their own plays, besides the policy."""
-        roles = {"small": self.small, "reward": self.reward, "own": self.own}
+        roles = {"small": self.small, "reward": self.reward, "trained": self.trained}
         return {name: spec for name, spec in roles.items() if spec and spec != self.policy}
 
 
@@ -57,8 +57,8 @@ def policy_alone(engines: EngineSettings) -> EngineSettings:
     return engines.model_copy(update=alone)
 
 
-def roles_of(engines: EngineSettings, policy: ModelRef, own: ModelRef | None = None) -> Roles:
-    """The engine specs of a rollout by `policy`, scored by the own reward model if there is one.
+def roles_of(engines: EngineSettings, policy: ModelRef, trained: ModelRef | None = None) -> Roles:
+    """The engine specs of a rollout by `policy`, scored by the trained reward model if any.
 
     The source before it keeps its engine only where it still scores a share.
 
@@ -70,15 +70,15 @@ def roles_of(engines: EngineSettings, policy: ModelRef, own: ModelRef | None = N
     if isinstance(engines.small, ModelSettings) and engines.small_pool is not None:
         path = "" if engines.backend == "simulated" else resolve_model(engines.small)
         small = _generator(engines, "small", path, engines.small, engines.small_pool)
-    settings = engines.scorer.own
-    if own is None or settings is None:
+    settings = engines.scorer.trained
+    if trained is None or settings is None:
         return Roles(policy=main, small=small, reward=_reward_spec(engines))
     audited = settings.schedule.audit_share > 0
     return Roles(
         policy=main,
         small=small,
         reward=_reward_spec(engines) if audited else None,
-        own=own_spec(settings, own, engines.policy.dtype),
+        trained=trained_spec(settings, trained, engines.policy.dtype),
     )
 
 
@@ -102,10 +102,10 @@ def _generator(
     )
 
 
-def own_spec(settings: OwnScorerSettings, model: ModelRef, dtype: Dtype) -> EngineSpec:
+def trained_spec(settings: TrainedScorerSettings, model: ModelRef, dtype: Dtype) -> EngineSpec:
     """The engine spec that serves a reward model of one's own."""
     served = ModelSettings(path=model.path, dtype=dtype, max_model_len=settings.max_model_len)
-    name, pool = f"own-{model.fingerprint[:8]}", settings.pool
+    name, pool = f"trained-{model.fingerprint[:8]}", settings.pool
     if settings.shape == "classifier":
         return EngineSpec(
             kind="step_classifier",
@@ -132,7 +132,7 @@ def _reward_spec(engines: EngineSettings) -> EngineSpec | None:
             path=resolve_model(scorer.model),
             model=scorer.model,
             pool=scorer.pool,
-            settings=scorer.model_copy(update={"own": None}),
+            settings=scorer.model_copy(update={"trained": None}),
         )
     if isinstance(scorer, SimulatedRewardSettings):
         return EngineSpec(

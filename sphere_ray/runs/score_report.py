@@ -16,30 +16,30 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
-from sphere_ray.method.labels import labelled_steps
-from sphere_ray.method.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem, Rollout, Verdict
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
-    OwnRewardSummary,
     ScoreReport,
     SourceReport,
+    TrainedRewardSummary,
     scored_candidates,
 )
+from sphere_ray.reward.labels import labelled_steps
+from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.rollout import pipeline
 from sphere_ray.runs import storage
-from sphere_ray.runs.own_reward import OUTCOME, PHASE, TRAINING_STEPS
 from sphere_ray.runs.phases import DATA, committed, read_rollouts, roll_out, stream
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import MANIFEST, PhaseDir, RunStore
 from sphere_ray.runs.train_prm import recorded_rollouts, settings_of_run
+from sphere_ray.runs.trained_reward import OUTCOME, PHASE, TRAINING_STEPS
 from sphere_ray.schema import from_table, to_table
 
-OWN = "own"
+TRAINED = "trained"
 COST = "cost.json"
 _FEWEST_STEPS = 2
 
@@ -81,7 +81,7 @@ def score_report(
     source = storage.resolve(run_dir)
     place = storage.resolve(output) if output else f"{source}-scores"
     settings = settings_of_run(source, place, overrides)
-    own = _own_model(source)
+    trained = _trained_model(source)
     policy = base_model(settings.engines)
     split = settings.problems.validation
     if problems is not None:
@@ -90,13 +90,13 @@ def score_report(
     unseen = _unseen(settings, split, place, {step.problem_id for step in known})
     fresh = _fresh(settings, place, unseen, completions, policy)
     truth = _Truth(
-        steps=_by_step(labelled_steps(read_rollouts(fresh.path), own=False)), known=known
+        steps=_by_step(labelled_steps(read_rollouts(fresh.path), trained=False)), known=known
     )
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Any, float]] = {}
-    names = [settings.engines.scorer.kind, *([OWN] if own else [])]
+    names = [settings.engines.scorer.kind, *([TRAINED] if trained else [])]
     for name in names:
-        model = own if name == OWN else None
+        model = trained if name == TRAINED else None
         sources[name], scores[name] = _scored(
             _rescored(settings, f"{place}/{name}", fresh, policy, model), truth
         )
@@ -119,11 +119,13 @@ def _known(source: str) -> list[LabelledStep]:
         return from_table(pq.read_table(trained), LabelledStep)
     recorded = recorded_rollouts(source)
     return [
-        step for each in recorded for step in labelled_steps(read_rollouts(each.path), own=each.own)
+        step
+        for each in recorded
+        for step in labelled_steps(read_rollouts(each.path), trained=each.trained)
     ]
 
 
-def _own_model(source: str) -> ModelRef | None:
+def _trained_model(source: str) -> ModelRef | None:
     """The model of `train_prm`, or the one a run trained last, taken or not; None without any.
 
     Raises:
@@ -132,7 +134,7 @@ def _own_model(source: str) -> ModelRef | None:
     alone = Path(source) / PHASE
     trained = [alone, *sorted(Path(source).glob(f"iter-*/{PHASE}"), reverse=True)]
     for folder in trained:
-        outcome: OwnRewardSummary | None = storage.read_json(str(folder / OUTCOME))
+        outcome: TrainedRewardSummary | None = storage.read_json(str(folder / OUTCOME))
         if outcome and outcome["held_out"] and (folder / MANIFEST).is_file():
             return _model(folder)
     if alone.is_dir():
@@ -153,7 +155,7 @@ def _fresh(
     """Roll the problems out with values of `completions` completions, stage 1 alone."""
     known = settings.engines.scorer
     sampling = known if isinstance(known, RolloutValueSettings) else RolloutValueSettings()
-    scorer = sampling.model_copy(update={"num_completions": completions, "own": None})
+    scorer = sampling.model_copy(update={"num_completions": completions, "trained": None})
     stages = settings.method.stages.model_copy(
         update={"self_correction": False, "diversity": False}
     )
@@ -168,7 +170,7 @@ def _fresh(
         Session(settings=changed, store=store) as session,
     ):
         if unseen.left_out:
-            session.board.say(f"{unseen.left_out} problems are left out: they were trained on")
+            session.board.log(f"{unseen.left_out} problems are left out: they were trained on")
         split = unseen.split
         problems = store.phase(None, "problems", {"source": split.source, "limit": split.limit})
         if problems.committed() is None:
@@ -215,7 +217,7 @@ def _unseen(settings: RunSettings, split: SplitSettings, place: str, seen: Set[s
 def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, float]]:
     """The figures of one source, and its scores by step."""
     rows = list(read_rollouts(phase.path))
-    scored = _by_step(labelled_steps(rows, own=True))
+    scored = _by_step(labelled_steps(rows, trained=True))
     keys = [key for key in truth.steps if key in scored]
     if len(keys) < _FEWEST_STEPS:
         errors = [row.error for row in rows if row.error]
@@ -253,22 +255,22 @@ def _last_scores(rollout: Rollout, verdict: Verdict) -> list[float]:
 
 
 def _rescored(
-    settings: RunSettings, place: str, fresh: PhaseDir, policy: ModelRef, own: ModelRef | None
+    settings: RunSettings, place: str, fresh: PhaseDir, policy: ModelRef, trained: ModelRef | None
 ) -> PhaseDir:
     scorer = settings.engines.scorer
-    if own is None:
-        scorer = scorer.model_copy(update={"own": None})
-    elif scorer.own is not None:
-        schedule = scorer.own.schedule.model_copy(update={"audit_share": 0.0})
+    if trained is None:
+        scorer = scorer.model_copy(update={"trained": None})
+    elif scorer.trained is not None:
+        schedule = scorer.trained.schedule.model_copy(update={"audit_share": 0.0})
         scorer = scorer.model_copy(
-            update={"own": scorer.own.model_copy(update={"schedule": schedule})}
+            update={"trained": scorer.trained.model_copy(update={"schedule": schedule})}
         )
     engines = settings.engines.model_copy(update={"scorer": scorer})
     changed = settings.model_copy(update={"engines": engines})
-    roles = roles_of(engines, policy, own)
-    scoring = roles.own or roles.reward or roles.policy
+    roles = roles_of(engines, policy, trained)
+    scoring = roles.trained or roles.reward or roles.policy
     upstream = {"rollouts": fresh.fingerprint, "policy": policy.fingerprint}
-    upstream |= {"own": own.fingerprint} if own else {}
+    upstream |= {"trained": trained.fingerprint} if trained else {}
     with (
         RunStore.open(place, changed) as store,
         Session(settings=changed, store=store) as session,
@@ -281,7 +283,7 @@ def _rescored(
         with stopwatch(phase) as seconds:
             done = stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
         if not resumed:
-            if scorer.kind == "judge" and own is None:
+            if scorer.kind == "judge" and trained is None:
                 spent = [done.counts.get(f"judge_{kind}_tokens", 0) for kind in ("output", "input")]
                 _write_cost(phase, *spent, seconds=seconds())
             else:

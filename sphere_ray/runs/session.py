@@ -57,7 +57,7 @@ class Session:
         dashboard = self._open.enter_context(connected(self.settings))
         self._metrics = RunMetrics(self.settings.name)
         if dashboard:
-            self.board.say(f"Ray dashboard: {dashboard}")
+            self.board.log(f"Ray dashboard: {dashboard}")
             self.events.record("connected", dashboard=dashboard)
 
     def serve(self, specs: Sequence[EngineSpec]) -> None:
@@ -114,7 +114,7 @@ class Session:
             policy=self._pools.client(roles.policy),
             small=self._pools.client(roles.small),
             reward=self._pools.client(roles.reward) if roles.reward else None,
-            own=self._pools.client(roles.own) if roles.own else None,
+            trained=self._pools.client(roles.trained) if roles.trained else None,
             grader=self._grader,
             progress=progress,
             seed=settings.seed,
@@ -139,7 +139,7 @@ class Session:
         except ReleaseError as late:
             if error is None:
                 raise
-            self.board.say(str(late))  # what ended the run matters more
+            self.board.log(str(late))  # what ended the run matters more
         finally:
             self._open.__exit__(kind, error, trace)
 

@@ -9,24 +9,24 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.errors import RunDirectoryError
-from sphere_ray.reporting.reward_summary import OwnRewardSummary
+from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.own_reward import Recorded, train_own_reward
 from sphere_ray.runs.roles import base_model, policy_alone
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import CONFIG, MANIFEST, RunStore
+from sphere_ray.runs.trained_reward import Recorded, train_reward
 
-OWN_SOURCE = "own"
-"""Upstream of a phase of rollouts that the own model scored (`Roles.others`)."""
+TRAINED_SOURCE = "trained"
+"""Upstream of a phase of rollouts that the trained model scored (`Roles.others`)."""
 
 
 def train_prm(
     run_dir: str, output: str | None, overrides: Sequence[str]
-) -> tuple[str | None, OwnRewardSummary]:
+) -> tuple[str | None, TrainedRewardSummary]:
     """Train on all committed rollouts of a run; returns the model's directory and its figures.
 
-    The settings are those of the run, changed by `overrides`; `engines.scorer.own` may be new.
+    The settings are those of the run, changed by `overrides`; `engines.scorer.trained` may be new.
     Work is kept in `output` (default: RUN-prm), so the same call continues.
 
     Raises:
@@ -35,16 +35,16 @@ def train_prm(
     source = storage.resolve(run_dir)
     place = storage.resolve(output) if output else f"{source}-prm"
     settings = settings_of_run(source, place, overrides, train=True)
-    own = settings.engines.scorer.own
-    assert own is not None
+    trained = settings.engines.scorer.trained
+    assert trained is not None
     recorded = recorded_rollouts(source)
     base = base_model(settings.engines)
     with (
         RunStore.open(place, settings) as store,
         Session(settings=_trainer_alone(settings), store=store) as session,
     ):
-        trained = train_own_reward(session, own, recorded, base, None)
-    return (trained.model.path if trained.model else None), trained.summary
+        made = train_reward(session, trained, recorded, base, None)
+    return (made.model.path if made.model else None), made.summary
 
 
 def _trainer_alone(settings: RunSettings) -> RunSettings:
@@ -57,7 +57,7 @@ def _trainer_alone(settings: RunSettings) -> RunSettings:
 def settings_of_run(
     source: str, place: str, overrides: Sequence[str], *, train: bool = False
 ) -> RunSettings:
-    """The settings of a run, at work in another place; to `train`, it gets a plain `own`.
+    """The settings of a run, at work in another place; to `train`, it gets a plain `trained`.
 
     Raises:
         RunDirectoryError: `source` is no run directory.
@@ -69,8 +69,8 @@ def settings_of_run(
     document: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     document["run_dir"] = place
     scorer = document["engines"]["scorer"]
-    if train and not scorer.get("own"):
-        scorer["own"] = {"pool": document["engines"]["policy_pool"]}
+    if train and not scorer.get("trained"):
+        scorer["trained"] = {"pool": document["engines"]["policy_pool"]}
     return settings_of(document, str(config), overrides)
 
 
@@ -90,7 +90,7 @@ def recorded_rollouts(source: str) -> list[Recorded]:
                 Recorded(
                     path=str(folder),
                     fingerprint=manifest.fingerprint,
-                    own=OWN_SOURCE in manifest.upstream,
+                    trained=TRAINED_SOURCE in manifest.upstream,
                 )
             )
     if not found:

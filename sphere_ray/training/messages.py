@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement, TrainingSettings
 
 
@@ -141,13 +141,13 @@ class RewardTrainRequest:
     storage_path: str
     name: str
     seed: int
-    own: OwnScorerSettings
+    trained: TrainedScorerSettings
     placement: TrainerPlacement
 
     @property
     def settings(self) -> RewardTrainingSettings:
         """How to train."""
-        return self.own.training
+        return self.trained.training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> Reference
         )
     # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
     micro = request.settings.micro_batch_size
-    rows = micro * -(-max(own for own, _, _ in counts) // micro)
+    rows = micro * -(-max(number for number, _, _ in counts) // micro)
     ordered = sorted(pairs, key=lambda pair: pair.tokens)
     work = [_FILLER] * (rows - len(ordered)) + ordered
     logps: list[Logps] = []

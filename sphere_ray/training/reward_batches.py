@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sphere_ray.engines.reward_prompt import RewardPrompt
-from sphere_ray.method.labels import Target, balanced_targets, label_of
 from sphere_ray.records import LabelledStep
+from sphere_ray.reward.labels import Target, balanced_targets, label_of
 from sphere_ray.training.tree import PrefixTree
 
 

@@ -65,7 +65,7 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
     if len(examples) < settings.min_problems:
         raise TooFewLabelsError(
             f"only {len(examples)} problems have steps to train a reward model on "
-            f"(own.training.min_problems: {settings.min_problems}); roll out more problems"
+            f"(trained.training.min_problems: {settings.min_problems}); roll out more problems"
         )
     plans = _plan(examples, request, worker)
     policy = _build(request)
@@ -78,7 +78,7 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
         if not np.isfinite([metrics.loss, metrics.grad_norm]).all():
             raise CollapseError(
                 f"training of the reward model diverged at step {metrics.step}; lower "
-                f"own.training.learning_rate ({settings.learning_rate:g})"
+                f"trained.training.learning_rate ({settings.learning_rate:g})"
             )
         history.append(metrics)
         if worker.rank == 0:
@@ -99,18 +99,18 @@ def _train(request: RewardTrainRequest, worker: Worker, host: Host) -> RewardOut
 
 
 def _examples(request: RewardTrainRequest, path: str) -> tuple[list[Example], dict[str, int]]:
-    own = request.own
+    trained = request.trained
     prompt = RewardPrompt(
         load_tokenizer(request.model_dir),
-        system=own.system,
-        step_tag=None if own.shape == CLASSIFIER else own.step_tag,
+        system=trained.system,
+        step_tag=None if trained.shape == CLASSIFIER else trained.step_tag,
     )
     examples, dropped = examples_of(
         from_table(pq.read_table(path), LabelledStep),
         prompt,
-        labels=own.training.labels,
-        balance=own.training.balance,
-        max_length=own.training.max_length,
+        labels=trained.training.labels,
+        balance=trained.training.balance,
+        max_length=trained.training.max_length,
     )
     return examples, dict(dropped)
 
@@ -143,7 +143,7 @@ def _plan(examples: Sequence[Example], request: RewardTrainRequest, worker: Work
 def _build(request: RewardTrainRequest) -> ShardedPolicy:
     config = build_config(request.settings, request.placement)
     with partitioned_loading(config):
-        model = load_step_scorer(request.model_dir, request.own.shape, request.settings)
+        model = load_step_scorer(request.model_dir, request.trained.shape, request.settings)
     return shard_for_training(
         model,
         config,
@@ -229,7 +229,7 @@ def _check_sharing(policy: ShardedPolicy, example: Example) -> None:
         raise ModelError(
             "this model cannot be trained with shared prefixes: its logits come out "
             f"{max(differences):.2g} apart; models with recurrent layers, or with a sliding window "
-            "shorter than own.training.max_length, are not supported"
+            "shorter than trained.training.max_length, are not supported"
         )
 
 
@@ -254,7 +254,9 @@ def _export(request: RewardTrainRequest, model: Any, weights: Any) -> None:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    prefix = f"{model.model.base_model_prefix}." if request.own.shape == CLASSIFIER else "model."
+    prefix = (
+        f"{model.model.base_model_prefix}." if request.trained.shape == CLASSIFIER else "model."
+    )
     named = {
         f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: _alone(
             tensor

@@ -53,7 +53,7 @@ def _identity(request: RewardTrainRequest | TrainRequest) -> dict[str, Any]:
     identity = {
         key: value
         for key, value in asdict(request).items()
-        if key not in {"own", "settings", "placement", "output_dir", "storage_path", "name"}
+        if key not in {"trained", "settings", "placement", "output_dir", "storage_path", "name"}
     }
     identity |= {f"settings.{key}": value for key, value in request.settings.model_dump().items()}
     identity |= {f"placement.{key}": value for key, value in request.placement.model_dump().items()}

@@ -47,8 +47,6 @@ def test_a_job_that_is_stopped_cleans_up_and_tells(config, number, code):
     ("module", "arguments"),
     [
         ("jobs.run", ["--config", "absent.yaml", "--set", "a=1"]),
-        ("jobs.export", ["--run", "absent", "--format", "trl"]),
-        ("jobs.evaluate", ["--model", "m", "--problems", "file:p", "--config", "absent.yaml"]),
     ],
 )
 def test_jobs_fail_as_the_commands_do(module, arguments):

@@ -6,7 +6,7 @@ from sphere_ray.config import RunSettings, precision
 from sphere_ray.config.precision import flags_have_bfloat16, native_bfloat16
 
 PRM = {"kind": "process_reward", "model": {"path": "p"}, "pool": {"gpus": 1}}
-OWN = {"pool": {"kv_cache_gib": 1}}
+TRAINED = {"pool": {"kv_cache_gib": 1}}
 
 
 def settings(**changes: Any) -> RunSettings:
@@ -18,7 +18,7 @@ def settings(**changes: Any) -> RunSettings:
             "engines": {
                 "policy": {"path": "m"},
                 "policy_pool": {"kv_cache_gib": 1},
-                "scorer": PRM | {"own": OWN},
+                "scorer": PRM | {"trained": TRAINED},
             },
             "training": {"batch_size": 4},
         }
@@ -37,7 +37,7 @@ def test_auto_is_settled_by_the_hardware_that_computes(native: bool) -> None:
     assert here.engines.policy.dtype == ("bfloat16" if native else "float32")
     assert here.engines.scorer.model.dtype == "bfloat16"  # on a GPU
     expected = "bf16" if native else "fp32"
-    assert here.training.precision == here.engines.scorer.own.training.precision == expected
+    assert here.training.precision == here.engines.scorer.trained.training.precision == expected
     assert settings(trainer={"use_gpu": True}).training.precision == "bf16"
 
 

@@ -264,7 +264,7 @@ def test_pools_and_pairs_by_hand():
 
 
 def test_rewards_by_hand():
-    summary = reward_summary(ROLLOUTS, "own")
+    summary = reward_summary(ROLLOUTS, "trained")
     # The same siblings count once a problem: six problems, and two more where they were audited.
     assert (summary["steps"], summary["audited"]) == (8, 2)
     assert summary["agreement"] is None  # all rewards are equal

@@ -53,11 +53,11 @@ def specs(
     monkeypatch.setattr(roles, "resolve_model", directory)
     policy = ModelRef(path=directory(settings.engines.policy), iteration=0, fingerprint="f" * 16)
     plain = roles.roles_of(settings.engines, policy).specs
-    own = settings.engines.scorer.own
-    if own is None:
+    trained = settings.engines.scorer.trained
+    if trained is None:
         return plain
-    path = tmp_path / "own"
-    _config("own-PRM").save_pretrained(path)
+    path = tmp_path / "trained"
+    _config("trained-PRM").save_pretrained(path)
     ref = ModelRef(path=str(path), iteration=1, fingerprint="e" * 16)
     return tuple(dict.fromkeys([*plain, *roles.roles_of(settings.engines, policy, ref).specs]))
 
@@ -136,9 +136,9 @@ def test_deepspeed_accepts_the_training_configuration(
     assert config.zero_config.stage == training.zero_stage_on(trainer)
     assert config.bfloat16_config.enabled == (training.precision == "bf16")
     assert (config.zero_config.offload_optimizer is not None) == trainer.offload
-    if (own := settings.engines.scorer.own) is not None:
-        config = _deepspeed(build_config(own.training, trainer), trainer.workers, monkeypatch)
-        assert config.train_batch_size == own.training.batch_size
+    if (trained := settings.engines.scorer.trained) is not None:
+        config = _deepspeed(build_config(trained.training, trainer), trainer.workers, monkeypatch)
+        assert config.train_batch_size == trained.training.batch_size
 
 
 def _deepspeed(

@@ -127,7 +127,7 @@ def test_a_terminal_gets_a_bar_with_the_same_numbers(clock):
 
 
 def test_model_text_in_names_is_not_read_as_markup(log, clock):
-    board_on(log, clock).say("loading [/bold] [red]x")
+    board_on(log, clock).log("loading [/bold] [red]x")
     assert log.getvalue() == "loading [/bold] [red]x\n"
 
 

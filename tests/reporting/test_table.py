@@ -6,9 +6,9 @@ from rich.console import Console
 from sphere_ray.reporting.table import (
     print_comparison,
     print_evaluation,
-    print_own_reward,
     print_score_report,
     print_summary,
+    print_trained_reward,
 )
 
 SCORE = {"pass@1": 0.2766, "ci95": [0.2, 0.35], "mean@k": None, "maj@k": None, "pass@k": None}
@@ -24,7 +24,7 @@ HELD_OUT = {
     "spread": 0.2,
     "bins": [{"steps": 300, "score": 0.4, "value": 0.45}],
 }
-OWN = {
+TRAINED = {
     "problems": 190,
     "labels": 1203,
     "steps": 48,
@@ -38,7 +38,7 @@ REWARD = {
     "steps": 1503,
     "audited": 0,
     "agreement": None,
-    "own": OWN,
+    "trained": TRAINED,
 }
 SUMMARY = {
     "run": "laptop",
@@ -109,11 +109,11 @@ SUMMARY = {
                 "correct_to_wrong": 0,
             },
             "reward": {
-                "source": "own",
+                "source": "trained",
                 "steps": 40,
                 "audited": 9,
                 "agreement": 0.81,
-                "own": None,
+                "trained": None,
             },
             "pairs": {"total": 0, "by_stage": {}, "per_hour": {}, "dropped": {}},
             "training": None,
@@ -165,7 +165,7 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "self_generation:pair 21")
     line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
     line_with(console, "rollout_value", "1,503 steps", "1,203 labels", "AUC 0.840", "takes over")
-    line_with(console, "own, 40 steps", "9 audited", "0.81")
+    line_with(console, "trained, 40 steps", "9 audited", "0.81")
     line_with(console, "27", "diversity 9", "324 an hour")
     line_with(console, "policy-01234567 555 tokens/s", "91.4% prefix hits", "idle 5.3%")
     line_with(console, "too_long 13")
@@ -198,9 +198,9 @@ def test_one_model(console):
 
 
 def test_a_refused_reward_model_says_why(console):
-    print_own_reward({**OWN, "refusal": "AUC 0.512 < min_auc 0.7"}, console)
+    print_trained_reward({**TRAINED, "refusal": "AUC 0.512 < min_auc 0.7"}, console)
     line_with(console, "1,203 labels", "refused: AUC 0.512 < min_auc 0.7")
-    print_own_reward({**OWN, "held_out": None, "refusal": "only 3 problems"}, console)
+    print_trained_reward({**TRAINED, "held_out": None, "refusal": "only 3 problems"}, console)
     line_with(console, "refused: only 3 problems")
 
 
@@ -208,16 +208,16 @@ def test_reward_sources_side_by_side(console):
     cost = {"decoded_tokens": 91_204.4, "prefilled_tokens": 3210.0, "seconds": 9.0}
     sources = {
         "rollout_value": {"quality": HELD_OUT, "inversions": 0.0, "cost_per_1000": cost},
-        "own": {"quality": HELD_OUT, "inversions": 0.125, "cost_per_1000": None},
+        "trained": {"quality": HELD_OUT, "inversions": 0.125, "cost_per_1000": None},
     }
     report = {
         "problems": 48,
         "completions": 8,
         "sources": sources,
-        "agreement": {"rollout_value and own": 0.7},
+        "agreement": {"rollout_value and trained": 0.7},
     }
     print_score_report(report, console)
     line_with(console, "48 problems", "8 completions")
     line_with(console, "rollout_value", "300", "0.840", "0.610", "91,204", "3,210")
-    line_with(console, "own", "300", "0.840", "0.125", "-")
-    line_with(console, "rollout_value and own 0.700")
+    line_with(console, "trained", "300", "0.840", "0.125", "-")
+    line_with(console, "rollout_value and trained 0.700")

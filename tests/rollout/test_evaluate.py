@@ -8,7 +8,7 @@ from sphere_ray.engines.simulated import simulated_problem
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.records import Candidate, FinishReason, StopReason, Verdict
-from sphere_ray.rollout.evaluate import Exam, evaluate_problem
+from sphere_ray.rollout.evaluate import EvaluationContext, evaluate_problem
 
 
 class Silent:
@@ -30,8 +30,8 @@ class Scripted:
         return (self._candidate,) * request.n
 
 
-def exam(policy: object, num_samples: int = 0) -> Exam:
-    return Exam(
+def exam(policy: object, num_samples: int = 0) -> EvaluationContext:
+    return EvaluationContext(
         settings=EvaluationSettings(num_samples=num_samples, max_tokens=64),
         prompts=PromptSettings(),
         policy=policy,  # type: ignore[arg-type]

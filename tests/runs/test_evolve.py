@@ -21,7 +21,7 @@ from sphere_ray.records import (
 )
 from sphere_ray.runs import evolve
 from sphere_ray.runs.learning import Trained
-from sphere_ray.runs.own_reward import OwnReward
+from sphere_ray.runs.trained_reward import TrainedReward
 from sphere_ray.schema import to_table
 
 BASE = ModelRef(path="base", iteration=0, fingerprint="base")
@@ -78,7 +78,7 @@ class Script:
     policies: list[str] = field(default_factory=list)
     anchors: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    own_refusals: list[str | None] = field(default_factory=list)
+    handover_refusals: list[str | None] = field(default_factory=list)
     scored_by: list[str | None] = field(default_factory=list)
     learned_from: list[list[bool]] = field(default_factory=list)
     beside: list[bool] = field(default_factory=list)
@@ -106,20 +106,20 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
     phase = SimpleNamespace(path="", fingerprint="")
 
     def roll_out(
-        session: Any, problems: Any, policy: ModelRef, iteration: int, own: Any, *, beside: Any
+        session: Any, problems: Any, policy: ModelRef, iteration: int, trained: Any, *, beside: Any
     ) -> Any:
         script.beside.append(beside is not None)
         script.policies.append(policy.path)
-        script.scored_by.append(own and own.path)
+        script.scored_by.append(trained and trained.path)
         return phase, manifest("rollouts")
 
-    def train_own_reward(
-        session: Any, own: Any, recorded: Any, base: ModelRef, iteration: int
-    ) -> OwnReward:
-        script.learned_from.append([each.own for each in recorded])
+    def train_reward(
+        session: Any, trained: Any, recorded: Any, base: ModelRef, iteration: int
+    ) -> TrainedReward:
+        script.learned_from.append([each.trained for each in recorded])
         model = replace(BASE, path=f"prm{iteration}")
-        summary: Any = {"refusal": script.own_refusals[iteration]}
-        return OwnReward(model=model, summary=summary, manifest=manifest("reward"))
+        summary: Any = {"refusal": script.handover_refusals[iteration]}
+        return TrainedReward(model=model, summary=summary, manifest=manifest("reward"))
 
     def learn(
         session: Any, pairs: Any, models: Any, iteration: int, rate: float, ahead: Any
@@ -148,7 +148,7 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         "collect_pairs": lambda session, rollouts, iteration: (phase, manifest("pairs")),
         "learn": learn,
         "evaluate": evaluate,
-        "train_own_reward": train_own_reward,
+        "train_reward": train_reward,
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(evolve, name, stub)
@@ -223,52 +223,52 @@ def test_the_reference_can_stay_the_base_model(monkeypatch: pytest.MonkeyPatch) 
     assert script.anchors == ["base"] * 3
 
 
-def own(**schedule: Any) -> dict[str, Any]:
+def trained(**schedule: Any) -> dict[str, Any]:
     training = {"batch_size": 8}
     # Not step tags: those ask for a base with a configuration.
     shaped = {"pool": {"kv_cache_gib": 1}, "shape": "classifier"}
     settings = shaped | {"training": training, "schedule": schedule}
-    return {"scorer": {"kind": "rollout_value", "own": settings}}
+    return {"scorer": {"kind": "rollout_value", "trained": settings}}
 
 
 def test_a_good_own_reward_model_takes_over_and_learns_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(after=[answers(6)] * 3, own_refusals=[None, None])
-    summary = run(monkeypatch, script, engines=own())
+    script = Script(after=[answers(6)] * 3, handover_refusals=[None, None])
+    summary = run(monkeypatch, script, engines=trained())
     assert script.scored_by == [None, "prm0", "prm1"]
     assert script.learned_from == [[False], [False, True]]
     assert script.beside == [False, False, True]  # the reward model's workers need the place
     sources = [item["reward"]["source"] for item in summary["iterations"]]
-    assert sources == ["rollout_value", "own", "own"]
+    assert sources == ["rollout_value", "trained", "trained"]
 
 
 def test_a_refused_own_reward_model_leaves_the_source_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    script = Script(after=[answers(6)] * 3, own_refusals=["AUC 0.5", None])
-    summary = run(monkeypatch, script, engines=own())
+    script = Script(after=[answers(6)] * 3, handover_refusals=["AUC 0.5", None])
+    summary = run(monkeypatch, script, engines=trained())
     assert script.scored_by == [None, None, "prm1"]
     assert "the reward source stays (AUC 0.5)" in script.said[0]
-    assert summary["iterations"][0]["reward"]["own"]["refusal"] == "AUC 0.5"
+    assert summary["iterations"][0]["reward"]["trained"]["refusal"] == "AUC 0.5"
 
 
 def test_an_own_reward_model_that_grew_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(after=[answers(6)] * 3, own_refusals=[None, "AUC 0.5"])
-    run(monkeypatch, script, engines=own())
+    script = Script(after=[answers(6)] * 3, handover_refusals=[None, "AUC 0.5"])
+    run(monkeypatch, script, engines=trained())
     assert script.scored_by == [None, "prm0", "prm0"]
 
 
 def test_the_hand_over_waits_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script(after=[answers(6)] * 3, own_refusals=[None, None])
-    run(monkeypatch, script, engines=own(from_iteration=2))
+    script = Script(after=[answers(6)] * 3, handover_refusals=[None, None])
+    run(monkeypatch, script, engines=trained(from_iteration=2))
     assert script.scored_by == [None, None, "prm1"]
 
 
-def test_a_base_of_the_own_model_that_is_not_there_ends_the_run_at_its_start(
+def test_a_base_of_the_trained_model_that_is_not_there_ends_the_run_at_its_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = Script(after=[answers(6)] * 3)
-    engines = own()
-    engines["scorer"]["own"]["base"] = {"path": str(tmp_path / "nowhere")}
+    engines = trained()
+    engines["scorer"]["trained"]["base"] = {"path": str(tmp_path / "nowhere")}
     with pytest.raises(ModelError, match="nowhere"):
         run(monkeypatch, script, engines=engines)
     assert script.policies == []

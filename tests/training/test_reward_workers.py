@@ -18,9 +18,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import (
     HandoverSettings,
-    OwnScorerSettings,
     ProcessRewardSettings,
     StepClassifierSettings,
+    TrainedScorerSettings,
 )
 from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement
 from sphere_ray.engines.engine import EngineKind, EngineSpec, build_engine
@@ -31,7 +31,7 @@ from sphere_ray.engines.tiny_models import make_llama, make_qwen2
 from sphere_ray.errors import ModelError, TooFewLabelsError
 from sphere_ray.method.ports import ScoreRequest
 from sphere_ray.records import Candidate, LabelledStep, Problem, StopReason
-from sphere_ray.runs.own_reward import judge
+from sphere_ray.runs.trained_reward import judge
 from sphere_ray.schema import to_table
 from sphere_ray.training.batches import global_batches
 from sphere_ray.training.messages import RewardOutcome, RewardTrainRequest
@@ -113,7 +113,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             storage_path=str(root / "storage"),
             name=name,
             seed=5,
-            own=OwnScorerSettings(
+            trained=TrainedScorerSettings(
                 shape=shape, pool=POOL, training=training, max_model_len=MAX_MODEL_LEN
             ),
             placement=TrainerPlacement(workers=2, zero_stage=stage),
@@ -142,9 +142,9 @@ class Plain(nn.Module):
         self.prompt: Any = None
         tokenizer: Any = AutoTokenizer.from_pretrained(directory)
         tagged = "tags" in directory.name or "qwen2" in directory.name
-        own = OwnScorerSettings(pool=POOL)
+        trained = TrainedScorerSettings(pool=POOL)
         self.prompt = RewardPrompt(
-            tokenizer, system=own.system, step_tag=own.step_tag if tagged else None
+            tokenizer, system=trained.system, step_tag=trained.step_tag if tagged else None
         )
         if tagged:
             self.body = Qwen2Model.from_pretrained(directory, dtype=torch.float32)

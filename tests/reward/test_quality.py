@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere_ray.config.scorers import HandoverSettings
-from sphere_ray.method.quality import (
+from sphere_ray.records import LabelledStep
+from sphere_ray.reward.quality import (
     auc,
     first_error_accuracy,
     handover_refusal,
@@ -22,7 +23,6 @@ from sphere_ray.method.quality import (
     shape_scores,
     sibling_agreement,
 )
-from sphere_ray.records import LabelledStep
 
 GATES = HandoverSettings(min_steps=50, min_auc=0.7, min_gain=0.05, max_ece=0.2)
 SCORES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.5001, 0.9, 1.0])

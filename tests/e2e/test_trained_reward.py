@@ -12,7 +12,7 @@ OVERRIDES = (
     "iterations=2",
     "problems.train.source=generated:arithmetic?split=train&count=32&levels=1&max_answer=4",
     "evaluation.num_samples=0",
-    "engines.scorer.own={pool: {kv_cache_gib: 0.25, block_size: 32, enforce_eager: true}, "
+    "engines.scorer.trained={pool: {kv_cache_gib: 0.25, block_size: 32, enforce_eager: true}, "
     "max_model_len: 512, training: {epochs: 3, batch_size: 8, micro_batch_size: 2, "
     "learning_rate: 3e-3, precision: fp32, max_length: 256, checkpoint_every: 2}, "
     # The toy guesses; its figures need not be good here, only true.
@@ -25,7 +25,7 @@ OVERRIDES = (
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """A run whose driver was killed while it trained its reward model, and run again."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = tmp_path_factory.mktemp("trained")
     run_dir = folder / "run"
     state = run_dir / "iter-000/reward/_train/reward"
     driver = Driver(smoke(run_dir, *OVERRIDES), folder / "log")
@@ -44,10 +44,10 @@ def summary(run_dir):
 def test_the_reward_model_takes_over_after_the_first_iteration(run_dir, summary):
     check_run(run_dir)
     first, second = summary["iterations"]
-    assert (first["reward"]["source"], second["reward"]["source"]) == ("rollout_value", "own")
-    own = first["reward"]["own"]
-    assert own["refusal"] is None
-    assert own["labels"] + own["held_out"]["steps"] == len(
+    assert (first["reward"]["source"], second["reward"]["source"]) == ("rollout_value", "trained")
+    trained = first["reward"]["trained"]
+    assert trained["refusal"] is None
+    assert trained["labels"] + trained["held_out"]["steps"] == len(
         {
             (row["problem"]["problem_id"], before, found["text"])
             for row in rows(run_dir / "iter-000/rollouts")
@@ -94,18 +94,18 @@ def test_the_report_measures_both_sources_on_the_same_steps(run_dir):
     place = run_dir.with_name("run-scores")
     report = json.loads((place / "report.json").read_text())
     sources = report["sources"]
-    assert set(sources) == {"rollout_value", "own"}
-    assert sources["own"]["quality"]["steps"] == sources["rollout_value"]["quality"]["steps"]
+    assert set(sources) == {"rollout_value", "trained"}
+    assert sources["trained"]["quality"]["steps"] == sources["rollout_value"]["quality"]["steps"]
     assert (place / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    values, own = (sources[name]["cost_per_1000"] for name in ("rollout_value", "own"))
-    assert own["decoded_tokens"] == 0 < values["decoded_tokens"]
-    assert own["prefilled_tokens"] > 0
+    values, trained = (sources[name]["cost_per_1000"] for name in ("rollout_value", "trained"))
+    assert trained["decoded_tokens"] == 0 < values["decoded_tokens"]
+    assert trained["prefilled_tokens"] > 0
 
 
 def test_another_model_can_be_trained_from_the_run_alone(run_dir):
     command = [
         *(str(BIN / "sphere"), "train-prm", str(run_dir)),
-        *("--set", "engines.scorer.own.shape=classifier"),
+        *("--set", "engines.scorer.trained.shape=classifier"),
     ]
     done = finish(command, seconds=600)
     assert done.code == 0, done.out + done.err
@@ -116,7 +116,7 @@ def test_another_model_can_be_trained_from_the_run_alone(run_dir):
     )
     assert done.code == 0, done.out + done.err
     report = json.loads((run_dir.with_name("run-prm-scores") / "report.json").read_text())
-    assert report["sources"]["own"]["quality"]["steps"] > 0
+    assert report["sources"]["trained"]["quality"]["steps"] > 0
 
 
 def test_a_run_that_scored_nothing_is_one_sentence(tmp_path, run_dir):

@@ -1,10 +1,10 @@
-"""The own model scores; a share of sibling sets is scored by the source before it as well."""
+"""The trained model scores; a share of sibling sets is scored by the source before it as well."""
 
 import pytest
 
 from sphere_ray.errors import EngineError, RequestError
-from sphere_ray.method.audit import AuditedScorer
 from sphere_ray.method.ports import Score, ScoreRequest
+from sphere_ray.reward.audit import AuditedScorer
 from tests.method.fakes import PROBLEM, candidate
 
 
@@ -29,9 +29,9 @@ def ask(seed):
     )
 
 
-async def test_the_reward_is_always_the_own_models():
-    own, source = Fixed(0.3), Fixed(0.75, values=(1.0, 0.5), tokens=40)
-    scorer = AuditedScorer(own, source, 0.25)
+async def test_the_reward_is_always_the_trained_models():
+    trained, source = Fixed(0.3), Fixed(0.75, values=(1.0, 0.5), tokens=40)
+    scorer = AuditedScorer(trained, source, 0.25)
     scores = [await scorer.score(ask(seed)) for seed in range(400)]
     assert {score.reward for pair in scores for score in pair} == {0.3}
     audited = [pair for pair in scores if pair[0].audit is not None]

@@ -200,7 +200,7 @@ def _sigmoid(values: Floats) -> Floats:
 
 
 def handover_refusal(figures: Quality, settings: HandoverSettings) -> str:
-    """Why the own model must not take over; empty if it may."""
+    """Why the trained model must not take over; empty if it may."""
     if figures.steps < settings.min_steps:
         return f"{figures.steps} held-out steps are fewer than min_steps ({settings.min_steps})"
     if figures.auc is None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.models import ModelSettings
-from sphere_ray.config.scorers import OwnScorerSettings
+from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
 from sphere_ray.errors import (
     CollapseError,
@@ -35,13 +35,13 @@ from sphere_ray.records import (
 )
 from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.rollout.stages import rollout_table
-from sphere_ray.runs import own_reward, storage
-from sphere_ray.runs.own_reward import OwnReward, Recorded, reward_base_dir, train_own_reward
+from sphere_ray.runs import storage, trained_reward
 from sphere_ray.runs.store import RunStore
+from sphere_ray.runs.trained_reward import Recorded, TrainedReward, reward_base_dir, train_reward
 from sphere_ray.training.messages import RewardTrainRequest
 from tests.method.fakes import candidate
 
-Attempt = Callable[..., OwnReward]
+Attempt = Callable[..., TrainedReward]
 
 
 def rollout(index: int, *, valued: bool) -> Rollout:
@@ -76,7 +76,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
             "engines": {"policy": {"path": base}, "policy_pool": {"kv_cache_gib": 1}},
         }
     )
-    recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", own=False)]
+    recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", trained=False)]
 
     def run(
         error: Exception,
@@ -84,8 +84,8 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
         valued: bool = True,
         sees: Callable[[RewardTrainRequest], None] = lambda _: None,
         **changes: Any,
-    ) -> OwnReward:
-        own = OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}} | changes)
+    ) -> TrainedReward:
+        trained = TrainedScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}} | changes)
         rollouts = rollout_table([rollout(index, valued=valued) for index in range(20)])
         storage.write_table(rollouts, f"{recorded[0].path}/data-0.parquet")
 
@@ -93,13 +93,13 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
             sees(request)
             raise error
 
-        monkeypatch.setattr(own_reward, "train_reward_model", workers)
+        monkeypatch.setattr(trained_reward, "train_reward_model", workers)
         with RunStore.open(settings.run_dir, settings) as store:
             board = ProgressBoard(Console(file=io.StringIO()))
             session: Any = SimpleNamespace(
                 settings=settings, store=store, board=board, make_room=lambda: None
             )
-            return train_own_reward(session, own, recorded, policy, 0)
+            return train_reward(session, trained, recorded, policy, 0)
 
     return run
 
@@ -137,28 +137,28 @@ def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_
     base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
     policy = ModelRef(path=str(base), iteration=0, fingerprint="")
     tags, classifier = (
-        OwnScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "shape": shape})
+        TrainedScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}, "shape": shape})
         for shape in ("step_tags", "classifier")
     )
     assert reward_base_dir(tags, policy) == str(base)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(ModelError, match=r"own\.base .* own\.shape: classifier"):
+    with pytest.raises(ModelError, match=r"trained\.base .* trained\.shape: classifier"):
         reward_base_dir(tags, policy)
     assert reward_base_dir(classifier, policy) == str(base)
 
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Callable[..., str]:
-    """Where the base lies for an own model of so many layers, its config.json changed."""
+    """Where the base lies for an trained model of so many layers, its config.json changed."""
     base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
     policy = ModelRef(path=str(base), iteration=0, fingerprint="")
     config = json.loads((base / "config.json").read_text())
 
     def lies(layers: int, *, shape: str = "step_tags", **change: Any) -> str:
         (base / "config.json").write_text(json.dumps(config | change))
-        own = {"pool": {"kv_cache_gib": 1}, "layers": layers, "shape": shape}
-        return Path(reward_base_dir(OwnScorerSettings.model_validate(own), policy)).name
+        trained = {"pool": {"kv_cache_gib": 1}, "layers": layers, "shape": shape}
+        return Path(reward_base_dir(TrainedScorerSettings.model_validate(trained), policy)).name
 
     return lies
 
@@ -170,8 +170,8 @@ CLASSIFIED = ["LlamaForSequenceClassification"]
 @pytest.mark.parametrize(
     ("layers", "change", "told"),
     [
-        (3, {}, r"own\.layers \(3\) is more than the 2 layers of .*; lower it"),
-        (1, {"num_hidden_layers": None}, "has no num_hidden_layers; set own.layers: null"),
+        (3, {}, r"trained\.layers \(3\) is more than the 2 layers of .*; lower it"),
+        (1, {"num_hidden_layers": None}, "has no num_hidden_layers; set trained.layers: null"),
         (1, {"architectures": TAGGED}, "a reward model already"),
         (1, {"architectures": CLASSIFIED, "shape": "classifier"}, "a reward model already"),
     ],

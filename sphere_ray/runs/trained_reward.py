@@ -8,14 +8,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sphere_ray.config.scorers import HandoverSettings, OwnScorerSettings
+from sphere_ray.config.scorers import HandoverSettings, TrainedScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_model
 from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
-from sphere_ray.method.labels import labelled_steps, split_by_problem
-from sphere_ray.method.quality import handover_refusal, quality, shape_scores
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport
-from sphere_ray.reporting.reward_summary import OwnRewardSummary
+from sphere_ray.reporting.reward_summary import TrainedRewardSummary
+from sphere_ray.reward.labels import labelled_steps, split_by_problem
+from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.phases import read_rollouts
@@ -34,29 +34,29 @@ _STATE, _BASE = "_train", "_base"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Committed rollouts, and whether the own model scored them."""
+    """Committed rollouts, and whether the trained model scored them."""
 
     path: str
     fingerprint: str
-    own: bool
+    trained: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnReward:
+class TrainedReward:
     """The trained reward model (None: too few labels, or it diverged) and its figures."""
 
     model: ModelRef | None
-    summary: OwnRewardSummary
+    summary: TrainedRewardSummary
     manifest: Manifest
 
 
-def train_own_reward(
+def train_reward(
     session: Session,
-    own: OwnScorerSettings,
+    trained: TrainedScorerSettings,
     recorded: Sequence[Recorded],
     base: ModelRef,
     iteration: int | None,
-) -> OwnReward:
+) -> TrainedReward:
     """Train on every step the rollouts recorded a label for; skipped once committed.
 
     Raises:
@@ -64,40 +64,40 @@ def train_own_reward(
         RunDirectoryError: the rollouts recorded no labels.
         TrainingError: the workers kept failing.
     """
-    base_dir = reward_base_dir(own, base)
+    base_dir = reward_base_dir(trained, base)
     upstream = {f"rollouts-{place}": each.fingerprint for place, each in enumerate(recorded)}
     upstream["base"] = model_fingerprint(base_dir)
     phase = session.store.phase(iteration, PHASE, upstream)
     manifest = phase.committed()
     if manifest is None:
-        manifest = _train(session, own, recorded, phase, base_dir, iteration)
-    outcome: OwnRewardSummary = storage.read_json(f"{phase.path}/{OUTCOME}")
+        manifest = _train(session, trained, recorded, phase, base_dir, iteration)
+    outcome: TrainedRewardSummary = storage.read_json(f"{phase.path}/{OUTCOME}")
     model = None
     if outcome["held_out"] is not None:
         path = f"{phase.path}/model"
         model = ModelRef(
             path=path, iteration=(iteration or 0) + 1, fingerprint=model_fingerprint(path)
         )
-    return OwnReward(model=model, summary=outcome, manifest=manifest)
+    return TrainedReward(model=model, summary=outcome, manifest=manifest)
 
 
-def reward_base_dir(own: OwnScorerSettings, policy: ModelRef) -> str:
+def reward_base_dir(trained: TrainedScorerSettings, policy: ModelRef) -> str:
     """Where the model lies that the reward model begins as.
 
     Raises:
         ModelError: it is not there, lacks something, or cannot become one of this shape.
     """
-    path = policy.path if own.base == "policy" else resolve_model(own.base)
-    if own.shape == "step_tags":
+    path = policy.path if trained.base == "policy" else resolve_model(trained.base)
+    if trained.shape == "step_tags":
         require_step_tags(Path(path))
-    if own.layers is not None:
-        require_layers(Path(path), own.layers, own.shape)
+    if trained.layers is not None:
+        require_layers(Path(path), trained.layers, trained.shape)
     return path
 
 
 def _train(
     session: Session,
-    own: OwnScorerSettings,
+    trained: TrainedScorerSettings,
     recorded: Sequence[Recorded],
     phase: PhaseDir,
     base_dir: str,
@@ -105,7 +105,7 @@ def _train(
 ) -> Manifest:
     steps = _labels(recorded)
     train, held_out = split_by_problem(
-        steps, share=own.training.held_out, seed=session.settings.seed
+        steps, share=trained.training.held_out, seed=session.settings.seed
     )
     session.make_room()
     phase.begin(resumable=True)
@@ -115,22 +115,22 @@ def _train(
         stopwatch(phase) as seconds,
         session.board.phase(PHASE, 0, "steps", iteration=iteration) as tracker,
     ):
-        _prepare(own, base_dir, f"{phase.path}/{_BASE}", session.settings.seed)
-        request = _request(session, own, phase)
+        _prepare(trained, base_dir, f"{phase.path}/{_BASE}", session.settings.seed)
+        request = _request(session, trained, phase)
         try:
             result = train_reward_model(
                 request,
                 lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
             )
             scores = pq.read_table(request.scores_path)["score"].to_pylist()
-            trained = {
+            counts = {
                 "problems": result.problems,
                 "labels": result.labels,
                 "steps": result.steps,
                 "loss_first": result.loss_first,
                 "loss_last": result.loss_last,
             }
-            outcome = trained | judge(train, held_out, scores, own.schedule)
+            outcome = counts | judge(train, held_out, scores, trained.schedule)
         except (CollapseError, TooFewLabelsError) as error:
             outcome = _untrained(train, str(error))
     storage.write_json(outcome, f"{phase.path}/{OUTCOME}")
@@ -177,7 +177,7 @@ def _untrained(train: Sequence[LabelledStep], refusal: str) -> dict[str, Any]:
 def _labels(recorded: Sequence[Recorded]) -> list[LabelledStep]:
     steps: list[LabelledStep] = []
     for each in recorded:
-        steps += labelled_steps(read_rollouts(each.path), own=each.own)
+        steps += labelled_steps(read_rollouts(each.path), trained=each.trained)
     if not steps:
         places = ", ".join(each.path for each in recorded)
         raise RunDirectoryError(
@@ -187,20 +187,28 @@ def _labels(recorded: Sequence[Recorded]) -> list[LabelledStep]:
     return steps
 
 
-def _prepare(own: OwnScorerSettings, base: str, target: str, seed: int) -> None:
-    """Make the untrained reward model; it depends on the base, `own` and the seed alone."""
+def _prepare(trained: TrainedScorerSettings, base: str, target: str, seed: int) -> None:
+    """Make the untrained reward model; it depends on the base, `trained` and the seed alone."""
     reward_base = importlib.import_module("sphere_ray.engines.reward_base")  # it imports torch
     storage.remove(target)
     with quietly():
-        if own.shape == "classifier":
-            reward_base.prepare_classifier(Path(base), Path(target), seed=seed, layers=own.layers)
+        if trained.shape == "classifier":
+            reward_base.prepare_classifier(
+                Path(base), Path(target), seed=seed, layers=trained.layers
+            )
         else:
             reward_base.prepare_step_tags(
-                Path(base), Path(target), step_tag=own.step_tag, seed=seed, layers=own.layers
+                Path(base),
+                Path(target),
+                step_tag=trained.step_tag,
+                seed=seed,
+                layers=trained.layers,
             )
 
 
-def _request(session: Session, own: OwnScorerSettings, phase: PhaseDir) -> RewardTrainRequest:
+def _request(
+    session: Session, trained: TrainedScorerSettings, phase: PhaseDir
+) -> RewardTrainRequest:
     return RewardTrainRequest(
         model_dir=f"{phase.path}/{_BASE}",
         steps_path=f"{phase.path}/{TRAINING_STEPS}",
@@ -210,6 +218,6 @@ def _request(session: Session, own: OwnScorerSettings, phase: PhaseDir) -> Rewar
         storage_path=f"{phase.path}/{_STATE}",
         name=PHASE,
         seed=session.settings.seed,
-        own=own,
+        trained=trained,
         placement=session.settings.trainer,
     )

@@ -18,17 +18,17 @@ DEEPEST = 4
 LARGEST_WEIGHT = 4.0
 
 
-def labelled_steps(rollouts: Iterable[Rollout], *, own: bool) -> list[LabelledStep]:
-    """Every step that a source other than the own model scored, once each; failed rows give none.
+def labelled_steps(rollouts: Iterable[Rollout], *, trained: bool) -> list[LabelledStep]:
+    """Every step that the original source scored, once each; failed rows give none.
 
-    With `own` the rollouts were searched by the own model: its rewards are no labels, so only the
+    With `trained` the trained model scored the search: its rewards are no labels, so only the
     audited steps count. The same step of one problem, reached twice, pools its outcomes.
     """
     steps: dict[tuple[str, tuple[str, ...], str], LabelledStep] = {}
     for rollout in rollouts:
         if rollout.error is not None:
             continue
-        for step in _once(_steps_of(rollout, own=own)):
+        for step in _once(_steps_of(rollout, trained=trained)):
             key = (step.problem_id, step.prefix, step.text)
             steps[key] = _pooled(steps[key], step) if key in steps else step
     return list(steps.values())
@@ -102,16 +102,16 @@ def _target(label: float, up: float, down: float) -> Target:
     return Target(right=label * up / weight, weight=weight, shift=log(up / down))
 
 
-def _steps_of(rollout: Rollout, *, own: bool) -> Iterator[LabelledStep]:
+def _steps_of(rollout: Rollout, *, trained: bool) -> Iterator[LabelledStep]:
     for chain in rollout.chains:
-        yield from _steps_of_chain(rollout, chain, own=own)
+        yield from _steps_of_chain(rollout, chain, trained=trained)
 
 
-def _steps_of_chain(rollout: Rollout, chain: Chain, *, own: bool) -> Iterator[LabelledStep]:
+def _steps_of_chain(rollout: Rollout, chain: Chain, *, trained: bool) -> Iterator[LabelledStep]:
     prefix: tuple[str, ...] = ()
     for step in chain.steps:
         for candidate in step.candidates:
-            label = _label(candidate, own=own)
+            label = _label(candidate, trained=trained)
             if label is not None and candidate.reward is not None:
                 yield LabelledStep(
                     problem_id=rollout.problem.problem_id,
@@ -126,8 +126,8 @@ def _steps_of_chain(rollout: Rollout, chain: Chain, *, own: bool) -> Iterator[La
         prefix = (*prefix, step.candidate.text)
 
 
-def _label(candidate: Candidate, *, own: bool) -> float | None:
-    return candidate.audit if own else candidate.reward
+def _label(candidate: Candidate, *, trained: bool) -> float | None:
+    return candidate.audit if trained else candidate.reward
 
 
 def _once(steps: Iterable[LabelledStep]) -> list[LabelledStep]:

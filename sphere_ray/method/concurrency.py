@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> tuple[T, ...]:
+async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> tuple[T, ...]:
     """Return the results in the order given; the first error stops the rest and propagates.
 
     (A TaskGroup would wrap it in an ExceptionGroup, and `except RowError` would miss it.)
