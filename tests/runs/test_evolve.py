@@ -155,7 +155,7 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
     monkeypatch.setattr(evolve.storage, "read_table", lambda path: pairs)
     session = SimpleNamespace(
         settings=settings,
-        board=SimpleNamespace(say=script.said.append),
+        board=SimpleNamespace(log=script.said.append),
         events=SimpleNamespace(record=lambda *_, **__: None),
     )
     return evolve._run(session)  # type: ignore[arg-type]
