@@ -4,13 +4,13 @@ The public names load on first use, so importing the package is fast and pulls i
 torch nor vllm.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sphere_ray.config import load_config
     from sphere_ray.grading import grade
-    from sphere_ray.records import Chain, PreferencePair, Problem, Verdict
+    from sphere_ray.records import Chain, PreferencePair, Problem, Rollout, Verdict
+    from sphere_ray.runs.directory import Run
     from sphere_ray.runs.evolve import run
 
 __version__ = "0.1.0"
@@ -19,6 +19,8 @@ __all__ = [
     "Chain",
     "PreferencePair",
     "Problem",
+    "Rollout",
+    "Run",
     "Verdict",
     "__version__",
     "grade",
@@ -26,22 +28,16 @@ __all__ = [
     "run",
 ]
 
-_HOMES = {
-    "Chain": "sphere_ray.records",
-    "PreferencePair": "sphere_ray.records",
-    "Problem": "sphere_ray.records",
-    "Verdict": "sphere_ray.records",
-    "grade": "sphere_ray.grading",
-    "load_config": "sphere_ray.config",
-    "run": "sphere_ray.runs.evolve",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that owns it."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'sphere_ray' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    from sphere_ray import config, grading, records
+    from sphere_ray.runs import directory, evolve
+
+    homes = (records, config, grading, directory, evolve)
+    value = next(getattr(home, name) for home in homes if hasattr(home, name))
     globals()[name] = value
     return value
 

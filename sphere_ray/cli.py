@@ -4,13 +4,12 @@ Owns no behaviour of its own. What the commands need is imported when they run, 
 and mistyped options answer at once.
 """
 
-import importlib
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -19,6 +18,10 @@ from rich.console import Console
 from sphere_ray import __version__
 from sphere_ray.errors import SphereError
 from sphere_ray.runs.interruption import Interrupted, catch_signals
+
+if TYPE_CHECKING:
+    from sphere_ray.config import RunSettings
+    from sphere_ray.runs.step import Plan
 
 app = typer.Typer(
     name="sphere",
@@ -77,19 +80,32 @@ def run(
         Path, typer.Argument(metavar="CONFIG", help="YAML file; examples are in jobs/configs.")
     ],
     overrides: Overrides = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Start on the finished steps of another run."),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the settings and the resources they need; stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the settings, the resources, and what each step would do; stop."
+        ),
     ] = False,
 ) -> None:
     """Run the whole loop; the same command continues a run that was stopped."""
+    from sphere_ray.config import load_config
+
     hint = "run the same command again to continue from the last committed work"
     with _outcomes(debug=context.obj, hint=hint):
-        settings = _module("config").load_config(config, overrides or [])
+        settings = load_config(config, overrides or [])
         if dry_run:
-            _show_plan(settings)
+            _show_settings(settings)
+            _show_plan(settings, origin)
             return
-        summary = _module("runs.evolve").run(settings)
-        _module("reporting.table").print_summary(summary, Console())
+        from sphere_ray.reporting.table import print_summary
+        from sphere_ray.runs import evolve
+
+        summary = evolve.run(settings, origin)
+        print_summary(summary, Console())
         _out.print(f"results are in {settings.run_dir}")
 
 
@@ -107,10 +123,12 @@ def evaluate(
 ) -> None:
     """Measure a model: greedy pass@1 and, with --samples, mean@k."""
     with _outcomes(debug=context.obj, hint="nothing was kept"):
-        figures = _module("runs.evaluate_model").evaluate_model(
-            _evaluation_settings(config, model), model, problems, limit, samples
-        )
-        _module("reporting.table").print_evaluation(figures, Console())
+        from sphere_ray.reporting.table import print_evaluation
+        from sphere_ray.runs.evaluate_model import evaluate_model
+
+        settings = _evaluation_settings(config, model)
+        figures = evaluate_model(settings, model, problems, limit, samples)
+        print_evaluation(figures, Console())
 
 
 @app.command()
@@ -127,10 +145,11 @@ def compare(
 ) -> None:
     """Measure two models on the same problems: greedy pass@1, and the change paired by problem."""
     with _outcomes(debug=context.obj, hint="nothing was kept"):
-        figures = _module("runs.evaluate_model").compare_models(
-            _evaluation_settings(config, model), (base, model), problems, limit
-        )
-        _module("reporting.table").print_comparison(figures, Console())
+        from sphere_ray.reporting.table import print_comparison
+        from sphere_ray.runs.evaluate_model import compare_models
+
+        settings = _evaluation_settings(config, model)
+        print_comparison(compare_models(settings, (base, model), problems, limit), Console())
 
 
 @app.command()
@@ -147,7 +166,9 @@ def export(
 ) -> None:
     """Write the preference pairs of a run for other trainers."""
     with _outcomes(debug=context.obj, hint="run the same command again"):
-        exporters = {ExportFormat.TRL: _module("runs.export").export_trl}
+        from sphere_ray.runs.export import export_trl
+
+        exporters = {ExportFormat.TRL: export_trl}
         written = exporters[target](run_dir, output=output, iteration=iteration)
         _out.print(f"{written.num_pairs} pairs in {written.jsonl} and {written.parquet}")
 
@@ -163,8 +184,11 @@ def train_prm(
 ) -> None:
     """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
-        path, summary = _module("runs.train_prm").train_prm(run_dir, output, overrides or [])
-        _module("reporting.table").print_trained_reward(summary, Console())
+        from sphere_ray.reporting.table import print_trained_reward
+        from sphere_ray.runs import train_prm as command
+
+        path, summary = command.train_prm(run_dir, output, overrides or [])
+        print_trained_reward(summary, Console())
         if path is not None:
             _out.print(path)
 
@@ -188,31 +212,47 @@ def score_report(
 ) -> None:
     """Measure a run's reward sources against fresh rollout values; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
-        report = _module("runs.score_report").score_report(
+        from sphere_ray.reporting.table import print_score_report
+        from sphere_ray.runs import score_report as command
+
+        report = command.score_report(
             run_dir,
             problems=problems,
             completions=completions,
             output=output,
             overrides=overrides or [],
         )
-        _module("reporting.table").print_score_report(report, Console())
+        print_score_report(report, Console())
 
 
-def _evaluation_settings(config: Path | None, model: str) -> Any:
+def _evaluation_settings(config: Path | None, model: str) -> "RunSettings":
     if config is None:
-        return _module("runs.defaults").evaluation_settings(model)
-    return _module("config").load_config(config)
+        from sphere_ray.runs.evaluate_model import evaluation_settings
+
+        return evaluation_settings(model)
+    from sphere_ray.config import load_config
+
+    return load_config(config)
 
 
-def _show_plan(settings: Any) -> None:
-    resolved = _module("config").dump(settings)
-    _out.print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
-    _out.print(f"# needs {_module('config.placement').needed_resources(settings)}")
+def _show_settings(settings: "RunSettings") -> None:
+    from sphere_ray.config.base import dump
+    from sphere_ray.config.placement import needed_resources
+
+    _out.print(yaml.safe_dump(dump(settings), sort_keys=False, allow_unicode=True).rstrip())
+    _out.print(f"# needs {needed_resources(settings)}")
 
 
-def _module(name: str) -> Any:
-    """The seam of lazy loading."""
-    return importlib.import_module(f"sphere_ray.{name}")
+def _show_plan(settings: "RunSettings", origin: str | None) -> None:
+    """One line a step: what would be done, in which directory, and why."""
+    from sphere_ray.runs import evolve
+
+    plans: list[Plan] = evolve.plan(settings, origin)
+    width = max(len(plan.step.place) for plan in plans)
+    for plan in plans:
+        directory = plan.path.rpartition("/")[2]
+        variant = f" (as {directory})" if not plan.step.place.endswith(directory) else ""
+        _out.print(f"# {plan.step.place:{width}}  {plan.state:8}  {plan.reason}{variant}")
 
 
 @contextmanager

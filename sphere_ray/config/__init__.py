@@ -1,7 +1,6 @@
-"""All parameters of a run, how they are loaded, and which of them identify its results."""
+"""All parameters of a run, and how they are loaded."""
 
-from sphere_ray.config.identity import differences, dump, identity, phase_identity
 from sphere_ray.config.loading import load_config
 from sphere_ray.config.run import RunSettings
 
-__all__ = ["RunSettings", "differences", "dump", "identity", "load_config", "phase_identity"]
+__all__ = ["RunSettings", "load_config"]

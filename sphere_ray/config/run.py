@@ -19,7 +19,6 @@ class EvaluationSettings(Settings):
     num_samples: int = Field(0, ge=0)
     temperature: float = Field(0.8, gt=0)
     max_tokens: int = Field(2048, ge=1)
-    bootstrap: int = Field(2000, ge=100)
 
 
 class PromotionSettings(Settings):
@@ -52,16 +51,12 @@ class RayPlacement(Settings):
     """How the run meets Ray. Placement, not identity.
 
     `address: local` starts Ray here; `auto` joins the cluster that runs the job.
-    `keep_cpu_engines` lets engines without a GPU stay, idle, while a model is trained; they then
-    only load the new weights.
     """
 
     address: str = "auto"
     num_cpus: int | None = Field(None, ge=1)
     object_store_gib: float | None = Field(None, gt=0)
     dashboard: bool = True
-    release_timeout_s: float = Field(120.0, gt=0)
-    keep_cpu_engines: bool = True
 
 
 class RunSettings(Settings):

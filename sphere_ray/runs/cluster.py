@@ -45,7 +45,7 @@ def connected(settings: RunSettings) -> Iterator[str]:
         ray.shutdown()
 
 
-def can_train_ahead(settings: RunSettings) -> bool:
+def can_train_beside_engines(settings: RunSettings) -> bool:
     """Whether training's workers fit in the cluster beside a rollout whose engines run."""
     free = cast(Any, ray).available_resources()
     return has_room_beside(

@@ -1,7 +1,6 @@
-"""Evaluation of models outside a run: problems from any source, nothing kept."""
+"""Evaluation of models outside a run: problems from any source, and nothing is kept."""
 
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
 )
-from sphere_ray.runs import storage
-from sphere_ray.runs.phases import DATA, evaluate
-from sphere_ray.runs.roles import base_model, policy_alone
+from sphere_ray.rollout.roles import base_model, policy_alone
+from sphere_ray.runs.directory import CONFIG, Run, WritableRun
 from sphere_ray.runs.session import Session
-from sphere_ray.runs.store import RunStore
-from sphere_ray.schema import to_table
+from sphere_ray.runs.step import Executor
+from sphere_ray.runs.steps.evaluation import HeldOutStep
+from sphere_ray.runs.steps.problems import GivenProblemsStep
 
 SPLIT = "test"
 
@@ -37,7 +36,7 @@ def evaluate_model(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     (rows,) = _answers(settings, (model,), problems_uri, limit, samples)
-    return evaluation_summary(rows, seed=settings.seed, resamples=settings.evaluation.bootstrap)
+    return evaluation_summary(rows, seed=settings.seed)
 
 
 def compare_models(
@@ -49,38 +48,75 @@ def compare_models(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     base, other = _answers(settings, models, problems_uri, limit, samples=0)
-    return held_out_summary(
-        base, other, seed=settings.seed, resamples=settings.evaluation.bootstrap
-    )
+    return held_out_summary(base, other, seed=settings.seed)
+
+
+def evaluation_settings(model: str) -> RunSettings:
+    """The settings of the run that `model` lies in, else defaults that serve `model` on a CPU.
+
+    Raises:
+        RunDirectoryError: the run's config.json cannot be used.
+    """
+    for folder in Path(model).absolute().parents:
+        if folder.joinpath("problems").is_dir() and folder.joinpath(CONFIG).is_file():
+            return Run.open(str(folder)).settings
+    return RunSettings.model_validate(_on_a_cpu(model))
+
+
+def _on_a_cpu(model: str) -> dict[str, object]:
+    # The three splits have to be named, but an evaluation reads none of them.
+    splits = ("train", "validation", "test")
+    return {
+        "name": "evaluate",
+        "run_dir": "runs/evaluate",
+        "problems": {s: {"source": f"generated:arithmetic?split={s}"} for s in splits},
+        "method": {"search": {"max_chain_tokens": 512, "max_step_tokens": 256}},
+        "engines": {
+            "policy": {"path": model, "max_model_len": 2048},
+            "policy_pool": {"kv_cache_gib": 2},
+        },
+        "evaluation": {"max_tokens": 1024},
+    }
 
 
 def _answers(
     settings: RunSettings, models: Sequence[str], problems_uri: str, limit: int, samples: int
 ) -> list[list[EvaluationRow]]:
     """The answers of each model to the same problems, all with the same prompts and limits."""
-    split = SplitSettings(source=problems_uri, limit=limit)
-    result = ingest_splits({SPLIT: split})
-    rejected = Path(f"rejected-{int(time.time())}.jsonl")
-    if result.rejected:
-        storage.write_text(rejected_lines(result.rejected), storage.resolve(str(rejected)))
-    require_usable(result, settings.problems.max_rejected_share, str(rejected))
-    own = [_settings_for(settings, model, samples) for model in models]
-    refs = [base_model(each.engines) for each in own]
+    problems = _read_problems(settings, SplitSettings(source=problems_uri, limit=limit))
     # Every node reads problems and writes answers here, so it lies where runs lie.
-    beside = Path(settings.run_dir).expanduser().absolute().parent
-    beside.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=".evaluate-", dir=beside) as directory,
-        RunStore.open(directory, own[0]) as store,
-        Session(settings=own[0], store=store) as session,
-    ):
-        problems = store.phase(None, "problems")
-        table = to_table(result.problems[SPLIT], Problem)
-        storage.write_table(table, f"{problems.path}/{SPLIT}/{DATA}")
-        return [
-            evaluate(session, problems, SPLIT, ref, (None, f"test/{number}"))[0]
-            for number, ref in enumerate(refs)
-        ]
+    runs = Path(settings.run_dir).expanduser().absolute().parent
+    runs.mkdir(parents=True, exist_ok=True)
+    found = []
+    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=runs) as directory:
+        for number, model in enumerate(models):
+            chosen = _settings_for(settings, model, samples)
+            ref = base_model(chosen.engines)
+            with WritableRun.create(directory, chosen) as run, Session(run=run) as session:
+                executor = Executor(session)
+                given = executor.make(GivenProblemsStep(split=SPLIT, problems=problems))
+                made = executor.make(
+                    HeldOutStep(
+                        label=str(number), split=SPLIT, model=ref, settings=chosen, problems=given
+                    )
+                )
+                assert made.finished is not None
+                found.append(list(made.finished.rows(EvaluationRow)))
+    return found
+
+
+def _read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem, ...]:
+    """The valid problems of a source; reasons for rejected rows go to a temporary file."""
+    result = ingest_splits({SPLIT: split})
+    rejected = ""
+    if result.rejected:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sphere-rejected-", suffix=".jsonl", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(rejected_lines(result.rejected))
+            rejected = file.name
+    require_usable(result, settings.problems.max_rejected_share, rejected)
+    return tuple(result.problems[SPLIT])
 
 
 def _settings_for(settings: RunSettings, model: str, samples: int) -> RunSettings:

@@ -1,76 +1,316 @@
-"""The whole loop: composes the phases, decides promotion, and writes summary.json."""
+"""The loop: which steps an iteration asks for, and which policy goes on.
 
-from collections import defaultdict
-from collections.abc import Sequence
+`evolve` reads from top to bottom. It asks a `Maker` for each step: an executor makes them, a
+planner only says what it would do.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from sphere_ray.config import RunSettings
-from sphere_ray.config.run import PromotionSettings
-from sphere_ray.config.scorers import TrainedScorerSettings
-from sphere_ray.errors import RunDirectoryError, TooFewPairsError
-from sphere_ray.method.metrics import mean_at_k
-from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
-from sphere_ray.reporting.reward_summary import TrainedRewardSummary, reward_summary
-from sphere_ray.reporting.summary import (
-    IterationSummary,
-    RunSummary,
-    TrainingSummary,
-    held_out_summary,
-    pairs_summary,
-    rollout_summary,
-    validation_summary,
-)
+from sphere_ray.errors import RunDirectoryError
+from sphere_ray.records import EvaluationRow, ModelRef
+from sphere_ray.reporting.summary import RunSummary
+from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs import storage
-from sphere_ray.runs.learning import Ahead, Trained, learn
-from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
-from sphere_ray.runs.roles import base_model, roles_of
+from sphere_ray.runs.decision import refusal
+from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun
+from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.session import Session
-from sphere_ray.runs.store import PhaseDir, RunStore
-from sphere_ray.runs.trained_reward import Recorded, reward_base_dir, train_reward
-from sphere_ray.schema import from_table
+from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
+from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
+from sphere_ray.runs.steps.pairs import PairsStep
+from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, PolicyStep
+from sphere_ray.runs.steps.problems import ProblemsStep
+from sphere_ray.runs.steps.reference import ReferenceStep
+from sphere_ray.runs.steps.reward_model import OUTCOME as REWARD_OUTCOME
+from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, reward_base_dir
+from sphere_ray.runs.steps.rollouts import RolloutsStep
 
-Seconds: TypeAlias = defaultdict[str, float]
+UNKNOWN = ""
+"""The fingerprint of a model that is only planned."""
+
+
+class Maker(Protocol):
+    """Makes steps, or plans them."""
+
+    def make(self, step: Step) -> Made:
+        """Return the step's output."""
+        ...
+
+
+class Observer(Protocol):
+    """Hears what the loop decides, and when it needs training's workers no longer."""
+
+    def log(self, text: str) -> None:
+        """Show one line."""
+        ...
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Note an event."""
+        ...
+
+    def dismiss_workers(self, *, finished: bool) -> None:
+        """End training's workers."""
+        ...
 
 
 @dataclass(kw_only=True)
-class State:
-    """Where the loop stands: the policy, its validation rows, and refusals in a row.
-
-    `trained` is the reward model that took over, `recorded` the rollouts so far.
-    """
+class _State:
+    """Where the loop stands: the policy and its validation answers, the rate, refusals in a row."""
 
     policy: ModelRef
-    validation: list[EvaluationRow]
+    validation: Made
     learning_rate: float
     refusals: int = 0
-    trained: ModelRef | None = None
+    reward_model: ModelRef | None = None
     recorded: list[Recorded] = field(default_factory=list)
-    iterations: list[IterationSummary] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
 
 
-def run(settings: RunSettings) -> RunSummary:
+def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
     """Run or continue the loop; returns (and writes) the summary.
+
+    `origin` is another run, whose finished steps count as made here (`sphere run --from RUN`).
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     _refuse_remote(settings)
-    with (
-        RunStore.open(settings.run_dir, settings) as store,
-        Session(settings=settings, store=store) as session,
-    ):
-        summary = _run(session)
-        storage.write_json(summary, store.path_of("summary.json"))
+    start = Run.open(origin) if origin else None
+    with WritableRun.create(settings.run_dir, settings) as directory, Session(run=directory) as at:
+        executor = Executor(at, start)
+        outcome = _Loop(settings=settings, maker=executor, observer=at).evolve()
+        summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
+        storage.write_json(summary, directory.file(SUMMARY))
         return summary
 
 
-def _refuse_remote(settings: RunSettings) -> None:
-    """Engines and trainers load models, and write them, by path.
+def plan(settings: RunSettings, origin: str | None = None) -> list[Plan]:
+    """What `run` would do about each step: reuse, continue or make, and why.
+
+    Nothing is written and no engine starts. What depends on steps that are not made yet is planned
+    as if every new policy were promoted.
 
     Raises:
-        RunDirectoryError: the run directory is a URI, which only simulated engines can do with.
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    start = Run.open(origin) if origin else None
+    planner = Planner(Run(storage.resolve(settings.run_dir)), start)
+    _Loop(settings=settings, maker=planner, observer=_Silence()).evolve()
+    return planner.plans
+
+
+@dataclass(kw_only=True)
+class _Loop:
+    settings: RunSettings
+    maker: Maker
+    observer: Observer
+
+    def evolve(self) -> Outcome:
+        """Problems, the base model's answers, iterations, and the final model's answers."""
+        settings, made = self.settings, list[Made]()
+
+        def make(step: Step) -> Made:
+            made.append(self.maker.make(step))
+            return made[-1]
+
+        base = base_model(settings.engines)
+        self._check_models(base)
+        problems = make(ProblemsStep(settings=settings, policy=base))
+        common: Any = {"settings": settings, "problems": problems}
+        validation = make(EvaluationStep(label="base", split="validation", model=base, **common))
+        base_test = make(HeldOutStep(label="base", split="test", model=base, **common))
+        state = _State(
+            policy=base, validation=validation, learning_rate=settings.training.learning_rate
+        )
+        for number in range(settings.iterations):
+            if state.refusals >= settings.promotion.patience:
+                self.observer.log(f"{state.refusals} policies in a row were refused; the run ends")
+                break
+            try:
+                self._iterate(make, problems, base, state, number)
+            except BaseException:
+                self.observer.dismiss_workers(finished=False)
+                raise
+            self.observer.dismiss_workers(finished=True)
+        final_test = base_test
+        if state.policy != base:
+            label = f"iter-{state.policy.iteration - 1:03}"
+            final_test = make(HeldOutStep(label=label, split="test", model=state.policy, **common))
+        return Outcome(
+            base=base,
+            base_test=base_test,
+            final_test=final_test,
+            steps=made,
+            iterations=state.iterations,
+        )
+
+    def _iterate(
+        self,
+        make: Callable[[Step], Made],
+        problems: Made,
+        base: ModelRef,
+        state: _State,
+        number: int,
+    ) -> None:
+        settings, common = self.settings, {"settings": self.settings, "iteration": number}
+        scored_by = self._reward_model_at(state, number)
+        rollouts = make(
+            RolloutsStep(
+                problems=problems,
+                policy=state.policy,
+                trained=scored_by,
+                then_trains=True,
+                **common,
+            )
+        )
+        state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
+        pairs = make(PairsStep(rollouts=rollouts, **common))
+        this = Iteration(
+            number=number,
+            rollouts=rollouts,
+            pairs=pairs,
+            scored_by=scored_by,
+            before=state.validation,
+        )
+        state.iterations.append(this)
+        if settings.engines.scorer.trained is not None and number + 1 < settings.iterations:
+            self._hand_over(make, base, state, this)
+        anchor = base if settings.training.reference == "initial" else state.policy
+        if too_few := self._too_few(pairs):
+            return self._decide(state, this, None, too_few)
+        reference = make(ReferenceStep(pairs=pairs, model=anchor, **common))
+        if too_few := self._too_few(reference):
+            return self._decide(state, this, None, too_few)
+        this.policy = make(
+            PolicyStep(
+                reference=reference,
+                policy=state.policy,
+                learning_rate=state.learning_rate,
+                **common,
+            )
+        )
+        if collapse := _collapse(this.policy):
+            state.learning_rate /= 2
+            return self._decide(state, this, None, f"training collapsed: {collapse}")
+        model = _model_of(this.policy, number)
+        this.evaluation = make(
+            EvaluationStep(problems=problems, split="validation", model=model, **common)
+        )
+        reason = self._refusal(this)
+        if reason:
+            state.learning_rate /= 2
+        self._decide(state, this, model, reason)
+
+    def _check_models(self, base: ModelRef) -> None:
+        """Notice a missing model now, not after an evaluation."""
+        engines = self.settings.engines
+        roles_of(engines, base)
+        if engines.scorer.trained is not None:
+            reward_base_dir(engines.scorer.trained, base)
+
+    def _reward_model_at(self, state: _State, number: int) -> ModelRef | None:
+        """The trained reward model, if one was accepted and the schedule lets it score by now."""
+        trained = self.settings.engines.scorer.trained
+        due = trained is not None and number >= trained.schedule.from_iteration
+        return state.reward_model if due else None
+
+    def _hand_over(
+        self, make: Callable[[Step], Made], base: ModelRef, state: _State, this: Iteration
+    ) -> None:
+        """Train a reward model for the next iteration; it takes over if its figures hold."""
+        trained = self.settings.engines.scorer.trained
+        assert trained is not None
+        this.reward = make(
+            RewardModelStep(
+                settings=self.settings,
+                trained=trained,
+                recorded=tuple(state.recorded),
+                base=base,
+                iteration=this.number,
+            )
+        )
+        if this.reward.finished is None:
+            state.reward_model = _planned_model(this.reward, this.number)
+            return
+        reason = storage.read_json(f"{this.reward.path}/{REWARD_OUTCOME}")["refusal"]
+        if reason is None:
+            state.reward_model = this.reward.finished.model
+        else:
+            self.observer.log(f"iteration {this.number}: the reward source stays ({reason})")
+        self.observer.record(
+            "handover", iteration=this.number, accepted=reason is None, reason=reason
+        )
+
+    def _too_few(self, made: Made) -> str | None:
+        least = self.settings.training.min_pairs
+        if made.finished is None or made.report.rows_out >= least:
+            return None
+        return f"{made.report.rows_out} pairs are fewer than training.min_pairs ({least})"
+
+    def _refusal(self, this: Iteration) -> str | None:
+        before, after = this.before.finished, this.evaluation and this.evaluation.finished
+        if before is None or after is None:
+            return None
+        rows = [list(each.rows(EvaluationRow)) for each in (before, after)]
+        return refusal(rows[0], rows[1], self.settings.promotion)
+
+    def _decide(
+        self, state: _State, this: Iteration, model: ModelRef | None, reason: str | None
+    ) -> None:
+        """Promote `model`, or keep the policy where there is a reason (or no model)."""
+        this.refusal = reason
+        if model is None or reason:
+            state.refusals += 1
+            halved = state.learning_rate < self.settings.training.learning_rate
+            rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
+            self.observer.log(f"iteration {this.number}: the policy stays ({reason}){rate}")
+        else:
+            assert this.evaluation is not None
+            state.policy, state.validation, state.refusals = model, this.evaluation, 0
+        self.observer.record(
+            "decided", iteration=this.number, promoted=reason is None, reason=reason
+        )
+
+
+class _Silence:
+    """Observes a plan, in which nothing happens."""
+
+    def log(self, text: str) -> None:
+        """Show nothing."""
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Note nothing."""
+
+    def dismiss_workers(self, *, finished: bool) -> None:
+        """There are none."""
+
+
+def _collapse(policy: Made) -> str | None:
+    """Why the guard stopped training, if it did."""
+    if policy.finished is None or COLLAPSED not in policy.report.dropped:
+        return None
+    return str(storage.read_json(f"{policy.path}/{OUTCOME}")["error"])
+
+
+def _model_of(policy: Made, number: int) -> ModelRef:
+    if policy.finished is None:
+        return _planned_model(policy, number)
+    assert policy.finished.model is not None
+    return policy.finished.model
+
+
+def _planned_model(made: Made, number: int) -> ModelRef:
+    return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=UNKNOWN)
+
+
+def _refuse_remote(settings: RunSettings) -> None:
+    """Refuse a run directory that is no path: engines and trainers load and write models by path.
+
+    Raises:
+        RunDirectoryError: the run directory is a URI, and engines are not simulated.
     """
     if settings.engines.backend != "simulated" and not storage.is_local(
         storage.resolve(settings.run_dir)
@@ -79,219 +319,3 @@ def _refuse_remote(settings: RunSettings) -> None:
             f"run_dir {settings.run_dir} is no path: models are trained into it and served from "
             "it; mount that storage on every node and give the path of the mount"
         )
-
-
-def _run(session: Session) -> RunSummary:
-    settings, seconds = session.settings, defaultdict[str, float](float)
-    base = base_model(settings.engines)
-    # A missing model is noticed now, not after an evaluation.
-    roles_of(settings.engines, base)
-    if settings.engines.scorer.trained is not None:
-        reward_base_dir(settings.engines.scorer.trained, base)
-    problems, manifest = ingest_problems(session)
-    _count(seconds, manifest)
-    validation, manifest = evaluate(
-        session, problems, "validation", base, (None, "evaluation/base")
-    )
-    _count(seconds, manifest)
-    base_test, manifest = evaluate(session, problems, "test", base, (None, "test/base"))
-    _count(seconds, manifest)
-    state = State(policy=base, validation=validation, learning_rate=settings.training.learning_rate)
-    for iteration in range(settings.iterations):
-        if state.refusals >= settings.promotion.patience:
-            session.board.log(f"{state.refusals} policies in a row were refused; the run ends")
-            break
-        _iterate(session, problems, base, state, iteration, seconds)
-    final_test = base_test
-    if state.policy != base:
-        # Named by its model: more iterations later evaluate another one beside it.
-        place = f"test/iter-{state.policy.iteration - 1:03}"
-        final_test, manifest = evaluate(session, problems, "test", state.policy, (None, place))
-        _count(seconds, manifest)
-    return {
-        "run": settings.name,
-        "base": {"path": settings.engines.policy.path, "fingerprint": base.fingerprint},
-        "iterations": state.iterations,
-        "test": held_out_summary(base_test, final_test, **_statistics(settings)),
-        "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
-    }
-
-
-def _iterate(
-    session: Session,
-    problems: PhaseDir,
-    base: ModelRef,
-    state: State,
-    iteration: int,
-    seconds: Seconds,
-) -> None:
-    settings = session.settings
-    try:
-        with Ahead(session=session, iteration=iteration) as ahead:
-            pairs, kept = _rolled_out(session, problems, base, state, seconds, ahead)
-            if kept < (least := settings.training.min_pairs):
-                raise TooFewPairsError(f"{kept} pairs are fewer than training.min_pairs ({least})")
-            anchor = base if settings.training.reference == "initial" else state.policy
-            models = (anchor, state.policy)
-            trained = learn(session, pairs, models, iteration, state.learning_rate, ahead)
-    except TooFewPairsError as error:
-        _decide(session, state, None, (), str(error))
-        return
-    summary = state.iterations[-1]
-    for manifest in trained.manifests:
-        _count(seconds, manifest)
-    if trained.model is None:
-        state.learning_rate /= 2
-        _decide(session, state, None, (), f"training collapsed: {trained.result['error']}")
-        return
-    summary["training"] = _training_summary(settings, trained)
-    after, manifest = evaluate(
-        session, problems, "validation", trained.model, (iteration, "evaluation")
-    )
-    _count(seconds, manifest)
-    summary["evaluation"] = validation_summary(state.validation, after, **_statistics(settings))
-    reason = refused(state.validation, after, settings.promotion)
-    if reason:
-        state.learning_rate /= 2
-    _decide(session, state, trained.model, after, reason)
-
-
-def _rolled_out(
-    session: Session,
-    problems: PhaseDir,
-    base: ModelRef,
-    state: State,
-    seconds: Seconds,
-    ahead: Ahead,
-) -> tuple[PhaseDir, int]:
-    """Everything up to the pairs; returns their phase and number, and begins the summary."""
-    settings, iteration = session.settings, ahead.iteration
-    trained = _trained_at(settings, state, iteration)
-    hands_over = settings.engines.scorer.trained if iteration + 1 < settings.iterations else None
-    rollouts, manifest = roll_out(
-        session,
-        problems,
-        state.policy,
-        iteration,
-        trained,
-        beside=None if hands_over else ahead.start,  # a reward model is trained in between
-    )
-    _count(seconds, manifest)
-    report = manifest.report
-    done = rollout_summary(read_rollouts(rollouts.path), report.seconds, report.pools)
-    source = "trained" if trained else settings.engines.scorer.kind
-    reward = reward_summary(read_rollouts(rollouts.path), source)
-    state.recorded.append(
-        Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, trained=trained is not None)
-    )
-    pairs, manifest = collect_pairs(session, rollouts, iteration)
-    _count(seconds, manifest)
-    kept = from_table(storage.read_table(pairs.path), PreferencePair)
-    item: IterationSummary = {
-        "iteration": iteration,
-        "rollout": done,
-        "reward": reward,
-        "pairs": pairs_summary(kept, manifest.report.dropped, report.seconds),
-        "training": None,
-        "evaluation": None,
-        "promoted": False,
-        "refusal": None,
-    }
-    state.iterations.append(item)
-    if hands_over is not None:
-        reward["trained"] = _hand_over(session, hands_over, base, state, seconds)
-    return pairs, len(kept)
-
-
-def _trained_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:
-    """The trained reward model, if it has been taken and its time has come."""
-    trained = settings.engines.scorer.trained
-    return state.trained if trained and iteration >= trained.schedule.from_iteration else None
-
-
-def _hand_over(
-    session: Session, trained: TrainedScorerSettings, base: ModelRef, state: State, seconds: Seconds
-) -> TrainedRewardSummary:
-    """Train a reward model for the next iteration; it takes over if its figures hold."""
-    iteration = state.iterations[-1]["iteration"]
-    made = train_reward(session, trained, state.recorded, base, iteration)
-    _count(seconds, made.manifest)
-    refusal = made.summary["refusal"]
-    if refusal is None:
-        state.trained = made.model
-    else:
-        session.board.log(f"iteration {iteration}: the reward source stays ({refusal})")
-    session.events.record("handover", iteration=iteration, accepted=refusal is None, reason=refusal)
-    return made.summary
-
-
-def _decide(
-    session: Session,
-    state: State,
-    model: ModelRef | None,
-    validation: Sequence[EvaluationRow],
-    refusal: str,
-) -> None:
-    """Promote `model`, or keep the policy where there is a refusal (or no model)."""
-    summary = state.iterations[-1]
-    if model is None or refusal:
-        state.refusals += 1
-        summary["refusal"] = refusal
-        halved = state.learning_rate < session.settings.training.learning_rate
-        rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
-        session.board.log(f"iteration {summary['iteration']}: the policy stays ({refusal}){rate}")
-    else:
-        state.policy, state.validation, state.refusals = model, list(validation), 0
-        summary["promoted"] = True
-    session.events.record(
-        "decided",
-        iteration=summary["iteration"],
-        promoted=summary["promoted"],
-        reason=summary["refusal"],
-    )
-
-
-def refused(
-    before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], settings: PromotionSettings
-) -> str:
-    """Why the new policy is not promoted; empty if it is."""
-    old, new = pass_at_1(before), pass_at_1(after)
-    if new < old - settings.tolerance:
-        return f"validation pass@1 fell from {old:.3f} to {new:.3f}"
-    truncated = sum(row.verdict is Verdict.TRUNCATED for row in after) / len(after)
-    if truncated > settings.max_truncated_share:
-        return f"{truncated:.0%} of its validation answers ran into the token limit"
-    return ""
-
-
-def pass_at_1(rows: Sequence[EvaluationRow]) -> float:
-    """Share of greedy answers that are correct."""
-    return mean_at_k([row.verdict is Verdict.CORRECT for row in rows])
-
-
-def _training_summary(settings: RunSettings, trained: Trained) -> TrainingSummary:
-    result = trained.result
-    history = result["history"]
-    tokens, seconds, computed, padding = (
-        sum(step[name] for step in history) for name in ("tokens", "seconds", "computed", "padding")
-    )
-    return {
-        "pairs": result["pairs"],
-        "steps": result["steps"],
-        "zero_stage": settings.training.zero_stage_on(settings.trainer),
-        "workers": settings.trainer.workers,
-        "tokens_per_second": round(tokens / seconds, 3),
-        "padding": round(padding / computed, 4),
-        "loss_first": result["loss_first"],
-        "loss_last": result["loss_last"],
-        "reward_accuracy": result["reward_accuracy"],
-        "seconds": round(trained.manifests[-1].report.seconds, 3),
-    }
-
-
-def _statistics(settings: RunSettings) -> dict[str, Any]:
-    return {"seed": settings.seed, "resamples": settings.evaluation.bootstrap}
-
-
-def _count(seconds: Seconds, manifest: Manifest) -> None:
-    seconds[manifest.report.phase.partition("/")[0]] += manifest.report.seconds

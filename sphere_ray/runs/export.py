@@ -1,10 +1,9 @@
 """Preference pairs of a run in the formats of other trainers.
 
-Reads only what the run committed, a file at a time, and knows nothing of how pairs came about.
+Reads only what the run committed, a row group at a time.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import PreferencePair
 from sphere_ray.runs import storage
-from sphere_ray.runs.store import CONFIG, MANIFEST
+from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.schema import from_table
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -53,12 +52,12 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
         RunDirectoryError: not a run directory, it has no committed pairs, or `output` cannot be
             written.
     """
-    run_dir = storage.resolve(run_dir)
-    files = _committed_pairs(run_dir, iteration)
-    folder = storage.resolve(output) if output else f"{run_dir}/export/trl"
+    run = Run.open(run_dir)
+    steps = _pairs_steps(run, iteration)
+    folder = storage.resolve(output) if output else run.file("export/trl")
     jsonl, parquet = f"{folder}/pairs.jsonl", f"{folder}/pairs.parquet"
     try:
-        num_pairs = _write_trl(files, jsonl, parquet)
+        num_pairs = _write_trl(steps, jsonl, parquet)
     except OSError as error:
         raise RunDirectoryError(
             f"{folder} cannot be written: {error.strerror or error}; choose another --output"
@@ -66,47 +65,33 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
     return Exported(num_pairs=num_pairs, jsonl=jsonl, parquet=parquet)
 
 
-def _write_trl(files: list[str], jsonl: str, parquet: str) -> int:
+def _write_trl(steps: list[FinishedStep], jsonl: str, parquet: str) -> int:
     num_pairs = 0
     with (
         storage.replacing(jsonl) as lines,
         storage.replacing(parquet) as columns,
         pq.ParquetWriter(columns, _TRL_SCHEMA) as writer,
     ):
-        for pairs in _batches(files):
-            rows = [trl_row(pair) for pair in pairs]
+        for table in (table for step in steps for table in step.tables()):
+            rows = [trl_row(pair) for pair in from_table(table, PreferencePair)]
             lines.writelines(_line(row) for row in rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=_TRL_SCHEMA))
             num_pairs += len(rows)
     return num_pairs
 
 
-def _committed_pairs(run_dir: str, iteration: int | None) -> list[str]:
-    """The data files of every pairs phase that has its manifest, in order of iterations."""
-    names = storage.listing(run_dir)
-    if CONFIG not in names:
-        raise RunDirectoryError(
-            f"{run_dir} is not a run directory (it has no {CONFIG}); give the run_dir of a run"
-        )
-    committed = [
-        name
-        for name in names
-        if name.startswith("iter-") and storage.exists(f"{run_dir}/{name}/pairs/{MANIFEST}")
-    ]
-    wanted = [n for n in committed if iteration is None or n == f"iter-{iteration:03}"]
+def _pairs_steps(run: Run, iteration: int | None) -> list[FinishedStep]:
+    """The finished pairs of every iteration, or of one, in order."""
+    finished = [step for step in run.steps if step.kind == "pairs"]
+    wanted = [step for step in finished if iteration in (None, step.iteration)]
     if not wanted:
         where = "" if iteration is None else f" of iteration {iteration}"
+        there = ", ".join(step.name for step in finished) or "none"
         raise RunDirectoryError(
-            f"{run_dir} has no committed pairs{where} (there are: {', '.join(committed) or 'none'})"
-            "; let the rollout finish, or choose another iteration"
+            f"{run.path} has no committed pairs{where} (there are: {there}); let the rollout "
+            "finish, or choose another iteration"
         )
-    folders = [f"{run_dir}/{name}/pairs" for name in wanted]
-    return [f"{folder}/{file}" for folder in folders for file in storage.data_files(folder)]
-
-
-def _batches(files: list[str]) -> Iterator[list[PreferencePair]]:
-    for path in files:
-        yield from_table(storage.read_table(path), PreferencePair)
+    return wanted
 
 
 def _line(row: dict[str, list[dict[str, str]]]) -> bytes:

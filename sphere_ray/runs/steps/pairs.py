@@ -1,0 +1,42 @@
+"""The pairs step: chains become preference pairs, streamed over the rollouts without an engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.base import identity
+from sphere_ray.records import ModelRef
+from sphere_ray.rollout import pipeline
+from sphere_ray.runs.step import Made, Result, Step, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsStep(Step):
+    """Preference pairs in shards, and in `dropped/` what a gate refused, with the reason."""
+
+    kind: ClassVar[str] = "pairs"
+
+    settings: RunSettings
+    rollouts: Made
+
+    def identity(self) -> dict[str, Any]:
+        """The pair rules; the prompts, which pairs repeat, come with the rollouts."""
+        return identity(pairs=self.settings.method.pairs)
+
+    def inputs(self) -> Mapping[str, Made | ModelRef | str]:
+        """The rollouts."""
+        return {"rollouts": self.rollouts}
+
+    def run(self, work: Work) -> Result:
+        """Build the pairs and apply the gate that looks across problems."""
+        work.session.connect()
+        rows = self.rollouts.report.rows_out
+        with work.progress(rows, "problems") as tracker:
+            counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method)
+            tracker.update(done=rows, pairs=counts.kept)
+        return Result(
+            rows_in=counts.kept + sum(counts.dropped.values()),
+            rows_out=counts.kept,
+            dropped=counts.dropped,
+        )

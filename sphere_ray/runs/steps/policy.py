@@ -1,0 +1,89 @@
+"""The policy step: DPO on the pairs, from the policy that made them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.base import identity
+from sphere_ray.engines.model_source import model_fingerprint
+from sphere_ray.errors import CollapseError
+from sphere_ray.records import ModelRef
+from sphere_ray.runs import storage
+from sphere_ray.runs.directory import MODEL
+from sphere_ray.runs.step import Made, Result, Step, Work
+from sphere_ray.training.messages import StepMetrics, TrainRequest
+
+COLLAPSED = "collapsed"
+OUTCOME = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyStep(Step):
+    """A model directory in `model/`, and in training.json what every optimizer step measured.
+
+    Where the guard stopped training there is no model, and training.json says why.
+    """
+
+    kind: ClassVar[str] = "policy"
+    resumable: ClassVar[bool] = True
+
+    settings: RunSettings
+    reference: Made
+    policy: ModelRef
+    learning_rate: float
+
+    def identity(self) -> dict[str, Any]:
+        """Seed and training settings; a refused policy halves the learning rate."""
+        training = self.settings.training.model_copy(update={"learning_rate": self.learning_rate})
+        return identity(seed=self.settings.seed, training=training)
+
+    def inputs(self) -> Mapping[str, Made | ModelRef | str]:
+        """The reference table, and the model to begin with."""
+        return {"reference": self.reference, "policy": self.policy}
+
+    def run(self, work: Work) -> Result:
+        """Train on training's workers; an interrupted training continues at its last checkpoint.
+
+        Raises:
+            TrainingError: the workers kept failing.
+        """
+        request = TrainRequest(
+            model_dir=self.policy.path,
+            reference_path=self.reference.path,
+            output_dir=f"{work.path}/{MODEL}",
+            seed=self.settings.seed,
+            learning_rate=self.learning_rate,
+            settings=self.settings.training,
+            placement=self.settings.trainer,
+        )
+        outcome, model = self._train(work, request)
+        storage.write_json(outcome, f"{work.path}/{OUTCOME}")
+        pairs = self.reference.report.rows_out
+        return Result(
+            rows_in=pairs,
+            rows_out=pairs if model else 0,
+            dropped={} if model else {COLLAPSED: pairs},
+            model=model,
+        )
+
+    def _train(self, work: Work, request: TrainRequest) -> tuple[dict[str, Any], str | None]:
+        with work.progress(0, "steps") as tracker:
+
+            def show(step: StepMetrics) -> None:
+                tracker.update(
+                    done=step.step,
+                    total=step.steps,
+                    loss=step.loss,
+                    accuracy=step.reward_accuracy,
+                    margin=step.margin,
+                )
+
+            try:
+                result = work.session.workers(work.iteration or 0).run(request, show)
+            except CollapseError as error:
+                work.session.log(f"training was stopped: {error}")
+                return {"error": str(error)}, None
+        if result.restarted_because:
+            work.session.log(f"training started anew: {result.restarted_because}")
+        return asdict(result), model_fingerprint(request.output_dir)

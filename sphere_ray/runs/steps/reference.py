@@ -1,0 +1,55 @@
+"""The reference step: token ids of the pairs and their log-probs under the reference model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.base import identity
+from sphere_ray.records import ModelRef
+from sphere_ray.runs.step import Made, Result, Step, Work
+from sphere_ray.training.messages import ReferenceProgress, ReferenceRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStep(Step):
+    """A table that training reads instead of asking a second model."""
+
+    kind: ClassVar[str] = "reference"
+
+    settings: RunSettings
+    pairs: Made
+    model: ModelRef
+
+    def identity(self) -> dict[str, Any]:
+        """What decides token ids and log-probs."""
+        training = self.settings.training
+        return identity(max_length=training.max_length, precision=training.precision)
+
+    def inputs(self) -> Mapping[str, Made | ModelRef | str]:
+        """Pairs, and the model they are scored by."""
+        return {"pairs": self.pairs, "model": self.model}
+
+    def run(self, work: Work) -> Result:
+        """Compute the table on training's workers.
+
+        Raises:
+            TrainingError: the workers kept failing.
+        """
+        total = self.pairs.report.rows_out
+        request = ReferenceRequest(
+            model_dir=self.model.path,
+            pairs_path=self.pairs.path,
+            output_dir=work.path,
+            settings=self.settings.training,
+            placement=self.settings.trainer,
+        )
+        with work.progress(total, "pairs") as tracker:
+
+            def show(message: ReferenceProgress) -> None:
+                tracker.update(done=message.done)
+
+            done = work.session.workers(work.iteration or 0).run(request, show)
+        return Result(
+            rows_in=total, rows_out=done.pairs, dropped=dict(done.dropped), tokens=done.tokens
+        )

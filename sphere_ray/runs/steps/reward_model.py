@@ -1,0 +1,200 @@
+"""The reward model step: train a process reward model on recorded rollouts, and judge it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sphere_ray.config import RunSettings
+from sphere_ray.config.base import identity
+from sphere_ray.config.scorers import HandoverSettings, TrainedScorerSettings
+from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_model
+from sphere_ray.engines.reward_shape import require_layers, require_step_tags
+from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
+from sphere_ray.records import LabelledStep, ModelRef
+from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
+from sphere_ray.rollout import pipeline
+from sphere_ray.runs import storage
+from sphere_ray.runs.directory import MODEL, FinishedStep
+from sphere_ray.runs.step import Made, Result, Step, Work
+from sphere_ray.schema import from_table
+from sphere_ray.training.messages import RewardTrainRequest
+
+OUTCOME = "outcome.json"
+TRAIN, HELD_OUT = "train", "held_out"
+"""Directories of the labelled steps to train on, and of those held out."""
+BASELINE_STEPS = 20_000
+"""Training steps that the baseline is fitted on; its few weights need no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Finished rollouts, and whether a trained reward model scored them."""
+
+    rollouts: Made
+    trained: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelStep(Step):
+    """A reward model in `model/`, its labels, and in outcome.json its figures.
+
+    Where there were too few labels, or training diverged, there is no model; outcome.json says why.
+    """
+
+    kind: ClassVar[str] = "reward"
+    resumable: ClassVar[bool] = True
+
+    settings: RunSettings
+    trained: TrainedScorerSettings
+    recorded: tuple[Recorded, ...]
+    base: ModelRef
+
+    def identity(self) -> dict[str, Any]:
+        """Seed, and how the reward model is made."""
+        return identity(seed=self.settings.seed, trained=self.trained)
+
+    def inputs(self) -> Mapping[str, Made | ModelRef | str]:
+        """The rollouts, and the model to begin with."""
+        rollouts = {f"rollouts-{n}": each.rollouts for n, each in enumerate(self.recorded)}
+        base = reward_base_dir(self.trained, self.base)
+        known = base == self.base.path
+        return rollouts | {"base": self.base if known else model_fingerprint(base)}
+
+    def run(self, work: Work) -> Result:
+        """Label the recorded steps, train, score the held-out steps, and judge.
+
+        Raises:
+            ModelError: the base cannot become a reward model.
+            RunDirectoryError: the rollouts recorded no labels.
+            TrainingError: the workers kept failing.
+        """
+        labels = self._label(work)
+        with work.progress(0, "steps") as tracker:
+            self._prepare(f"{work.path}/_base")
+            request = self._request(work)
+            try:
+                result = work.session.workers(work.iteration or 0).run(
+                    request,
+                    lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
+                )
+                outcome = {
+                    "problems": result.problems,
+                    "labels": result.labels,
+                    "steps": result.steps,
+                    "loss_first": result.loss_first,
+                    "loss_last": result.loss_last,
+                } | _judged(work.path, request.scores_path, self.trained.schedule)
+            except (CollapseError, TooFewLabelsError) as error:
+                outcome = _untrained(labels, str(error))
+        storage.write_json(outcome, f"{work.path}/{OUTCOME}")
+        storage.remove(f"{work.path}/_base")
+        model = model_fingerprint(request.output_dir) if outcome["held_out"] else None
+        return Result(rows_in=labels, rows_out=outcome["labels"], model=model)
+
+    def _label(self, work: Work) -> int:
+        """Write the labelled steps; returns their number."""
+        work.session.connect()
+        sources = [(each.rollouts.path, each.trained) for each in self.recorded]
+        pipeline.label(
+            sources,
+            work.path,
+            held_out=self.trained.training.held_out,
+            seed=self.settings.seed,
+        )
+        labels = sum(storage.count_rows(f"{work.path}/{side}") for side in (TRAIN, HELD_OUT))
+        if not labels:
+            raise RunDirectoryError(
+                f"{', '.join(path for path, _ in sources)}: no step has a recorded value, so there "
+                "is nothing to train a reward model on; roll out with "
+                "method.search.strategy: pruned_steps"
+            )
+        return labels
+
+    def _prepare(self, target: str) -> None:
+        """Make the untrained reward model; base, settings and seed alone decide it."""
+        from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
+
+        base, layers, seed = (
+            Path(reward_base_dir(self.trained, self.base)),
+            self.trained.layers,
+            self.settings.seed,
+        )
+        storage.remove(target)
+        with quietly():
+            if self.trained.shape == "classifier":
+                prepare_classifier(base, Path(target), seed=seed, layers=layers)
+            else:
+                tag = self.trained.step_tag
+                prepare_step_tags(base, Path(target), step_tag=tag, seed=seed, layers=layers)
+
+    def _request(self, work: Work) -> RewardTrainRequest:
+        return RewardTrainRequest(
+            model_dir=f"{work.path}/_base",
+            train_path=f"{work.path}/{TRAIN}",
+            held_out_path=f"{work.path}/{HELD_OUT}",
+            output_dir=f"{work.path}/{MODEL}",
+            scores_path=f"{work.path}/scores.parquet",
+            seed=self.settings.seed,
+            trained=self.trained,
+            placement=self.settings.trainer,
+        )
+
+
+def reward_base_dir(trained: TrainedScorerSettings, policy: ModelRef) -> str:
+    """Where the model lies that the reward model begins as.
+
+    Raises:
+        ModelError: it is not there, lacks something, or cannot become one of this shape.
+    """
+    path = policy.path if trained.base == "policy" else resolve_model(trained.base)
+    if trained.shape == "step_tags":
+        require_step_tags(Path(path))
+    if trained.layers is not None:
+        require_layers(Path(path), trained.layers, trained.shape)
+    return path
+
+
+def labelled(step: FinishedStep, side: str) -> Iterable[LabelledStep]:
+    """Stream the labels of a finished reward model step; `side` is `train` or `held_out`."""
+    return step.rows(LabelledStep, below=side)
+
+
+def judge(
+    train: Sequence[LabelledStep],
+    held_out: Sequence[LabelledStep],
+    scores: Sequence[float | None],
+    settings: HandoverSettings,
+) -> dict[str, Any]:
+    """Figures on the held-out steps that have a score, and why the model must not take over."""
+    scored = [(step, s) for step, s in zip(held_out, scores, strict=True) if s is not None]
+    if not scored:
+        return {"held_out": None, "refusal": "no held-out step could be scored"}
+    steps, given = [step for step, _ in scored], [score for _, score in scored]
+    figures = quality(steps, given, baseline=shape_scores(train, steps))
+    return {"held_out": asdict(figures), "refusal": handover_refusal(figures, settings) or None}
+
+
+def _judged(directory: str, scores_path: str, settings: HandoverSettings) -> dict[str, Any]:
+    train = list(islice(_rows(f"{directory}/{TRAIN}"), BASELINE_STEPS))
+    held_out = list(_rows(f"{directory}/{HELD_OUT}"))
+    scores = [s for table in storage.tables(scores_path) for s in table["score"].to_pylist()]
+    return judge(train, held_out, scores, settings)
+
+
+def _rows(directory: str) -> Iterable[LabelledStep]:
+    for table in storage.tables(directory):
+        yield from from_table(table, LabelledStep)
+
+
+def _untrained(labels: int, refusal: str) -> dict[str, Any]:
+    return {
+        "problems": 0,
+        "labels": labels,
+        "steps": 0,
+        "loss_first": None,
+        "loss_last": None,
+        "held_out": None,
+        "refusal": refusal,
+    }
