@@ -1,43 +1,32 @@
-"""Promotion and refusal over several iterations, with phases that return what a test scripts."""
+"""Promotion and refusal over several iterations: a maker hands out what a test scripts."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sphere_ray.config import RunSettings
-from sphere_ray.errors import ModelError, RunDirectoryError, TooFewPairsError
-from sphere_ray.records import (
-    EvaluationRow,
-    FinishReason,
-    Message,
-    ModelRef,
-    PhaseReport,
-    PreferencePair,
-    StageName,
-    Verdict,
-)
-from sphere_ray.runs import evolve
-from sphere_ray.runs.learning import Trained
-from sphere_ray.runs.trained_reward import TrainedReward
+from sphere_ray.errors import ModelError, RunDirectoryError
+from sphere_ray.records import EvaluationRow, FinishReason, ModelRef, PhaseReport, Verdict
+from sphere_ray.runs import evolve, storage
+from sphere_ray.runs.directory import FinishedStep, Run
+from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.outcome import Iteration
+from sphere_ray.runs.step import Made, Planner, State, Step
+from sphere_ray.runs.steps.evaluation import EvaluationStep
+from sphere_ray.runs.steps.policy import PolicyStep
+from sphere_ray.runs.steps.reference import ReferenceStep
+from sphere_ray.runs.steps.reward_model import RewardModelStep
+from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.schema import to_table
 
 BASE = ModelRef(path="base", iteration=0, fingerprint="base")
-RESULT = {
-    "pairs": 4,
-    "steps": 2,
-    "loss_first": 0.7,
-    "loss_last": 0.5,
-    "reward_accuracy": 1.0,
-    "history": [{"tokens": 100, "computed": 80, "padding": 8, "seconds": 2.0}],
-}
 SOURCES = {split: {"source": f"file:{split}"} for split in ("train", "validation", "test")}
 N = 10
 
 
-def answers(right: int, truncated: int = 0) -> list[EvaluationRow]:
+def answers(right: int, truncated: int = 0, failed: int = 0) -> list[EvaluationRow]:
     verdicts = [Verdict.CORRECT] * right + [Verdict.TRUNCATED] * truncated
     verdicts += [Verdict.WRONG] * (N - len(verdicts))
     return [
@@ -50,20 +39,10 @@ def answers(right: int, truncated: int = 0) -> list[EvaluationRow]:
             verdict=verdict,
             num_tokens=1,
             finish_reason=FinishReason.ANSWER,
+            error="too long" if index >= N - failed else None,
         )
         for index, verdict in enumerate(verdicts)
     ]
-
-
-def pair(index: int) -> PreferencePair:
-    return PreferencePair(
-        pair_id=str(index),
-        problem_id=str(index),
-        stage=StageName.SELF_GENERATION,
-        prompt=(Message(role="user", content="1+1?"),),
-        chosen="2",
-        rejected="3",
-    )
 
 
 @dataclass
@@ -74,153 +53,183 @@ class Script:
     pairs: int = 4
     collapses: tuple[int, ...] = ()
     unfit: tuple[int, ...] = ()
-    rates: list[float] = field(default_factory=list)
-    policies: list[str] = field(default_factory=list)
-    anchors: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
     handover_refusals: list[str | None] = field(default_factory=list)
-    scored_by: list[str | None] = field(default_factory=list)
-    learned_from: list[list[bool]] = field(default_factory=list)
-    beside: list[bool] = field(default_factory=list)
+    asked: list[Step] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    dismissed: list[bool] = field(default_factory=list)
+    folder: Path = Path()
+
+    def make(self, step: Step) -> Made:
+        self.asked.append(step)
+        path = self.folder / f"{len(self.asked)}"
+        rows, dropped = self.pairs, {}
+        if isinstance(step, EvaluationStep):
+            found = answers(5) if step.iteration is None else self.after[step.iteration]
+            storage.write_table(to_table(found, EvaluationRow), f"{path}/part.parquet")
+        if isinstance(step, ReferenceStep) and step.iteration in self.unfit:
+            rows = 0
+        if isinstance(step, PolicyStep):
+            if step.iteration in self.collapses:
+                dropped = {"collapsed": 4}
+                storage.write_json({"error": "it fell"}, f"{path}/training.json")
+            else:
+                storage.write_text("", f"{path}/model/weights")
+        if isinstance(step, RewardModelStep):
+            assert step.iteration is not None
+            refusal = self.handover_refusals[step.iteration]
+            storage.write_json({"refusal": refusal}, f"{path}/outcome.json")
+            storage.write_text("", f"{path}/model/weights")
+        report = PhaseReport(
+            phase=step.name,
+            fingerprint="f",
+            rows_in=4,
+            rows_out=rows,
+            seconds=1.0,
+            dropped=dropped,
+        )
+        manifest = Manifest(
+            step=step.place,
+            fingerprint="f",
+            output=f"output of {step.place}",
+            identity={},
+            inputs={},
+            report=report,
+            versions={},
+            code="",
+            created="",
+        )
+        finished = FinishedStep(path=str(path), manifest=manifest)
+        return Made(name=step.name, path=str(path), finished=finished)
+
+    def log(self, text: str) -> None:
+        self.said.append(text)
+
+    def record(self, event: str, **fields: Any) -> None:
+        pass
+
+    def dismiss_workers(self, *, finished: bool) -> None:
+        self.dismissed.append(finished)
+
+    def every(self, kind: type[Any]) -> list[Any]:
+        """The steps of a kind, in the order asked for."""
+        return [step for step in self.asked if isinstance(step, kind)]
+
+    @property
+    def policies(self) -> list[str]:
+        return [step.policy.fingerprint for step in self.every(RolloutsStep)]
+
+    @property
+    def rates(self) -> list[float]:
+        return [step.learning_rate for step in self.every(PolicyStep)]
 
 
-def manifest(phase: str) -> Any:
-    report = PhaseReport(phase=phase, fingerprint="f", rows_in=1, rows_out=1, seconds=1.0)
-    return SimpleNamespace(report=report)
-
-
-def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
+def settings_of(**changes: Any) -> RunSettings:
     training = {"learning_rate": 1.0, "batch_size": 1} | changes.pop("training", {})
-    settings = RunSettings.model_validate(
+    engines = {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}}
+    return RunSettings.model_validate(
         {
             "name": "t",
             "run_dir": "unused",
             "problems": SOURCES,
-            "engines": {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}}
-            | changes.pop("engines", {}),
+            "engines": engines | changes.pop("engines", {}),
             "training": training,
             "iterations": 3,
         }
         | changes
     )
-    phase = SimpleNamespace(path="", fingerprint="")
-
-    def roll_out(
-        session: Any, problems: Any, policy: ModelRef, iteration: int, trained: Any, *, beside: Any
-    ) -> Any:
-        script.beside.append(beside is not None)
-        script.policies.append(policy.path)
-        script.scored_by.append(trained and trained.path)
-        return phase, manifest("rollouts")
-
-    def train_reward(
-        session: Any, trained: Any, recorded: Any, base: ModelRef, iteration: int
-    ) -> TrainedReward:
-        script.learned_from.append([each.trained for each in recorded])
-        model = replace(BASE, path=f"prm{iteration}")
-        summary: Any = {"refusal": script.handover_refusals[iteration]}
-        return TrainedReward(model=model, summary=summary, manifest=manifest("reward"))
-
-    def learn(
-        session: Any, pairs: Any, models: Any, iteration: int, rate: float, ahead: Any
-    ) -> Trained:
-        script.anchors.append(models[0].path)
-        if iteration in script.unfit:
-            raise TooFewPairsError("only 0 pairs can be trained on")
-        script.rates.append(rate)
-        manifests = (manifest("reference"), manifest("policy"))
-        if iteration in script.collapses:
-            return Trained(model=None, result={"error": "it fell"}, manifests=manifests)
-        model = replace(BASE, path=f"m{iteration}", iteration=iteration + 1)
-        return Trained(model=model, result=RESULT, manifests=manifests)
-
-    def evaluate(session: Any, problems: Any, split: str, model: ModelRef, place: Any) -> Any:
-        rows = script.after[place[0]] if place[0] is not None else answers(5)
-        return rows, manifest(place[1])
-
-    pairs = to_table([pair(index) for index in range(script.pairs)], PreferencePair)
-    stubs = {
-        "base_model": lambda engines: BASE,
-        "roles_of": lambda engines, policy: None,
-        "ingest_problems": lambda session: (phase, manifest("problems")),
-        "roll_out": roll_out,
-        "read_rollouts": lambda path: iter(()),
-        "collect_pairs": lambda session, rollouts, iteration: (phase, manifest("pairs")),
-        "learn": learn,
-        "evaluate": evaluate,
-        "train_reward": train_reward,
-    }
-    for name, stub in stubs.items():
-        monkeypatch.setattr(evolve, name, stub)
-    monkeypatch.setattr(evolve.storage, "read_table", lambda path: pairs)
-    session = SimpleNamespace(
-        settings=settings,
-        board=SimpleNamespace(log=script.said.append),
-        events=SimpleNamespace(record=lambda *_, **__: None),
-    )
-    return evolve._run(session)  # type: ignore[arg-type]
 
 
-def decisions(summary: Any) -> list[bool]:
-    return [item["promoted"] for item in summary["iterations"]]
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
+    monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
+
+    def attempt(script: Script, **changes: Any) -> list[Iteration]:
+        script.folder = tmp_path
+        loop = evolve._Loop(settings=settings_of(**changes), maker=script, observer=script)
+        return loop.evolve().iterations
+
+    return attempt
 
 
-def test_each_better_policy_makes_the_next_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+def decisions(iterations: list[Iteration]) -> list[bool]:
+    return [item.refusal is None for item in iterations]
+
+
+def policy_of(iteration: int) -> str:
+    return f"output of iter-{iteration:03}/policy"
+
+
+def test_each_better_policy_makes_the_next_rollout(run: Any) -> None:
     script = Script(after=[answers(5), answers(6), answers(8)])
-    summary = run(monkeypatch, script)
-    assert decisions(summary) == [True, True, True]
-    assert script.policies == script.anchors == ["base", "m0", "m1"]
+    assert decisions(run(script)) == [True, True, True]
+    policies = ["base", policy_of(0), policy_of(1)]
+    assert script.policies == policies
+    assert [step.model.fingerprint for step in script.every(ReferenceStep)] == policies
     assert script.rates == [1.0, 1.0, 1.0]
-    assert [item["refusal"] for item in summary["iterations"]] == [None] * 3
-    assert script.beside == [True] * 3
+    assert script.dismissed == [True] * 3
+    assert script.asked[-1].place == "test/iter-002"
 
 
-def test_a_worse_policy_is_refused_and_the_rate_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worse_policy_is_refused_and_the_rate_halved(run: Any) -> None:
     script = Script(after=[answers(4), answers(6), answers(6)])
-    summary = run(monkeypatch, script)
-    assert decisions(summary) == [False, True, True]
-    assert script.policies == ["base", "base", "m1"]
+    iterations = run(script)
+    assert decisions(iterations) == [False, True, True]
+    assert script.policies == ["base", "base", policy_of(1)]
     assert script.rates == [1.0, 0.5, 0.5]
-    assert "0.500 to 0.400" in summary["iterations"][0]["refusal"]
+    assert "0.500 to 0.400" in iterations[0].refusal
 
 
-def test_two_refusals_in_a_row_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_refusals_in_a_row_end_the_run(run: Any) -> None:
     script = Script(after=[answers(4), answers(3), answers(9)])
-    summary = run(monkeypatch, script)
-    assert decisions(summary) == [False, False]
+    assert decisions(run(script)) == [False, False]
     assert script.said[-1] == "2 policies in a row were refused; the run ends"
+    assert script.asked[-1].place == "iter-001/evaluation"
 
 
-def test_a_collapse_halves_the_rate_and_keeps_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_halves_the_rate_and_keeps_the_policy(run: Any) -> None:
     script = Script(after=[[], answers(7), answers(7)], collapses=(0,))
-    summary = run(monkeypatch, script)
-    assert decisions(summary) == [False, True, True]
+    iterations = run(script)
+    assert decisions(iterations) == [False, True, True]
     assert script.rates == [1.0, 0.5, 0.5]
-    assert summary["iterations"][0]["training"] is None
-    assert summary["iterations"][0]["refusal"] == "training collapsed: it fell"
+    assert iterations[0].evaluation is None
+    assert iterations[0].refusal == "training collapsed: it fell"
 
 
-def test_too_few_pairs_keep_the_policy_and_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_pairs_keep_the_policy_and_the_rate(run: Any) -> None:
     script = Script(after=[[], answers(7), answers(7)], unfit=(0,))
-    summary = run(monkeypatch, script)
-    assert decisions(summary) == [False, True, True]
+    assert decisions(run(script)) == [False, True, True]
     assert script.rates == [1.0, 1.0]
-    few = run(monkeypatch, Script(after=[], pairs=1), training={"min_pairs": 2})
-    assert decisions(few) == [False, False]
-    assert "min_pairs (2)" in few["iterations"][0]["refusal"]
+    few = Script(after=[], pairs=1)
+    iterations = run(few, training={"min_pairs": 2})
+    assert decisions(iterations) == [False, False]
+    assert "min_pairs (2)" in iterations[0].refusal
+    assert few.every(ReferenceStep) == []  # no worker is asked to find out
 
 
-def test_answers_that_run_away_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_run_away_are_refused(run: Any) -> None:
     script = Script(after=[answers(6, truncated=4)] * 2)
-    summary = run(monkeypatch, script, promotion={"max_truncated_share": 0.3})
-    assert decisions(summary) == [False, False]
-    assert "40%" in summary["iterations"][0]["refusal"]
+    iterations = run(script, promotion={"max_truncated_share": 0.3})
+    assert decisions(iterations) == [False, False]
+    assert "40%" in iterations[0].refusal
 
 
-def test_the_reference_can_stay_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_that_could_not_be_asked_decide_nothing(run: Any) -> None:
+    script = Script(after=[answers(5, failed=5)] * 3)
+    assert decisions(run(script)) == [True, True, True]  # five of the five answered are right
+
+
+def test_the_reference_can_stay_the_base_model(run: Any) -> None:
     script = Script(after=[answers(6), answers(7), answers(8)])
-    run(monkeypatch, script, training={"reference": "initial"})
-    assert script.anchors == ["base"] * 3
+    run(script, training={"reference": "initial"})
+    assert [step.model for step in script.every(ReferenceStep)] == [BASE] * 3
+
+
+def test_workers_are_dismissed_when_an_iteration_fails(run: Any) -> None:
+    script = Script(after=[])  # there are no answers to hand out
+    with pytest.raises(IndexError):
+        run(script)
+    assert script.dismissed == [False]
 
 
 def trained(**schedule: Any) -> dict[str, Any]:
@@ -231,57 +240,75 @@ def trained(**schedule: Any) -> dict[str, Any]:
     return {"scorer": {"kind": "rollout_value", "trained": settings}}
 
 
-def test_a_good_own_reward_model_takes_over_and_learns_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def scorers(script: Script) -> list[str | None]:
+    return [step.trained and step.trained.fingerprint for step in script.every(RolloutsStep)]
+
+
+def reward_of(iteration: int) -> str:
+    return f"output of iter-{iteration:03}/reward"
+
+
+def test_a_good_trained_reward_model_takes_over_and_learns_on(run: Any) -> None:
     script = Script(after=[answers(6)] * 3, handover_refusals=[None, None])
-    summary = run(monkeypatch, script, engines=trained())
-    assert script.scored_by == [None, "prm0", "prm1"]
-    assert script.learned_from == [[False], [False, True]]
-    assert script.beside == [False, False, True]  # the reward model's workers need the place
-    sources = [item["reward"]["source"] for item in summary["iterations"]]
-    assert sources == ["rollout_value", "trained", "trained"]
+    iterations = run(script, engines=trained())
+    assert scorers(script) == [None, reward_of(0), reward_of(1)]
+    learned = [[each.trained for each in step.recorded] for step in script.every(RewardModelStep)]
+    assert learned == [[False], [False, True]]
+    assert [item.scored_by is not None for item in iterations] == [False, True, True]
 
 
-def test_a_refused_own_reward_model_leaves_the_source_and_says_why(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_refused_trained_reward_model_leaves_the_source_and_says_why(run: Any) -> None:
     script = Script(after=[answers(6)] * 3, handover_refusals=["AUC 0.5", None])
-    summary = run(monkeypatch, script, engines=trained())
-    assert script.scored_by == [None, None, "prm1"]
+    run(script, engines=trained())
+    assert scorers(script) == [None, None, reward_of(1)]
     assert "the reward source stays (AUC 0.5)" in script.said[0]
-    assert summary["iterations"][0]["reward"]["trained"]["refusal"] == "AUC 0.5"
 
 
-def test_an_own_reward_model_that_grew_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_reward_model_that_grew_worse_is_not_taken(run: Any) -> None:
     script = Script(after=[answers(6)] * 3, handover_refusals=[None, "AUC 0.5"])
-    run(monkeypatch, script, engines=trained())
-    assert script.scored_by == [None, "prm0", "prm0"]
+    run(script, engines=trained())
+    assert scorers(script) == [None, reward_of(0), reward_of(0)]
 
 
-def test_the_hand_over_waits_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hand_over_waits_for_its_time(run: Any) -> None:
     script = Script(after=[answers(6)] * 3, handover_refusals=[None, None])
-    run(monkeypatch, script, engines=trained(from_iteration=2))
-    assert script.scored_by == [None, None, "prm1"]
+    run(script, engines=trained(from_iteration=2))
+    assert scorers(script) == [None, None, reward_of(1)]
 
 
 def test_a_base_of_the_trained_model_that_is_not_there_ends_the_run_at_its_start(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Any, tmp_path: Path
 ) -> None:
     script = Script(after=[answers(6)] * 3)
     engines = trained()
     engines["scorer"]["trained"]["base"] = {"path": str(tmp_path / "nowhere")}
     with pytest.raises(ModelError, match="nowhere"):
-        run(monkeypatch, script, engines=engines)
-    assert script.policies == []
+        run(script, engines=engines)
+    assert script.asked == []
 
 
 def test_a_run_directory_must_be_a_path_where_models_are_trained() -> None:
-    settings = RunSettings.model_validate(
-        {
-            "name": "t",
-            "run_dir": "memory://bucket/run",
-            "problems": SOURCES,
-            "engines": {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}},
-        }
-    )
     with pytest.raises(RunDirectoryError, match="mount"):
-        evolve.run(settings)
+        evolve.run(settings_of(run_dir="memory://bucket/run"))
+
+
+def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
+    monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
+    monkeypatch.setattr(RolloutsStep, "inputs", lambda self: {"policy": self.policy})
+    planner = Planner(Run(str(tmp_path / "run")))
+    settings = settings_of(iterations=2, engines=trained())
+    evolve._Loop(settings=settings, maker=planner, observer=evolve._Silence()).evolve()
+    assert [plan.step.place for plan in planner.plans] == [
+        *("problems", "evaluation/base", "test/base"),
+        *("iter-000/rollouts", "iter-000/pairs", "iter-000/reward", "iter-000/reference"),
+        *("iter-000/policy", "iter-000/evaluation"),
+        *("iter-001/rollouts", "iter-001/pairs", "iter-001/reference"),
+        *("iter-001/policy", "iter-001/evaluation", "test/iter-001"),
+    ]
+    assert {plan.state for plan in planner.plans} == {State.MAKE}
+    reasons = {plan.step.place: plan.reason for plan in planner.plans}
+    assert reasons["problems"] == "not made yet"
+    assert reasons["iter-001/rollouts"] == "policy will be new"
