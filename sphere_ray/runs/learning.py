@@ -96,7 +96,7 @@ def learn(
             iteration=iteration,
             ahead=ahead.waiting() if ahead else None,
         ).run(reference, request)
-    return _read_back(table, phase, policy, iteration)
+    return _read_back(table, phase, iteration)
 
 
 def _state(session: Session, iteration: int) -> str:
@@ -143,7 +143,7 @@ class Ahead:
             storage.remove(_state(self.session, self.iteration))
 
 
-def _read_back(table: PhaseDir, phase: PhaseDir, policy: ModelRef, iteration: int) -> Trained:
+def _read_back(table: PhaseDir, phase: PhaseDir, iteration: int) -> Trained:
     manifests = tuple(each for each in (table.committed(), phase.committed()) if each)
     result = storage.read_json(f"{phase.path}/training.json")
     if COLLAPSED in manifests[-1].report.dropped:
@@ -153,7 +153,6 @@ def _read_back(table: PhaseDir, phase: PhaseDir, policy: ModelRef, iteration: in
         path=path,
         iteration=iteration + 1,
         fingerprint=model_fingerprint(path),
-        parent=policy.fingerprint,
     )
     return Trained(model=model, result=result, manifests=manifests)
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
-from sphere_ray.method.pairs import cap_off_policy
+from sphere_ray.method.pairs import OFF_POLICY, build_pairs, off_policy_cut
 from sphere_ray.problems.ingest import SPLITS, ingest, rejected_lines, require_usable
 from sphere_ray.records import (
     EvaluationRow,
@@ -150,10 +152,19 @@ def collect_pairs(
     found: list[PreferencePair] = []
     dropped: Counter[str] = Counter()
     for rollout in read_rollouts(rollouts.path):
-        found.extend(rollout.pairs)
-        dropped.update(rollout.dropped)
-    kept, across = cap_off_policy(found, session.settings.method.pairs)
-    dropped.update(across)
+        paired = build_pairs(rollout, session.settings.method)
+        found.extend(paired.pairs)
+        dropped.update(each.reason for each in paired.dropped)
+    off = pa.chunked_array(
+        [[pair.pair_id for pair in found if pair.stage is OFF_POLICY]], pa.large_string()
+    )
+    cut = off_policy_cut(len(found) - len(off), off, session.settings.method.pairs)
+    kept = sorted(
+        (p for p in found if cut is None or p.stage is not OFF_POLICY or p.pair_id <= cut),
+        key=lambda pair: pair.pair_id,
+    )
+    dropped.update(off_policy_cap=len(found) - len(kept))
+    dropped = +dropped
     storage.write_table(to_table(kept, PreferencePair), f"{phase.path}/{DATA}")
     report = PhaseReport(
         phase=phase.name,
