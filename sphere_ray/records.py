@@ -17,11 +17,35 @@ class Verdict(StrEnum):
 
 
 class StageName(StrEnum):
-    """The stage of the method that made a chain or a pair."""
+    """The stages of the method in their order; each chain and pair names the one that made it."""
 
     SELF_GENERATION = "self_generation"
     SELF_CORRECTION = "self_correction"
     DIVERSITY = "diversity"
+
+
+CORRECTION_CHECK = "correction_check"
+"""A right solution is shown to the policy as wrong, to measure how often it is given up."""
+
+
+class Outcome(StrEnum):
+    """How the chains of a stage ended; the second half of an entry of `Rollout.route`."""
+
+    PAIR = "pair"
+    BOTH_WRONG = "both_wrong"
+    BOTH_RIGHT = "both_right"
+    INVERSION = "inversion"
+    """Sol_max is wrong and Sol_min is right: the scorer misjudged."""
+    ALL_WRONG = "all_wrong"
+    ALL_RIGHT = "all_right"
+    """These two belong to sampled chains. No later stage takes them."""
+    UNDECIDED = "undecided"
+    """The grader could not read an answer or the gold, or it ran out of time."""
+    NO_ATTEMPT = "no_attempt"
+    """Self-correction had no chain to show, because no first step was plausible."""
+    KEPT = "kept"
+    LOST = "lost"
+    """These two say whether a right solution survived the correction check."""
 
 
 class Branch(StrEnum):
@@ -77,11 +101,11 @@ class Problem:
 class Candidate:
     """One proposed next step.
 
-    `text` includes its boundary, `token_ids` are the engine's own (end-of-sequence included),
-    `logprob` is the mean per token in nats, `reward` lies in [0, 1] (None where nothing scored),
-    `values` are the outcomes (1.0 reached the gold answer) behind a rollout value: K completions,
-    or the step's own answer if it states one. `audit` is the original source's reward,
-    for the sample of steps it re-scores after the trained reward model took over.
+    `text` includes its boundary, `token_ids` are the engine's own (end-of-sequence included), and
+    `logprob` is the mean per token in nats. `reward` lies in [0, 1] and is None where nothing
+    scored. `values` are the outcomes behind a rollout value (1.0: the gold answer was reached) of
+    K completions, or of the step itself if it states an answer. `audit` is the original source's
+    reward, for the sample of steps it re-scores after the trained reward model took over.
     """
 
     text: str
@@ -95,14 +119,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A position of a chain: all siblings that were proposed, and which one the chain took.
-
-    `advantage` is the chosen reward minus the parent step's reward (at depth 0: the reward).
-    """
+    """A position of a chain: all siblings that were proposed, and which one the chain took."""
 
     candidates: tuple[Candidate, ...]
     chosen: int
-    advantage: float | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -173,49 +193,67 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A pair that a gate refused, and the name of the gate."""
+
+    pair_id: str
+    problem_id: str
+    stage: StageName
+    chosen_chain: str
+    rejected_chain: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One row of rollouts/: everything that happened to one problem in one iteration.
 
-    `route` lists `stage:outcome` in order; `dropped` the reason of every pair a gate refused;
-    `tokens` counts every decoded token, scorer completions included; `error` is why a row failed.
+    `route` lists `stage:outcome` in order. `tokens` counts every decoded token, those of the
+    scorer included. `error` says why the row failed.
     """
 
     problem: Problem
     chains: tuple[Chain, ...] = ()
     route: tuple[str, ...] = ()
-    pairs: tuple[PreferencePair, ...] = ()
-    dropped: tuple[str, ...] = ()
     tokens: int = 0
     error: str | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The outcome of the last stage, None before the first; a correction check is no stage."""
+        entries = (entry.partition(":") for entry in reversed(self.route))
+        return next((Outcome(end) for name, _, end in entries if name != CORRECTION_CHECK), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRow:
-    """One row of evaluation/: how a model answered one problem.
+    """One row of evaluation/: how a model answered one problem, or the `error` that prevented it.
 
-    `response`, `answer`, `verdict`, `num_tokens` and `finish_reason` belong to the greedy answer;
+    `response`, `answer`, `verdict`, `num_tokens` and `finish_reason` belong to the greedy answer.
     `sample_verdicts` and `sample_answers` have one entry per sample (none when not sampled).
+    A row with an error has no verdict: the problem counts neither as right nor as wrong.
     """
 
     problem_id: str
     family: str | None
     level: int | None
-    response: str
-    answer: str | None
-    verdict: Verdict
-    num_tokens: int
-    finish_reason: FinishReason
+    response: str = ""
+    answer: str | None = None
+    verdict: Verdict | None = None
+    num_tokens: int = 0
+    finish_reason: FinishReason | None = None
     sample_verdicts: tuple[Verdict, ...] = ()
     sample_answers: tuple[str | None, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledStep:
     """A step and how often it led to the gold answer: training data of a process reward model.
 
-    `prefix` are the texts of the steps before it; `value` in [0, 1] is the share of `outcomes` that
-    reached the gold (0 outcomes: the reward of an external source); `reward` is what the search
-    went by; `final` says that the step ends its chain.
+    `prefix` holds the texts of the steps before it. `value` in [0, 1] is the share of `outcomes`
+    that reached the gold (with 0 outcomes: the reward of an external source). `reward` is the one
+    that the search used. `final` says that the step ends its chain.
     """
 
     problem_id: str
@@ -240,15 +278,14 @@ class ModelRef:
     path: str
     iteration: int
     fingerprint: str
-    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolUse:
     """What an engine pool did in the session that finished a phase, summed over its replicas.
 
-    `busy_s` are replica-seconds with at least one request in flight; prefix counts are prompt
-    tokens that were looked for in the cache and found there.
+    `busy_s` counts the seconds in which a replica had at least one request. `prefix_queries` are
+    the prompt tokens that the prefix cache was asked for, `prefix_hits` those that it had.
     """
 
     name: str

@@ -1,202 +1,41 @@
-"""Records as Arrow tables: one explicit schema per record, nothing inferred.
+"""Records as Arrow tables: the type hints of a record declare its schema, data never does.
 
-Conversion is columnar in both directions (token ids never become Python rows of dicts), driven
-by the Arrow type on the way in and by the dataclass fields on the way out.
+Conversion is columnar in both directions, so token ids never become Python rows of dicts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from itertools import accumulate, chain, pairwise
 from operator import attrgetter
-from types import MappingProxyType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from sphere_ray.records import (
-    Candidate,
-    Chain,
-    EvaluationRow,
-    LabelledStep,
-    Message,
-    ModelRef,
-    PhaseReport,
-    PoolUse,
-    PreferencePair,
-    Problem,
-    Rollout,
-    Step,
-)
+from sphere_ray.records import PreferencePair
 
 Record = TypeVar("Record")
 Decoder = Callable[[pa.Array], list[Any]]
 
-_TOKEN_IDS = pa.list_(pa.int32())
+_LARGE = {PreferencePair}
+"""One table may hold all of these of an iteration: more than 2^31 token ids or characters, which
+is where the offsets of plain lists and strings end."""
 
-_MESSAGE = pa.schema([("role", pa.string()), ("content", pa.string())])
 
-_PROBLEM = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),
-        ("source", pa.string()),
-        ("family", pa.string()),
-        ("level", pa.int64()),
-    ]
-)
+def schema_of(cls: type[Any]) -> pa.Schema:
+    """The schema of a table of records of one class.
 
-_CANDIDATE = pa.schema(
-    [
-        ("text", pa.string()),
-        ("token_ids", _TOKEN_IDS),
-        ("logprob", pa.float64()),
-        ("stop_reason", pa.string()),
-        ("reward", pa.float64()),
-        ("values", pa.list_(pa.float64())),
-        ("audit", pa.float64()),
-    ]
-)
-
-_STEP = pa.schema(
-    [
-        ("candidates", pa.list_(pa.struct(list(_CANDIDATE)))),
-        ("chosen", pa.int32()),
-        ("advantage", pa.float64()),
-    ]
-)
-
-_CHAIN = pa.schema(
-    [
-        ("chain_id", pa.string()),
-        ("stage", pa.string()),
-        ("branch", pa.string()),
-        ("model", pa.string()),
-        ("steps", pa.list_(pa.struct(list(_STEP)))),
-        ("answer", pa.string()),
-        ("verdict", pa.string()),
-        ("finish_reason", pa.string()),
-        ("num_tokens", pa.int64()),
-        ("seed", pa.int64()),
-        ("parent_id", pa.string()),
-    ]
-)
-
-_PREFERENCE_PAIR = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("problem_id", pa.string()),
-        ("stage", pa.string()),
-        ("prompt", pa.list_(pa.struct(list(_MESSAGE)))),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("chosen_ids", _TOKEN_IDS),
-        ("rejected_ids", _TOKEN_IDS),
-        ("chosen_reward", pa.float64()),
-        ("rejected_reward", pa.float64()),
-        ("chosen_chain", pa.string()),
-        ("rejected_chain", pa.string()),
-        ("prefix", pa.string()),
-        ("prefix_ids", _TOKEN_IDS),
-    ]
-)
-
-_ROLLOUT = pa.schema(
-    [
-        ("problem", pa.struct(list(_PROBLEM))),
-        ("chains", pa.list_(pa.struct(list(_CHAIN)))),
-        ("route", pa.list_(pa.string())),
-        ("pairs", pa.list_(pa.struct(list(_PREFERENCE_PAIR)))),
-        ("dropped", pa.list_(pa.string())),
-        ("tokens", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
-
-_EVALUATION_ROW = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("family", pa.string()),
-        ("level", pa.int64()),
-        ("response", pa.string()),
-        ("answer", pa.string()),
-        ("verdict", pa.string()),
-        ("num_tokens", pa.int64()),
-        ("finish_reason", pa.string()),
-        ("sample_verdicts", pa.list_(pa.string())),
-        ("sample_answers", pa.list_(pa.string())),
-    ]
-)
-
-_LABELLED_STEP = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("question", pa.string()),
-        ("prefix", pa.list_(pa.string())),
-        ("text", pa.string()),
-        ("final", pa.bool_()),
-        ("value", pa.float64()),
-        ("outcomes", pa.int64()),
-        ("reward", pa.float64()),
-    ]
-)
-
-_MODEL_REF = pa.schema(
-    [
-        ("path", pa.string()),
-        ("iteration", pa.int64()),
-        ("fingerprint", pa.string()),
-        ("parent", pa.string()),
-    ]
-)
-
-_POOL_USE = pa.schema(
-    [
-        ("name", pa.string()),
-        ("replicas", pa.int32()),
-        ("seconds", pa.float64()),
-        ("busy_s", pa.float64()),
-        ("generated_tokens", pa.int64()),
-        ("prefix_queries", pa.int64()),
-        ("prefix_hits", pa.int64()),
-    ]
-)
-
-_PHASE_REPORT = pa.schema(
-    [
-        ("phase", pa.string()),
-        ("fingerprint", pa.string()),
-        ("rows_in", pa.int64()),
-        ("rows_out", pa.int64()),
-        ("seconds", pa.float64()),
-        ("dropped", pa.map_(pa.string(), pa.int64())),
-        ("tokens", pa.int64()),
-        ("pools", pa.list_(pa.struct(list(_POOL_USE)))),
-    ]
-)
-
-SCHEMAS: Mapping[type, pa.Schema] = MappingProxyType(
-    {
-        Message: _MESSAGE,
-        Problem: _PROBLEM,
-        Candidate: _CANDIDATE,
-        Step: _STEP,
-        Chain: _CHAIN,
-        Rollout: _ROLLOUT,
-        EvaluationRow: _EVALUATION_ROW,
-        PreferencePair: _PREFERENCE_PAIR,
-        LabelledStep: _LABELLED_STEP,
-        ModelRef: _MODEL_REF,
-        PoolUse: _POOL_USE,
-        PhaseReport: _PHASE_REPORT,
-    }
-)
+    Text and enumerations are strings, numbers have 64 bits, token ids (integers in a tuple) 32.
+    Records nest as structs and tuples as lists. Every field may be null.
+    """
+    large = cls in _LARGE
+    return pa.schema([(name, _arrow_type(hint, large)) for name, hint in _hints(cls).items()])
 
 
 def to_table(records: Sequence[Record], cls: type[Record]) -> pa.Table:
-    """Turn records of one class into a table with exactly `SCHEMAS[cls]`; empty is fine."""
-    schema = SCHEMAS[cls]
+    """Turn records of one class into a table with exactly `schema_of(cls)`; empty is fine."""
+    schema = schema_of(cls)
     columns = [_encode(_attributes(records, field.name), field.type) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -208,10 +47,34 @@ def from_table(table: pa.Table, cls: type[Record]) -> list[Record]:
         KeyError: a column of the schema is missing.
         pa.ArrowInvalid: a column has values its type in the schema cannot hold.
     """
-    schema = SCHEMAS[cls]
+    schema = schema_of(cls)
     table = table.select(schema.names).cast(schema)
-    decode = _record_decoder(cls)
+    decode = _decoder(cls)
     return [record for batch in table.to_batches() for record in decode(batch.to_struct_array())]
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    """The type of each field, in order; for an optional field the type it has when present."""
+    hints = get_type_hints(cls)
+    return {field.name: _present(hints[field.name]) for field in fields(cls)}
+
+
+def _present(hint: Any) -> Any:
+    if get_origin(hint) is UnionType:
+        (hint,) = (arg for arg in get_args(hint) if arg is not NoneType)
+    return hint
+
+
+def _arrow_type(hint: Any, large: bool) -> pa.DataType:
+    if is_dataclass(hint):
+        return pa.struct([(n, _arrow_type(h, large)) for n, h in _hints(hint).items()])
+    if get_origin(hint) is tuple:
+        item = _present(get_args(hint)[0])
+        kind = pa.int32() if item is int else _arrow_type(item, large)
+        return pa.large_list(kind) if large else pa.list_(kind)
+    if issubclass(hint, str):
+        return pa.large_string() if large else pa.string()
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[hint]
 
 
 def _attributes(records: Sequence[Any], name: str) -> list[Any]:
@@ -223,29 +86,32 @@ def _encode(values: list[Any], kind: pa.DataType) -> pa.Array:
         # Records nest only where they are never null, so a struct column needs no null mask.
         columns = [_encode(_attributes(values, field.name), field.type) for field in kind]
         return pa.StructArray.from_arrays(columns, fields=list(kind))
-    if pa.types.is_map(kind):
-        present = [value or {} for value in values]
-        keys = list(chain.from_iterable(present))
-        items = list(chain.from_iterable(value.values() for value in present))
-        return pa.MapArray.from_arrays(
-            _offsets(present), pa.array(keys, kind.key_type), pa.array(items, kind.item_type)
-        )
-    if pa.types.is_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        large = pa.types.is_large_list(kind)
         present = [() if value is None else value for value in values]
+        lengths = accumulate(map(len, present), initial=0)
+        offsets = pa.array(lengths, pa.int64() if large else pa.int32())
         flat = _encode(list(chain.from_iterable(present)), kind.value_type)
         absent = [value is None for value in values]
         mask = pa.array(absent) if any(absent) else None
-        return pa.ListArray.from_arrays(_offsets(present), flat, type=kind, mask=mask)
+        array = pa.LargeListArray if large else pa.ListArray
+        return array.from_arrays(offsets, flat, type=kind, mask=mask)
     return pa.array(values, kind)
 
 
-def _offsets(values: Sequence[Any]) -> pa.Array:
-    return pa.array(accumulate(map(len, values), initial=0), pa.int32())
+def _decoder(hint: Any) -> Decoder:
+    if is_dataclass(hint):
+        return _record_decoder(hint)
+    if get_origin(hint) is tuple:
+        return _tuple_decoder(_decoder(_present(get_args(hint)[0])))
+    if issubclass(hint, StrEnum):
+        members = {None: None, **{member.value: member for member in hint}}
+        return lambda array: [members[value] for value in array.to_pylist()]
+    return _decode_plain
 
 
-def _record_decoder(cls: type[Any]) -> Decoder:
-    hints = get_type_hints(cls)
-    decoders = {field.name: _decoder(hints[field.name]) for field in fields(cls)}
+def _record_decoder(cls: Any) -> Decoder:
+    decoders = {name: _decoder(hint) for name, hint in _hints(cls).items()}
 
     def decode(array: pa.Array) -> list[Any]:
         # `flatten` (unlike `field`) respects the offset of a sliced array.
@@ -255,20 +121,6 @@ def _record_decoder(cls: type[Any]) -> Decoder:
         return [cls(**dict(zip(decoders, row, strict=True))) for row in zip(*values, strict=True)]
 
     return decode
-
-
-def _decoder(hint: Any) -> Decoder:
-    if get_origin(hint) is UnionType:
-        (hint,) = (arg for arg in get_args(hint) if arg is not NoneType)
-    if get_origin(hint) is tuple:
-        return _tuple_decoder(_decoder(get_args(hint)[0]))
-    if get_origin(hint) is not None:
-        return _decode_map
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _record_decoder(hint)
-    if issubclass(hint, StrEnum):
-        return _enum_decoder(hint)
-    return _decode_plain
 
 
 def _tuple_decoder(decode_item: Decoder) -> Decoder:
@@ -286,17 +138,8 @@ def _tuple_decoder(decode_item: Decoder) -> Decoder:
     return decode
 
 
-def _enum_decoder(enum: type[StrEnum]) -> Decoder:
-    members = {member.value: member for member in enum}
-    return lambda array: [members[value] for value in array.to_pylist()]
-
-
-def _decode_map(array: pa.Array) -> list[Any]:
-    return [dict(value) for value in array.to_pylist()]
-
-
 def _decode_plain(array: pa.Array) -> list[Any]:
-    if array.null_count or pa.types.is_string(array.type):
+    if array.null_count or not pa.types.is_primitive(array.type):
         values: list[Any] = array.to_pylist()
     else:
         # Ten times faster than to_pylist, which goes through one scalar object per value.

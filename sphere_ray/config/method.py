@@ -16,7 +16,10 @@ class Example(Settings):
 
 
 class PromptSettings(Settings):
-    """How a problem becomes chat messages; `{question}` and `{attempt}` are filled in."""
+    """How a problem becomes chat messages; `{question}` and `{attempt}` are filled in.
+
+    Both templates must hold the question, and `correction` the attempt.
+    """
 
     system: str | None = None
     question: str = "{question}"
@@ -25,6 +28,17 @@ class PromptSettings(Settings):
         "Find the mistake, then solve the problem again from the start, step by step."
     )
     examples: tuple[Example, ...] = ()
+
+    @model_validator(mode="after")
+    def _templates_are_filled_in(self) -> "PromptSettings":
+        for name, needed in (
+            ("question", ("{question}",)),
+            ("correction", ("{question}", "{attempt}")),
+        ):
+            missing = [each for each in needed if each not in getattr(self, name)]
+            if missing:
+                raise ValueError(f"{name} lacks {missing[0]}; put it where the text belongs")
+        return self
 
 
 class SearchSettings(Settings):
@@ -100,10 +114,11 @@ class MethodSettings(Settings):
 
     @property
     def taken_stages(self) -> tuple[StageName, ...]:
-        """The stages that take problems up, in their order; none takes up sampled chains."""
-        later = {
-            StageName.SELF_CORRECTION: self.stages.self_correction,
-            StageName.DIVERSITY: self.stages.diversity,
-        }
-        pruned = self.search.strategy == "pruned_steps"
-        return (StageName.SELF_GENERATION, *(s for s, on in later.items() if on and pruned))
+        """The stages that run, in their order.
+
+        A field of `StageSettings` with the name of a stage switches it; any other stage always
+        runs. Sampled chains end after the first.
+        """
+        if self.search.strategy == "sampled":
+            return (StageName.SELF_GENERATION,)
+        return tuple(stage for stage in StageName if getattr(self.stages, stage, True))

@@ -6,19 +6,22 @@ generation. Training-time facts (tokenizers, end-of-sequence ids) are not known 
 
 import json
 import math
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from rapidfuzz.distance import Levenshtein
+
 from sphere_ray.config.method import MethodSettings, PairSettings
-from sphere_ray.method.prompts import question_messages
+from sphere_ray.method.prompts import question_messages, refers_to_attempt
 from sphere_ray.records import (
     Branch,
     Candidate,
     Chain,
+    Dropped,
     FinishReason,
     Message,
     PreferencePair,
@@ -29,19 +32,18 @@ from sphere_ray.records import (
     Verdict,
 )
 
+OFF_POLICY = StageName.DIVERSITY
+"""The stage of the pairs whose rejected side the small model wrote."""
+_ON_POLICY = tuple(stage for stage in StageName if stage is not OFF_POLICY)
 _WRONG = frozenset({Verdict.WRONG, Verdict.NO_ANSWER, Verdict.TRUNCATED})
 
-# What gives a corrected solution away as an answer to an attempt the trained prompt never shows.
-_ATTEMPT = re.compile(
-    r"\b(?:previous|earlier|original|prior|initial|above|wrong|incorrect|failed)"
-    r"\s+(?:attempt|solution|answer|response|reasoning|calculation|approach|work|statement)s?\b"
-    r"|\battempts?\b|\b(?:mistake|error)s?\b|\bmistaken(?:ly)?\b"
-    r"|\b(?:was|were|is|are)\s+(?:wrong|incorrect|not\s+correct)\b"
-    r"|\bapolog(?:y|ies|ize|ise)\b|\bcorrected\b|\bcorrect(?:ing)?\s+(?:the|this|that|it)\b"
-    r"|\bsolve\s+\w+(?:\s+\w+)?\s+again\b|\btry\s+again\b|\bstart(?:ing)?\s+over\b"
-    r"|\bre-?(?:solve|solving|do|try|examine|check|consider)\b",
-    re.IGNORECASE,
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """What the chains of one problem gave: pairs to train on, and the proposals a gate refused."""
+
+    pairs: tuple[PreferencePair, ...]
+    dropped: tuple[Dropped, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,13 @@ class _Proposal:
         return self.chosen, self.rejected
 
 
-def build_pairs(rollout: Rollout, settings: MethodSettings) -> Rollout:
-    """Return the rollout with `pairs` and `dropped` made anew from its chains; order is stable.
+def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
+    """Pair the chains of a rollout; whole-chain pairs come before step pairs.
 
-    Whole-chain pairs come before step pairs. A failed rollout keeps neither.
+    The order is stable. A failed rollout gives nothing.
     """
     pairs: dict[str, PreferencePair] = {}
-    dropped: list[str] = []
+    dropped: list[Dropped] = []
     proposals = () if rollout.error is not None else _proposals(rollout, settings.pairs)
     prompt = question_messages(rollout.problem.question, settings.prompts)
     for proposal in proposals:
@@ -88,70 +90,34 @@ def build_pairs(rollout: Rollout, settings: MethodSettings) -> Rollout:
         if reason is None:
             pairs[pair.pair_id] = pair
         else:
-            dropped.append(reason)
-    return replace(rollout, pairs=tuple(pairs.values()), dropped=tuple(dropped))
+            dropped.append(_dropped(pair, reason))
+    return Paired(pairs=tuple(pairs.values()), dropped=tuple(dropped))
 
 
-def cap_off_policy(
-    pairs: Sequence[PreferencePair], settings: PairSettings
-) -> tuple[tuple[PreferencePair, ...], Mapping[str, int]]:
-    """Drop duplicates across problems, then stage-3 pairs above their share of an iteration.
+def off_policy_cut(
+    on_policy: int, off_policy_ids: pa.ChunkedArray, settings: PairSettings
+) -> str | None:
+    """Return the largest id that an off-policy pair of an iteration may have; None: all may stay.
 
-    The result is ordered by pair id, whatever the order of `pairs`; ids are content hashes, so
-    which off-policy pairs stay is arbitrary but fixed. Returns the kept pairs and the dropped
-    counts by reason.
+    The share of off-policy pairs among all that stay is capped; the `on_policy` other pairs all
+    stay. The smallest ids stay: an id is a content hash, so the choice is arbitrary but fixed.
+    Where none may stay, the cut is the empty string, which lies before every id.
+
+    No gate looks for one pair in two problems. The id hashes the prompt, the prompt holds the
+    question, and ingest leaves no two problems with the same question.
     """
-    ordered = sorted(pairs, key=lambda p: (p.pair_id, _is_off_policy(p), p.problem_id))
-    unique: dict[str, PreferencePair] = {}
-    for pair in ordered:
-        unique.setdefault(pair.pair_id, pair)
-    room = _off_policy_room(unique.values(), settings.max_off_policy_share)
-    kept = []
-    for pair in unique.values():
-        if _is_off_policy(pair):
-            if room <= 0:
-                continue
-            room -= 1
-        kept.append(pair)
-    dropped = Counter(duplicate=len(pairs) - len(unique), off_policy_cap=len(unique) - len(kept))
-    return tuple(kept), dict(+dropped)
-
-
-def is_distant(first: str, second: str, distance: int) -> bool:
-    """Whether the Levenshtein distance in characters is at least `distance`, exactly.
-
-    Ukkonen's diagonals (1985): at most `distance` rounds, each extending what it can reach, so
-    similar and different texts are both cheap. O(distance * length) at worst.
-    """
-    if abs(len(first) - len(second)) >= distance:
-        return True
-    # reach[d]: how much of `first` can be consumed ending on diagonal d = position in `second`
-    # minus position in `first`, with the edits of this round.
-    reach = {0: _common_prefix(first, second, 0, 0)}
-    goal = len(second) - len(first)
-    for edits in range(1, distance):
-        if reach.get(goal) == len(first):
-            return False
-        reach = {
-            diagonal: _extended_reach(first, second, diagonal, reach)
-            for diagonal in range(max(-edits, -len(first)), min(edits, len(second)) + 1)
-        }
-    return reach.get(goal) != len(first)
-
-
-def _extended_reach(first: str, second: str, diagonal: int, reach: Mapping[int, int]) -> int:
-    substituted = reach.get(diagonal, -1) + 1
-    inserted = reach.get(diagonal - 1, 0)
-    deleted = reach.get(diagonal + 1, -1) + 1
-    start = min(max(substituted, inserted, deleted), len(first), len(second) - diagonal)
-    return start + _common_prefix(first, second, start, start + diagonal)
-
-
-def _common_prefix(first: str, second: str, i: int, j: int) -> int:
-    start = i
-    while i < len(first) and j < len(second) and first[i] == second[j]:
-        i, j = i + 1, j + 1
-    return i - start
+    share = settings.max_off_policy_share
+    if share >= 1:
+        return None
+    room = math.floor(share * on_policy / (1 - share) + 1e-9)
+    if room >= len(off_policy_ids):
+        return None
+    if room == 0:
+        return ""
+    ids = off_policy_ids.combine_chunks()
+    last = pc.partition_nth_indices(ids, pivot=room - 1)[room - 1]
+    cut: str = ids[last.as_py()].as_py()
+    return cut
 
 
 def _proposals(rollout: Rollout, settings: PairSettings) -> Iterator[_Proposal]:
@@ -167,8 +133,8 @@ def _proposals(rollout: Rollout, settings: PairSettings) -> Iterator[_Proposal]:
 
 
 def _searched_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
-    """Stages 1 and 2: Sol_max is right and Sol_min is not."""
-    for stage in (StageName.SELF_GENERATION, StageName.SELF_CORRECTION):
+    """Every stage of the policy: Sol_max is right and Sol_min is not."""
+    for stage in _ON_POLICY:
         for best, worst in product(
             _select(chains, stage, Branch.MAX), _select(chains, stage, Branch.MIN)
         ):
@@ -180,14 +146,14 @@ def _small_model_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
     """Stage 3: the policy's right Sol_max over the small model's mistakes, Sol_min first."""
     rights = [
         chain
-        for stage in (StageName.SELF_GENERATION, StageName.SELF_CORRECTION)
+        for stage in _ON_POLICY
         for chain in _select(chains, stage, Branch.MAX)
         if chain.correct
     ]
     for branch in (Branch.MIN, Branch.MAX):
-        for mistake in _select(chains, StageName.DIVERSITY, branch):
+        for mistake in _select(chains, OFF_POLICY, branch):
             if rights and not mistake.correct:
-                yield _whole_pair(StageName.DIVERSITY, rights[0], mistake)
+                yield _whole_pair(OFF_POLICY, rights[0], mistake)
 
 
 def _sampled_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
@@ -209,7 +175,7 @@ def _step_pairs(chains: Sequence[Chain], margin: float) -> list[_Proposal]:
     """Best over worst sibling at every position of the policy's chains, widest margin first."""
     found: dict[tuple[StageName, tuple[int, ...]], tuple[float, _Proposal]] = {}
     for chain in chains:
-        if chain.stage is StageName.DIVERSITY:
+        if chain.stage is OFF_POLICY:
             continue
         for depth, step in enumerate(chain.steps):
             proposal = _step_pair(chain, depth, step)
@@ -281,16 +247,13 @@ def _refusal(proposal: _Proposal, settings: PairSettings) -> str | None:
         return "too_long"
     if settings.max_length_ratio and longer > settings.max_length_ratio * shorter:
         return "length_ratio"
-    if any(_refers_to_attempt(side, proposal.prefix) for side in proposal.sides):
+    corrected = [side for side in proposal.sides if side.chain.stage is StageName.SELF_CORRECTION]
+    if any(refers_to_attempt(proposal.prefix + side.text) for side in corrected):
         return "refers_to_attempt"
-    if not is_distant(chosen.text.strip(), rejected.text.strip(), settings.min_edit_distance):
+    least, texts = settings.min_edit_distance, (chosen.text.strip(), rejected.text.strip())
+    if Levenshtein.distance(*texts, score_cutoff=least) < least:
         return "too_similar"
     return None
-
-
-def _refers_to_attempt(side: _Side, prefix: str) -> bool:
-    corrected = side.chain.stage is StageName.SELF_CORRECTION
-    return corrected and _ATTEMPT.search(prefix + side.text) is not None
 
 
 def _pair(proposal: _Proposal, problem_id: str, prompt: tuple[Message, ...]) -> PreferencePair:
@@ -315,6 +278,17 @@ def _pair(proposal: _Proposal, problem_id: str, prompt: tuple[Message, ...]) -> 
     )
 
 
+def _dropped(pair: PreferencePair, reason: str) -> Dropped:
+    return Dropped(
+        pair_id=pair.pair_id,
+        problem_id=pair.problem_id,
+        stage=pair.stage,
+        chosen_chain=pair.chosen_chain,
+        rejected_chain=pair.rejected_chain,
+        reason=reason,
+    )
+
+
 def _select(chains: Sequence[Chain], stage: StageName, branch: Branch) -> list[Chain]:
     return [chain for chain in chains if chain.stage is stage and chain.branch is branch]
 
@@ -325,15 +299,3 @@ def _ended(chain: Chain) -> bool:
 
 def _ends_in_token(chain: Chain) -> bool:
     return bool(chain.steps) and chain.steps[-1].candidate.stop_reason is StopReason.END
-
-
-def _is_off_policy(pair: PreferencePair) -> bool:
-    return pair.stage is StageName.DIVERSITY
-
-
-def _off_policy_room(pairs: Collection[PreferencePair], share: float) -> int:
-    """The largest number of off-policy pairs that is at most `share` of all kept pairs."""
-    if share >= 1:
-        return len(pairs)
-    on_policy = sum(not _is_off_policy(pair) for pair in pairs)
-    return math.floor(share * on_policy / (1 - share) + 1e-9)

@@ -84,9 +84,8 @@ class _Growth:
 async def pruned_search(search: Search) -> SearchResult:
     """Search for Sol_max and Sol_min; returns two chains, in this order.
 
-    One set of candidates serves both until best and worst part, which is depth 1 unless all its
-    siblings are equal; from there the two grow independently and concurrently. Where they never
-    part the two chains have the same steps.
+    Both branches share their candidates until the best and the worst step differ (normally at
+    depth 1), then grow independently. If they never differ, the two chains are identical.
 
     Raises:
         RowError, EngineError, GraderError: from the ports, as they are.
@@ -161,7 +160,10 @@ def best_and_worst(
 
 
 async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch, ...]) -> _Growth:
-    """Grow one path for all `branches` to its end, or to where they part."""
+    """Grow one path for all `branches`: to its end, or until best and worst step differ.
+
+    Then each branch grows on by itself.
+    """
     tokens = 0
     while (finish := _end_of_path(steps, search.settings)) is None:
         candidates, spent = await _propose(search, steps, branches)
@@ -171,7 +173,7 @@ async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch,
             finish = _dead_end(candidates, steps)
             break
         following = {
-            branch: (*steps, _step(candidates, chosen, steps))
+            branch: (*steps, Step(candidates=candidates, chosen=chosen))
             for branch, chosen in zip(_BOTH, kept, strict=True)
         }
         if len(branches) > 1 and kept[0] != kept[1]:
@@ -264,14 +266,6 @@ async def _score(search: Search, request: ScoreRequest) -> tuple[list[Candidate]
         for candidate, score in zip(request.candidates, scores, strict=True)
     ]
     return rewarded, spent
-
-
-def _step(candidates: tuple[Candidate, ...], chosen: int, parents: tuple[Step, ...]) -> Step:
-    """The step with its advantage: R(s_0) is its score, later steps gain on their parent."""
-    reward = candidates[chosen].reward
-    before = parents[-1].candidate.reward if parents else 0.0
-    advantage = None if reward is None or before is None else reward - before
-    return Step(candidates=candidates, chosen=chosen, advantage=advantage)
 
 
 def _end_of_path(steps: tuple[Step, ...], settings: SearchSettings) -> FinishReason | None:

@@ -16,10 +16,11 @@ from sphere_ray.method.metrics import (
     paired_test,
     pass_at_k,
 )
-from sphere_ray.method.stages import CORRECTION_CHECK, Outcome, route_entry
 from sphere_ray.records import (
+    CORRECTION_CHECK,
     Chain,
     EvaluationRow,
+    Outcome,
     PoolUse,
     PreferencePair,
     Rollout,
@@ -235,9 +236,9 @@ def rollout_summary(
         "routes": dict(sorted(routes.items())),
         "prm_inversions": inversions,
         "wrong_to_correct": sum(
-            routes[route_entry(StageName.SELF_CORRECTION, outcome)] for outcome in repaired
+            routes[f"{StageName.SELF_CORRECTION}:{outcome}"] for outcome in repaired
         ),
-        "correct_to_wrong": routes[route_entry(CORRECTION_CHECK, Outcome.LOST)],
+        "correct_to_wrong": routes[f"{CORRECTION_CHECK}:{Outcome.LOST}"],
     }
 
 

@@ -16,7 +16,7 @@ from sphere_ray.rollout.rescore import Rescore
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
     Assignment,
-    BuildPairs,
+    CountProblems,
     Diversify,
     Evaluate,
     MethodStage,
@@ -48,7 +48,7 @@ def rollout(problems: str, output: str, assignment: Assignment, settings: Rollou
         GraderError: the graders were lost.
     """
     stages = [SEARCHES[name] for name in assignment.method.taken_stages]
-    finish = BuildPairs(assignment.method, assignment.progress)
+    finish = CountProblems(assignment.progress)
     _stream(problems, output, stages, assignment, settings, finish=finish)
 
 
@@ -74,7 +74,7 @@ def _stream(
     assignment: Assignment,
     settings: RolloutSettings,
     *,
-    finish: BuildPairs | None = None,
+    finish: CountProblems | None = None,
 ) -> None:
     defaults = ray.data.DataContext.get_current()
     defaults.enable_progress_bars = False

@@ -51,7 +51,7 @@ class Rescore:
         )
         audited = {siblings: audits for siblings, (audits, _) in zip(sets, found, strict=True)}
         chains = tuple(_with_audits(chain, audited) for chain in rollout.chains)
-        return replace(rollout, chains=chains, pairs=(), tokens=sum(spent for _, spent in found))
+        return replace(rollout, chains=chains, tokens=sum(spent for _, spent in found))
 
     async def _audits(
         self, rollout: Rollout, siblings: Siblings, place: int

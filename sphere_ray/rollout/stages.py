@@ -6,9 +6,9 @@ One row is one problem, one row in is one row out; a batch is the unit of commit
 import asyncio
 import importlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -16,22 +16,20 @@ from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.run import EvaluationSettings
 from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
-from sphere_ray.errors import DeadlineExceededError, EngineError, RowError
+from sphere_ray.errors import DeadlineExceededError, RowError
 from sphere_ray.method.concurrency import gather_or_cancel
-from sphere_ray.method.pairs import build_pairs
+from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem, failed_row
 from sphere_ray.method.ports import Progress, Scorer
-from sphere_ray.method.stages import Context, diversify, self_correct, self_generate
-from sphere_ray.records import EvaluationRow, Problem, Rollout
-from sphere_ray.reward.audit import AuditedScorer
+from sphere_ray.method.sphere import World, enter
+from sphere_ray.records import EvaluationRow, Problem, Rollout, StageName
+from sphere_ray.reward.audited import AuditedScorer
 from sphere_ray.rollout.client import PoolClient
-from sphere_ray.rollout.evaluate import EvaluationContext, evaluate_problem
 from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
 
 T = TypeVar("T")
-Work: TypeAlias = Callable[[Rollout, Context, int], Awaitable[Rollout]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +49,9 @@ class Assignment:
     iteration: int
     problem_timeout_s: float
 
-    def context(self) -> Context:
+    def context(self) -> World:
         """The method's view of this assignment."""
-        return Context(
+        return World(
             settings=self.method,
             policy=self.policy,
             small=self.small,
@@ -86,7 +84,7 @@ class Assignment:
 class MethodStage:
     """Base of the stages that run a coroutine of the method on each row."""
 
-    coroutine: Work
+    stage: StageName
 
     def __init__(self, assignment: Assignment) -> None:
         """Build the method's context once per stage actor."""
@@ -107,7 +105,7 @@ class MethodStage:
     async def _run(self, rollout: Rollout) -> Rollout:
         if rollout.error is not None:
             return rollout
-        work = self.coroutine(rollout, self._context, next(self._arrivals))
+        work = enter(self.stage, rollout, self._context, next(self._arrivals))
         try:
             return await within(work, self._timeout_s)
         except RowError as error:
@@ -118,7 +116,7 @@ class MethodStage:
 class SelfGenerate(MethodStage):
     """Stage 1: problems in, rollouts with Sol_max and Sol_min out."""
 
-    coroutine = staticmethod(self_generate)
+    stage = StageName.SELF_GENERATION
 
     def read(self, table: pa.Table) -> list[Rollout]:
         """Problems become empty rollouts."""
@@ -128,28 +126,26 @@ class SelfGenerate(MethodStage):
 class SelfCorrect(MethodStage):
     """Stage 2."""
 
-    coroutine = staticmethod(self_correct)
+    stage = StageName.SELF_CORRECTION
 
 
 class Diversify(MethodStage):
     """Stage 3."""
 
-    coroutine = staticmethod(diversify)
+    stage = StageName.DIVERSITY
 
 
-class BuildPairs:
-    """Chains become preference pairs; no engine is asked, so tasks do it and no actor."""
+class CountProblems:
+    """The last operator of the rollouts: counts the rows that are about to be written."""
 
-    def __init__(self, method: MethodSettings, progress: Progress) -> None:
-        """Remember the rules."""
-        self._method = method
+    def __init__(self, progress: Progress) -> None:
+        """Count into `progress`."""
         self._progress = progress
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Build the pairs of every row."""
-        rollouts = [build_pairs(rollout, self._method) for rollout in rollouts_of(table)]
-        self._progress.add(problems=len(rollouts), pairs=sum(len(r.pairs) for r in rollouts))
-        return rollout_table(rollouts)
+        """Count the rows of a batch."""
+        self._progress.add(problems=table.num_rows)
+        return table
 
 
 class Evaluate:
@@ -168,7 +164,7 @@ class Evaluate:
         )
 
     async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
-        """Answer and grade all problems of a batch at once; a failed row fails the evaluation."""
+        """Answer and grade all problems of a batch at once; a failed one becomes a row too."""
         rows = await gather_or_cancel(self._row(problem) for problem in from_table(table, Problem))
         self._exam.progress.add(problems=len(rows))
         yield to_table(rows, EvaluationRow)
@@ -177,10 +173,8 @@ class Evaluate:
         try:
             return await within(evaluate_problem(problem, self._exam), self._timeout_s)
         except RowError as error:
-            # Left out, it would flatter the model; counted as wrong, it would blame it.
-            raise EngineError(
-                f"problem {problem.problem_id} cannot be evaluated: {error}"
-            ) from error
+            self._exam.progress.add(errors=1)
+            return failed_row(problem, error)
 
 
 async def within(work: Awaitable[T], seconds: float) -> T:

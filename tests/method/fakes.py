@@ -13,7 +13,7 @@ from sphere_ray.config.method import MethodSettings, SearchSettings
 from sphere_ray.method.ports import GenerateRequest, Grade, Score, ScoreRequest
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.search import Search
-from sphere_ray.method.stages import Context
+from sphere_ray.method.sphere import World
 from sphere_ray.records import Candidate, Problem, StageName, StopReason, Verdict
 
 PROBLEM = Problem(problem_id="p1", question="What is 2 + 2?", answer="4", source="test")
@@ -154,15 +154,15 @@ def _wandering(draw: random.Random, request: GenerateRequest) -> Candidate:
     return made
 
 
-def context(
+def world(
     policy: Propose,
     small: Propose | None = None,
     *,
     settings: MethodSettings | None = None,
     order: int | None = None,
     iteration: int = 0,
-) -> Context:
-    return Context(
+) -> World:
+    return World(
         settings=settings or MethodSettings(),
         policy=FakeGenerator(policy, order=order),
         small=FakeGenerator(small or policy, model="small", order=order),

@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,14 +13,14 @@ from sphere_ray.config.method import (
     SearchSettings,
     StageSettings,
 )
-from sphere_ray.method.pairs import build_pairs, cap_off_policy
-from sphere_ray.method.stages import diversify, self_correct, self_generate
+from sphere_ray.method.pairs import OFF_POLICY, build_pairs, off_policy_cut
+from sphere_ray.method.sphere import sphere
 from sphere_ray.records import (
     Branch,
     Chain,
+    Dropped,
     FinishReason,
     Message,
-    PreferencePair,
     Rollout,
     StageName,
     Step,
@@ -27,7 +28,7 @@ from sphere_ray.records import (
     Verdict,
 )
 
-from .fakes import PROBLEM, candidate, context, scored, wander
+from .fakes import PROBLEM, candidate, scored, wander, world
 
 GENERATION, CORRECTION, DIVERSITY = StageName
 
@@ -64,6 +65,10 @@ def rules(**changes):
 
 def built(*chains, method=None):
     return build_pairs(Rollout(problem=PROBLEM, chains=chains), method or MethodSettings())
+
+
+def reasons(made):
+    return [dropped.reason for dropped in made.dropped]
 
 
 # Which chains make a pair
@@ -124,7 +129,7 @@ def test_the_small_models_sol_max_serves_where_its_sol_min_does_not():
     usable = wrong("Small model says three #### 3", stage=DIVERSITY, branch=Branch.MAX)
     rollout = built(best, cut, usable)
     assert [pair.rejected for pair in rollout.pairs] == [usable.text]
-    assert rollout.dropped == ("not_terminated",)
+    assert reasons(rollout) == ["not_terminated"]
 
 
 def test_the_small_models_sol_min_comes_first():
@@ -137,7 +142,7 @@ def test_the_small_models_sol_min_comes_first():
     ]
     rollout = built(right(), *small)
     assert [pair.rejected for pair in rollout.pairs] == [small[1].text]
-    assert rollout.dropped == ("per_problem_cap",)
+    assert reasons(rollout) == ["per_problem_cap"]
 
 
 def test_after_a_correction_the_corrected_chain_is_chosen():
@@ -168,7 +173,7 @@ def test_samples_pair_likeliest_right_with_likeliest_wrong_each_once():
     pairs = built(*samples, method=rules(max_per_problem=5)).pairs
     assert [(p.chosen, p.rejected) for p in pairs] == expected
     assert built(*samples).pairs == pairs[:1]
-    assert built(*samples).dropped == ("per_problem_cap",)
+    assert reasons(built(*samples)) == ["per_problem_cap"]
 
 
 # Token ids
@@ -215,7 +220,7 @@ def test_ids_are_kept_only_if_both_end_in_end_of_sequence_of_one_tokenizer(rejec
 def test_each_gate_drops_by_name(reason, best, worst, method):
     rollout = built(best, worst, method=rules(**method))
     assert rollout.pairs == ()
-    assert rollout.dropped == (reason,)
+    assert reasons(rollout) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +239,7 @@ def test_a_correction_that_mentions_the_attempt_is_dropped(text):
     parent = wrong("Guess #### 9", branch=Branch.MAX)
     fixed = right(text, stage=CORRECTION, parent_id=parent.chain_id)
     still = wrong(stage=CORRECTION, parent_id=parent.chain_id)
-    assert built(parent, wrong(), fixed, still).dropped == ("refers_to_attempt",)
+    assert reasons(built(parent, wrong(), fixed, still)) == ["refers_to_attempt"]
     assert built(right(text), wrong()).dropped == ()
 
 
@@ -243,7 +248,7 @@ def test_equal_proposals_are_duplicates():
     twin = replace(small, branch=Branch.MAX)
     rollout = built(right(), small, twin, method=rules(max_per_problem=3))
     assert len(rollout.pairs) == 1
-    assert rollout.dropped == ("duplicate",)
+    assert reasons(rollout) == ["duplicate"]
 
 
 def test_a_failed_rollout_keeps_no_pairs():
@@ -297,14 +302,8 @@ def test_the_small_models_steps_are_not_used():
 
 
 def rolled(seed, method):
-    async def run():
-        ctx = context(wander, settings=method)
-        rollout = Rollout(problem=replace(PROBLEM, problem_id=f"p{seed}"))
-        for stage in (self_generate, self_correct, diversify):
-            rollout = await stage(rollout, ctx)
-        return rollout
-
-    return asyncio.run(run())
+    problem = replace(PROBLEM, problem_id=f"p{seed}")
+    return asyncio.run(sphere(problem, world(wander, settings=method)))
 
 
 @given(
@@ -320,13 +319,12 @@ def test_chosen_beats_rejected_and_pairs_are_capped(seed, level, strategy, cap):
         stages=StageSettings(correction_check_share=0.5),
         pairs=PairSettings(level=level, max_per_problem=cap, min_edit_distance=1),
     )
-    rolled_out = rolled(seed, method)
-    rollout = build_pairs(rolled_out, method)
+    rollout = rolled(seed, method)
+    made = build_pairs(rollout, method)
     chains = {c.chain_id: c for c in rollout.chains}
-    assert len(rollout.pairs) <= cap
-    assert build_pairs(rollout, method) == rollout
-    assert replace(rollout, pairs=(), dropped=()) == rolled_out
-    for pair in rollout.pairs:
+    assert len(made.pairs) <= cap
+    assert build_pairs(rollout, method) == made
+    for pair in made.pairs:
         assert pair.chosen != pair.rejected
         if pair.chosen_chain == pair.rejected_chain:
             assert pair.chosen_reward - pair.rejected_reward >= method.pairs.step_margin
@@ -345,53 +343,77 @@ def test_the_random_world_pairs_in_every_stage():
 
 
 def test_other_prompts_and_rules_apply_to_old_rollouts():
-    old = built(right(), wrong())
+    old = Rollout(problem=PROBLEM, chains=(right(), wrong()))
+    (first,) = build_pairs(old, MethodSettings()).pairs
     prompts = PromptSettings(system="Be exact.")
     new = build_pairs(old, MethodSettings(prompts=prompts, pairs=PairSettings(max_tokens=3)))
-    assert (new.pairs, new.dropped) == ((), ("too_long",))
-    (pair,) = build_pairs(new, MethodSettings(prompts=prompts)).pairs
+    assert (new.pairs, reasons(new)) == ((), ["too_long"])
+    (pair,) = build_pairs(old, MethodSettings(prompts=prompts)).pairs
     assert pair.prompt[0].role == "system"
-    assert pair.pair_id != old.pairs[0].pair_id
+    assert pair.pair_id != first.pair_id
+
+
+@given(st.text(max_size=6), st.text(max_size=6), st.text(max_size=4), st.text(max_size=4))
+def test_equal_ids_mean_equal_questions(one, other, before, after):
+    """So no pair stands in two problems: ingest leaves no two problems with one question."""
+
+    def pair_id(question):
+        prompts = PromptSettings(question=f"{before}{{question}}{after}{{question}}")
+        problem = replace(PROBLEM, question=question)
+        rollout = Rollout(problem=problem, chains=(right(), wrong()))
+        return build_pairs(rollout, MethodSettings(prompts=prompts)).pairs[0].pair_id
+
+    assert (pair_id(one) == pair_id(other)) == (one == other)
 
 
 # Across an iteration
 
 
-def made(number, stage=GENERATION, problem="p"):
-    return PreferencePair(
-        pair_id=f"{number:04d}",
-        problem_id=problem,
-        stage=stage,
-        prompt=(),
-        chosen="a",
-        rejected="b",
-    )
+IDS = st.lists(st.integers(0, 10**6).map("{:032x}".format), unique=True, max_size=30)
 
 
-@given(
-    st.integers(0, 30), st.integers(0, 30), st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]), st.randoms()
-)
-def test_the_off_policy_share_is_capped_in_any_order(on, off, share, random):
-    pairs = [made(i) for i in range(on)] + [made(100 + i, DIVERSITY) for i in range(off)]
-    shuffled = random.sample(pairs, len(pairs))
-    chosen = PairSettings(max_off_policy_share=share)
-    kept, dropped = cap_off_policy(pairs, chosen)
-    assert (kept, dropped) == cap_off_policy(shuffled, chosen)
-    small = sum(pair.stage is DIVERSITY for pair in kept)
-    assert len(kept) - small == on
-    assert small <= share * len(kept) + 1e-9
-    assert small == off or small + 1 > share * (len(kept) + 1)
-    assert dropped == ({"off_policy_cap": off - small} if off > small else {})
+@given(st.integers(0, 30), IDS, st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]), st.integers(0, 30))
+def test_the_off_policy_share_is_capped(on, ids, share, chunk):
+    column = pa.chunked_array([ids[:chunk], ids[chunk:]], pa.large_string())
+    cut = off_policy_cut(on, column, PairSettings(max_off_policy_share=share))
+    kept = [each for each in ids if cut is None or each <= cut]
+    assert kept == ids if cut is None else sorted(kept) == sorted(ids)[: len(kept)]
+    assert len(kept) <= share * (on + len(kept)) + 1e-9
+    assert kept == ids or len(kept) + 1 > share * (on + len(kept) + 1)
 
 
-def test_the_same_pair_of_two_problems_is_kept_once():
-    pairs = [made(1, problem="q"), made(1, DIVERSITY, "a"), made(1, problem="p"), made(2)]
-    kept, dropped = cap_off_policy(pairs, PairSettings())
-    assert [(pair.pair_id, pair.problem_id) for pair in kept] == [("0001", "p"), ("0002", "p")]
-    assert dropped == {"duplicate": 2}
+def test_a_million_off_policy_pairs_need_no_texts_and_little_time():
+    ids = pa.chunked_array([[f"{i * 7919 % 1_000_003:032x}" for i in range(1_000_000)]])
+    cut = off_policy_cut(700_000, ids, PairSettings(max_off_policy_share=0.3))
+    assert sum(each <= cut for each in ids.to_pylist()) == 300_000
+
+
+def test_off_policy_pairs_are_those_whose_rejected_side_the_small_model_wrote():
+    pairs = built(right(), wrong("Small model says three #### 3", stage=OFF_POLICY)).pairs
+    assert [pair.stage for pair in pairs] == [OFF_POLICY]
 
 
 # Edit distance
+
+
+@pytest.mark.parametrize(("least", "dropped"), [(0, []), (3, []), (4, ["too_similar"])])
+def test_sides_are_too_similar_below_the_distance_only(least, dropped):
+    sides = right("Count on. #### 4"), wrong("Count off #### 5")  # three letters apart
+    assert reasons(built(*sides, method=rules(min_edit_distance=least))) == dropped
+
+
+def test_what_a_gate_refused_says_which_chains_and_why():
+    best, worst = right(), wrong(stage=OFF_POLICY)
+    (dropped,) = built(best, worst, method=rules(max_tokens=3)).dropped
+    kept = built(best, worst).pairs[0]
+    assert dropped == Dropped(
+        pair_id=kept.pair_id,
+        problem_id="p1",
+        stage=OFF_POLICY,
+        chosen_chain=best.chain_id,
+        rejected_chain=worst.chain_id,
+        reason="too_long",
+    )
 
 
 def test_a_boundary_stop_is_not_an_end_of_sequence():

@@ -108,12 +108,6 @@ async def test_the_first_candidates_are_shared_and_siblings_recorded():
     assert [c.reward for c in best.steps[1].candidates] == [0.95, 0.5]
 
 
-async def test_the_advantage_is_the_gain_over_the_parent_step():
-    best, worst = (await pruned_search(search_of(script(TREE)))).chains
-    assert [s.advantage for s in best.steps] == pytest.approx([0.9, 0.05])
-    assert [s.advantage for s in worst.steps] == pytest.approx([0.2, -0.1])
-
-
 async def test_prefixes_are_the_engines_own_tokens_and_scores_see_the_steps_before():
     search = search_of(script(TREE))
     best, _ = (await pruned_search(search)).chains

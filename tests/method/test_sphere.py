@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from sphere_ray.config.method import MethodSettings, SearchSettings, StageSettings
 from sphere_ray.errors import EngineError, RequestError
-from sphere_ray.method.stages import diversify, self_correct, self_generate
-from sphere_ray.records import Branch, Chain, Rollout, StageName
+from sphere_ray.method.sphere import enter, sphere
+from sphere_ray.records import CORRECTION_CHECK, Branch, Chain, Outcome, Rollout, StageName
 
-from .fakes import PROBLEM, always, candidate, context, wander
+from .fakes import PROBLEM, always, candidate, wander, world
 
-ROLLOUT = Rollout(problem=PROBLEM)
+GENERATION, CORRECTION, DIVERSITY = StageName
 
 RIGHT_OVER_WRONG = always("[0.9] #### 4", "[0.1] #### 5")
 WRONG_OVER_RIGHT = always("[0.1] #### 4", "[0.9] #### 5")
@@ -28,9 +28,10 @@ def corrects_to(first, second):
     return lambda request: (second if "attempt" in request.messages[-1].content else first)(request)
 
 
-async def through(ctx, rollout=ROLLOUT):
-    for stage in (self_generate, self_correct, diversify):
-        rollout = await stage(rollout, ctx)
+async def stage_by_stage(problem, there, priority=0):
+    rollout = Rollout(problem=problem)
+    for stage in StageName:
+        rollout = await enter(stage, rollout, there, priority)
     return rollout
 
 
@@ -65,7 +66,7 @@ async def through(ctx, rollout=ROLLOUT):
     ],
 )
 async def test_routes(policy, small, route):
-    rollout = await through(context(policy, small, settings=UNCHECKED))
+    rollout = await sphere(PROBLEM, world(policy, small, settings=UNCHECKED))
     assert rollout.route == route
 
 
@@ -78,7 +79,8 @@ async def test_routes(policy, small, route):
     ],
 )
 async def test_right_solutions_called_wrong_are_a_measurement(after, entry):
-    rollout = await through(context(corrects_to(ALL_RIGHT, after), ALL_WRONG, settings=CHECKED))
+    policy = corrects_to(ALL_RIGHT, after)
+    rollout = await sphere(PROBLEM, world(policy, ALL_WRONG, settings=CHECKED))
     assert rollout.route == ("self_generation:both_right", entry, "diversity:pair")
 
 
@@ -86,8 +88,8 @@ async def test_the_checked_share_is_a_fixed_subset():
     half = MethodSettings(stages=StageSettings(correction_check_share=0.5))
 
     async def checked():
-        problems = [Rollout(problem=_numbered(i)) for i in range(200)]
-        done = [await through(context(ALL_RIGHT, settings=half), r) for r in problems]
+        problems = [_numbered(i) for i in range(200)]
+        done = [await sphere(problem, world(ALL_RIGHT, settings=half)) for problem in problems]
         return [r.problem.problem_id for r in done if "correction_check:kept" in r.route]
 
     first = await checked()
@@ -96,24 +98,24 @@ async def test_the_checked_share_is_a_fixed_subset():
 
 
 async def test_correction_shows_sol_max_but_scores_against_the_plain_question():
-    ctx = context(ALL_WRONG)
-    rollout = await self_correct(await self_generate(ROLLOUT, ctx), ctx)
-    prompt = ctx.policy.requests[-1].messages[-1].content
+    there = world(ALL_WRONG)
+    rollout = await sphere(PROBLEM, there)
+    prompt = there.policy.requests[-1].messages[-1].content
     assert "sure #### 5" in prompt
     assert "hm #### 6" not in prompt
-    assert {r.messages[-1].content for r in ctx.scorer.requests} == {PROBLEM.question}
+    assert {r.messages[-1].content for r in there.scorer.requests} == {PROBLEM.question}
     corrected = [c for c in rollout.chains if c.stage is StageName.SELF_CORRECTION]
     assert {c.parent_id for c in corrected} == {rollout.chains[0].chain_id}
 
 
 async def test_an_empty_sol_max_gives_way_to_sol_min():
-    rollout = await self_generate(ROLLOUT, context(ALL_WRONG))
+    rollout = await enter(GENERATION, Rollout(problem=PROBLEM), world(ALL_WRONG))
     best, worst = rollout.chains
     emptied = Chain(**{name: getattr(best, name) for name in Chain.__slots__} | {"steps": ()})
     rollout = Rollout(problem=PROBLEM, chains=(emptied, worst), route=rollout.route)
-    ctx = context(ALL_WRONG)
-    await self_correct(rollout, ctx)
-    assert worst.text in ctx.policy.requests[-1].messages[-1].content
+    there = world(ALL_WRONG)
+    await enter(CORRECTION, rollout, there)
+    assert worst.text in there.policy.requests[-1].messages[-1].content
 
 
 async def test_the_small_model_searches_with_its_own_budget_and_temperature():
@@ -121,33 +123,49 @@ async def test_the_small_model_searches_with_its_own_budget_and_temperature():
         small_budget=3, small_temperature=1.3, correction_check_share=0, self_correction=False
     )
     chosen = MethodSettings(search=SearchSettings(num_candidates=4), stages=stages)
-    ctx = context(ALL_RIGHT, ALL_WRONG, settings=chosen)
-    rollout = await through(ctx)
-    assert {(r.n, r.temperature) for r in ctx.policy.requests} == {(4, 0.8)}
-    assert {(r.n, r.temperature) for r in ctx.small.requests} == {(12, 1.3)}
+    there = world(ALL_RIGHT, ALL_WRONG, settings=chosen)
+    rollout = await sphere(PROBLEM, there)
+    assert {(r.n, r.temperature) for r in there.policy.requests} == {(4, 0.8)}
+    assert {(r.n, r.temperature) for r in there.small.requests} == {(12, 1.3)}
     assert {c.model for c in rollout.chains if c.stage is StageName.DIVERSITY} == {"small"}
 
 
 @pytest.mark.parametrize("policy", [ALL_WRONG, ALL_RIGHT])
 async def test_switched_off_stages_change_nothing(policy):
     off = MethodSettings(stages=StageSettings(self_correction=False, diversity=False))
-    ctx = context(policy, settings=off)
-    generated = await self_generate(ROLLOUT, ctx)
-    assert await diversify(await self_correct(generated, ctx), ctx) is generated
+    there = world(policy, settings=off)
+    generated = await enter(GENERATION, Rollout(problem=PROBLEM), there)
+    for stage in (CORRECTION, DIVERSITY):
+        assert await enter(stage, generated, there) is generated
 
 
 async def test_a_failed_row_passes_every_stage_untouched():
-    failed = Rollout(problem=PROBLEM, error="RequestError: refused", route=("x:both_wrong",))
-    ctx = context(ALL_WRONG)
-    assert await through(ctx, failed) is failed
-    assert ctx.policy.requests == []
+    there = world(ALL_WRONG)
+    for route in ((), ("self_generation:both_wrong",), ("self_generation:both_right",)):
+        failed = Rollout(problem=PROBLEM, error="RequestError: refused", route=route)
+        for stage in StageName:
+            assert await enter(stage, failed, there) is failed
+    assert there.policy.requests == []
 
 
-async def test_priority_reaches_the_engines():
-    ctx = context(ALL_WRONG)
-    await self_correct(await self_generate(ROLLOUT, ctx, priority=5), ctx, priority=3)
-    assert {r.priority for r in ctx.policy.requests} == {5, 3}
-    assert {r.priority for r in ctx.scorer.requests} == {5, 3}
+async def test_a_problem_keeps_its_priority_in_every_stage():
+    there = world(corrects_to(ALL_WRONG, ALL_RIGHT), ALL_WRONG)
+    rollout = await sphere(PROBLEM, there, priority=5)
+    assert {chain.stage for chain in rollout.chains} == set(StageName)
+    requests = [*there.policy.requests, *there.small.requests, *there.scorer.requests]
+    assert {request.priority for request in requests} == {5}
+
+
+@pytest.mark.parametrize(
+    ("route", "outcome"),
+    [
+        ((), None),
+        (("self_generation:both_wrong", "self_correction:pair"), Outcome.PAIR),
+        (("self_generation:both_right", f"{CORRECTION_CHECK}:lost"), Outcome.BOTH_RIGHT),
+    ],
+)
+def test_a_rollout_is_where_its_last_stage_left_it(route, outcome):
+    assert Rollout(problem=PROBLEM, route=route).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -160,11 +178,11 @@ async def test_priority_reaches_the_engines():
 )
 async def test_sampled_problems_end_after_self_generation(texts, route):
     sampled = MethodSettings(search=SearchSettings(strategy="sampled", num_samples=2))
-    ctx = context(lambda _: [candidate(text) for text in texts], settings=sampled)
-    rollout = await through(ctx)
+    there = world(lambda _: [candidate(text) for text in texts], settings=sampled)
+    rollout = await sphere(PROBLEM, there)
     assert rollout.route == (route,)
     assert [chain.branch for chain in rollout.chains] == [Branch.SAMPLE] * 2
-    assert ctx.scorer.requests == []
+    assert there.scorer.requests == []
 
 
 def _numbered(number):
@@ -183,35 +201,57 @@ SMALL = MethodSettings(
 @settings(deadline=None)
 def test_the_same_identity_gives_the_same_rollout_in_any_order(number, order):
     async def one(shuffle):
-        ctx = context(wander, settings=SMALL, order=shuffle)
-        return await through(ctx, Rollout(problem=_numbered(number)))
+        return await sphere(_numbered(number), world(wander, settings=SMALL, order=shuffle))
 
     assert asyncio.run(one(None)) == asyncio.run(one(order))
+
+
+@given(
+    st.integers(0, 500),
+    st.builds(StageSettings, self_correction=st.booleans(), diversity=st.booleans()),
+    st.sampled_from(["pruned_steps", "sampled"]),
+)
+@settings(deadline=None)
+def test_the_stages_one_after_another_are_the_whole_method(number, stages, strategy):
+    search = SMALL.search.model_copy(update={"strategy": strategy})
+    method = MethodSettings(search=search, stages=stages)
+    whole = asyncio.run(sphere(_numbered(number), world(wander, settings=method)))
+    apart = asyncio.run(stage_by_stage(_numbered(number), world(wander, settings=method)))
+    assert apart == whole
+    entered = {entry.partition(":")[0] for entry in whole.route} - {CORRECTION_CHECK}
+    assert entered <= set(method.taken_stages)
+
+
+def test_random_problems_go_through_every_stage():
+    """Else the two properties around this would say little."""
+    rollouts = [asyncio.run(sphere(_numbered(i), world(wander, settings=SMALL))) for i in range(99)]
+    entered = {entry.partition(":")[0] for rollout in rollouts for entry in rollout.route}
+    assert entered == {*StageName, CORRECTION_CHECK}
 
 
 @given(st.integers(0, 200))
 @settings(deadline=None)
 def test_every_token_is_accounted_for_and_chain_ids_differ(number):
-    ctx = context(wander, settings=SMALL)
-    rollout = asyncio.run(through(ctx, Rollout(problem=_numbered(number))))
-    assert rollout.tokens == ctx.policy.decoded + ctx.small.decoded
-    assert ctx.progress.counts == {"tokens": rollout.tokens, "chains": len(rollout.chains)}
+    there = world(wander, settings=SMALL)
+    rollout = asyncio.run(sphere(_numbered(number), there))
+    assert rollout.tokens == there.policy.decoded + there.small.decoded
+    assert there.progress.counts == {"tokens": rollout.tokens, "chains": len(rollout.chains)}
     ids = [chain.chain_id for chain in rollout.chains]
     assert len(set(ids)) == len(ids)
 
 
 async def test_another_iteration_is_another_search():
-    first, second = [context(ALL_WRONG, iteration=i) for i in (0, 1)]
-    one, two = await self_generate(ROLLOUT, first), await self_generate(ROLLOUT, second)
+    first, second = [world(ALL_WRONG, iteration=i) for i in (0, 1)]
+    one, two = await sphere(PROBLEM, first), await sphere(PROBLEM, second)
     assert first.policy.requests[0].seed != second.policy.requests[0].seed
     assert {c.chain_id for c in one.chains}.isdisjoint(c.chain_id for c in two.chains)
 
 
 async def test_many_problems_run_at_once_without_deadlock():
-    ctx = context(wander, settings=SMALL, order=3)
-    rollouts = [Rollout(problem=_numbered(i)) for i in range(50)]
-    done = await asyncio.wait_for(asyncio.gather(*(through(ctx, r) for r in rollouts)), 20)
-    assert [r.problem for r in done] == [r.problem for r in rollouts]
+    there = world(wander, settings=SMALL, order=3)
+    problems = [_numbered(i) for i in range(50)]
+    done = await asyncio.wait_for(asyncio.gather(*(sphere(p, there) for p in problems)), 20)
+    assert [rollout.problem for rollout in done] == problems
 
 
 @pytest.mark.parametrize("error", [EngineError("gone"), RequestError("refused")])
@@ -220,4 +260,4 @@ async def test_engine_errors_are_raised_not_recorded(error):
         raise error
 
     with pytest.raises(type(error)):
-        await self_generate(ROLLOUT, context(refuse))
+        await sphere(PROBLEM, world(refuse))

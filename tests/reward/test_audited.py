@@ -4,7 +4,7 @@ import pytest
 
 from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import Score, ScoreRequest
-from sphere_ray.reward.audit import AuditedScorer
+from sphere_ray.reward.audited import AuditedScorer
 from tests.method.fakes import PROBLEM, candidate
 
 
