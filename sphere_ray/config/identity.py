@@ -32,7 +32,7 @@ _PLACEMENT = (
     "engines.small_pool",
     "engines.simulated.latency*",
     "grading.workers",
-    "grading.recycle_after",
+    "grading.timeout_s",
     "rollout.*",
     # Losses are normalised by the global batch, so its split over workers is free.
     "training.micro_batch_size",
