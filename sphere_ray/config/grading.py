@@ -1,17 +1,21 @@
 """Parameters of answer grading."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 
 
 class GradingSettings(Settings):
-    """Worker processes that compare answers; each is killed when it exceeds a limit.
+    """Worker processes that compare answers; one that needs more than `timeout_s` is killed.
 
-    `memory_mib` bounds a worker's address space; `recycle_after` answers it is replaced.
+    `verifier` names a function of yours, as `module:function`. It replaces the comparison of
+    mathematical answers: `verify(response: str, gold: str)` gets the whole response and the gold,
+    and returns True, False, None (ungradable) or the name of a verdict. It runs in the worker
+    processes alone, within their limits. An exception makes one answer ungradable.
     """
 
-    workers: int = Field(2, ge=1)
-    timeout_s: float = Field(5.0, gt=0)
-    memory_mib: int = Field(2048, ge=256)
-    recycle_after: int = Field(2000, ge=1)
+    verifier: str | None = Field(None, pattern=r"^\w+(\.\w+)*:\w+$")
+    workers: Annotated[int, Placement] = Field(2, ge=1)
+    timeout_s: Annotated[float, Placement] = Field(5.0, gt=0)

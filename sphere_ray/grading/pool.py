@@ -1,8 +1,9 @@
-"""The grader of a process: the fast path inline, the slow path in killable worker processes."""
+"""Grades answers: clear cases at once, all others in worker processes that can be killed."""
 
 import asyncio
+import itertools
+import logging
 import threading
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sphere_ray.config.grading import GradingSettings
@@ -10,13 +11,21 @@ from sphere_ray.errors import GraderError
 from sphere_ray.grading.exact import compare_exactly
 from sphere_ray.grading.extract import extract_answer, extract_gold
 from sphere_ray.grading.normalise import normalise
-from sphere_ray.grading.process import WorkerProcess
+from sphere_ray.grading.process import Reply, WorkerProcess
 from sphere_ray.grading.sampled import certainly_differ
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
 
+logger = logging.getLogger(__name__)
+
+RECYCLE_AFTER = 2000
+"""A worker is replaced after so many answers, because the caches of sympy only grow."""
+
 MAX_SYMBOLIC_CHARS = 1000
 """Longer answers are ungradable without asking a worker."""
+
+_MAX_KILLED = 3
+_MAX_RAISED = 20
 
 _KNOWN: tuple[tuple[str, str, Verdict], ...] = (
     ("The answer is 1,234 apples.", "1234", Verdict.CORRECT),
@@ -31,43 +40,58 @@ _KNOWN: tuple[tuple[str, str, Verdict], ...] = (
 
 
 class GraderPool:
-    """Implements the Grader port; workers start when first needed. Usable from any thread."""
+    """Implements the Grader port; usable from any thread. Workers start when first needed.
+
+    Each thread of the pool has a worker of its own, so no two threads ever share one.
+    """
 
     def __init__(self, settings: GradingSettings | None = None) -> None:
         """Start nothing yet."""
         self._settings = settings or GradingSettings()
         self._threads = ThreadPoolExecutor(self._settings.workers, "sphere-grader")
-        self._idle: deque[WorkerProcess] = deque()
-        self._workers: set[WorkerProcess] = set()
-        self._lock = threading.Lock()
+        self._mine = threading.local()
+        self._workers = set[WorkerProcess]()  # adding and discarding are atomic
         self._closed = False
+        self._raised = itertools.count(1)
+        self._verifier_works = False
 
     async def grade(self, response: str, gold: str) -> Grade:
         """Grade the answer stated in `response`; many calls may be under way at once.
 
         Raises:
-            GraderError: the pool is closed, or a worker cannot be started.
+            GraderError: the pool is closed, a worker cannot be started, or `grading.verifier`
+                fails on every answer.
         """
-        answer, target, verdict = decide(response, gold)
-        if verdict is None:
-            assert answer is not None
-            verdict = await asyncio.wrap_future(self._submit(answer, target))
+        answer, found = self._begin(response, gold)
+        verdict = found if isinstance(found, Verdict) else await asyncio.wrap_future(found)
         return Grade(verdict=verdict, answer=answer)
 
     def grade_blocking(self, response: str, gold: str) -> Grade:
-        """The same for callers without an event loop."""
-        answer, target, verdict = decide(response, gold)
-        if verdict is None:
-            assert answer is not None
-            verdict = self._submit(answer, target).result()
+        """Do the same as `grade` for callers without an event loop."""
+        answer, found = self._begin(response, gold)
+        verdict = found if isinstance(found, Verdict) else found.result()
         return Grade(verdict=verdict, answer=answer)
+
+    async def compare(self, answer: str, target: str) -> Verdict:
+        """Let a worker compare an answer with a target that `decide` has left undecided.
+
+        Raises:
+            GraderError: as `grade`.
+        """
+        return await asyncio.wrap_future(self._submit(answer, target))
 
     async def self_test(self) -> None:
         """Grade known right and wrong answers with the real workers.
 
+        A user's verifier has no known answers: it is imported, and its signature checked.
+
         Raises:
-            GraderError: one of them came out otherwise.
+            ConfigError: `grading.verifier` cannot be used.
+            GraderError: a known answer got another verdict than it should.
         """
+        if self._settings.verifier:
+            await asyncio.wrap_future(self._threads.submit(self._worker))
+            return
         grades = await asyncio.gather(*(self.grade(response, gold) for response, gold, _ in _KNOWN))
         for (response, gold, expected), grade in zip(_KNOWN, grades, strict=True):
             if grade.verdict is not expected:
@@ -78,53 +102,74 @@ class GraderPool:
 
     def close(self) -> None:
         """End all workers; requests under way fail with GraderError."""
-        with self._lock:
-            self._closed = True
-            workers = tuple(self._workers)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
+        self._closed = True
+        for worker in tuple(self._workers):
             worker.stop()
         self._threads.shutdown(wait=True)
-        for worker in workers:
+        for worker in tuple(self._workers):
             worker.kill()
 
-    def _submit(self, answer: str, gold: str) -> "Future[Verdict]":
+    def _begin(self, response: str, gold: str) -> tuple[str | None, "Verdict | Future[Verdict]"]:
+        """Return the stated answer, and its verdict or the promise of one."""
+        if self._settings.verifier:
+            return _stated(response), self._submit(response, gold)
+        answer, target, verdict = decide(response, gold)
+        return answer, verdict or self._submit(answer or "", target)
+
+    def _submit(self, left: str, right: str) -> "Future[Verdict]":
         if self._closed:
             raise GraderError("The grader is closed.")
-        return self._threads.submit(self._compare, answer, gold)
+        return self._threads.submit(self._compare, left, right)
 
-    def _compare(self, answer: str, gold: str) -> Verdict:
-        worker = self._take()
-        verdict = worker.ask(answer, gold)
-        if self._closed:
-            self._drop(worker)
-            raise GraderError("The grader was closed while an answer was compared.")
-        if not worker.alive or worker.answered >= self._settings.recycle_after:
-            self._drop(worker)
-        else:
-            self._idle.append(worker)
-        return verdict
+    def _compare(self, left: str, right: str) -> Verdict:
+        """Ask this thread's worker; a worker killed from outside is replaced and asked again.
 
-    def _take(self) -> WorkerProcess:
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.alive:
-                return worker
-            self._drop(worker)  # killed from outside while idle: no verdict on any answer
-        worker = WorkerProcess(self._settings)
-        with self._lock:
+        Each worker grades a known answer when it starts. If several start well and are then
+        killed over the same texts, these texts are to blame (they take too much memory).
+        """
+        for _ in range(_MAX_KILLED):
+            reply = self._worker().ask(left, right)
+            if reply is not None:
+                return self._checked(reply)
+        logger.warning("%d grading workers were killed over one answer", _MAX_KILLED)
+        return Verdict.UNGRADABLE
+
+    def _worker(self) -> WorkerProcess:
+        """Return this thread's worker; a dead one, or one that is due, is replaced first."""
+        worker: WorkerProcess | None = getattr(self._mine, "worker", None)
+        if worker is not None and worker.alive and worker.answered < RECYCLE_AFTER:
+            return worker
+        if worker is not None:
+            self._workers.discard(worker)
+            worker.kill()
+        if not self._closed:
+            self._mine.worker = worker = WorkerProcess(self._settings)
             self._workers.add(worker)
+        if self._closed:  # now, or while the new worker started: then `close` may not know it
+            raise GraderError("The grader was closed while an answer was compared.")
+        assert worker is not None
         return worker
 
-    def _drop(self, worker: WorkerProcess) -> None:
-        with self._lock:
-            self._workers.discard(worker)
-        worker.kill()
+    def _checked(self, reply: Reply) -> Verdict:
+        """Count the exceptions of a user's verifier; one that only ever raises is no verifier."""
+        if reply.error is None:
+            self._verifier_works = True
+            return reply.verdict
+        raised = next(self._raised)
+        name = f"grading.verifier {self._settings.verifier}"
+        if raised == 1:
+            logger.warning("%s raised %s; such answers are ungradable", name, reply.error)
+        if raised >= _MAX_RAISED and not self._verifier_works:
+            raise GraderError(f"{name} raised on each of {raised} answers ({reply.error}).")
+        return reply.verdict
 
 
 def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
-    """Everything that needs no worker: (normalised answer, normalised gold, verdict if known)."""
-    answer = normalise(extract_answer(response) or "") or None
+    """Everything that needs no worker: (stated answer, target, verdict or None if undecided).
+
+    Answer and target are normalised; an undecided case has an answer.
+    """
+    answer = _stated(response)
     target = normalise(extract_gold(gold))
     if answer is None:
         return None, target, Verdict.NO_ANSWER
@@ -136,3 +181,7 @@ def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
     if not target or max(len(answer), len(target)) > MAX_SYMBOLIC_CHARS:
         return answer, target, Verdict.UNGRADABLE
     return answer, target, None
+
+
+def _stated(response: str) -> str | None:
+    return normalise(extract_answer(response) or "") or None

@@ -1,123 +1,125 @@
-"""Owns one worker process seen from its parent: start, ask with a deadline, kill.
+"""One worker process as its parent sees it: start it, ask it with a deadline, kill it.
 
-Plain pipes and poll, so that it works in any thread, beside any event loop, without signals.
+Parent and worker send each other JSON messages through a pipe. That works in any thread, beside
+any event loop, and without signals.
 """
 
 import json
 import os
-import select
+import signal
 import subprocess
 import sys
 import tempfile
-import time
+from multiprocessing.connection import Pipe
+from typing import IO, Any, NamedTuple
 
 from sphere_ray.config.grading import GradingSettings
-from sphere_ray.errors import GraderError
+from sphere_ray.errors import ConfigError, GraderError
 from sphere_ray.records import Verdict
 
-_MODULE = "sphere_ray.grading.worker"
-_READY = b"ready"
+MEMORY_MIB = 2048
+"""Address space of a worker. math-verify starts in 256 MiB; the rest is for large answers."""
+
 _START_S = 120.0
+_EXIT_S = 10.0
 _ALARM_GRACE_S = 2.0
+_KILLED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+
+
+class Reply(NamedTuple):
+    """A verdict, and in `error` the exception of the user's verifier if it raised one."""
+
+    verdict: Verdict
+    error: str | None = None
 
 
 class WorkerProcess:
-    """A started worker; not thread-safe, one caller at a time."""
+    """A started worker; one thread at a time may ask it."""
 
     def __init__(self, settings: GradingSettings) -> None:
         """Start the process and wait until it is ready.
 
         Raises:
-            GraderError: it cannot be started.
+            ConfigError: `grading.verifier` cannot be used.
+            GraderError: the process cannot be started.
         """
-        self._settings = settings
-        self._buffer = b""
+        self._timeout_s = settings.timeout_s
         self.answered = 0
-        with tempfile.TemporaryFile() as log:
-            self._process = self._spawn(log.fileno())
-            if self._read_line(_START_S) != _READY:
+        self._pipe, end = Pipe()
+        with tempfile.TemporaryFile() as log, end:
+            self._process = _spawn(settings, end.fileno(), log)
+            end.close()  # so that the pipe ends when the process does
+            try:
+                complaint = self._receive(_START_S)
+            except (EOFError, OSError):
+                complaint = None
+            if complaint != "":
                 self.kill()
-                log.seek(0)
-                tail = log.read().decode(errors="replace").strip().splitlines()[-1:]
-                raise GraderError(
-                    "A grading worker did not start; check `grading.memory_mib` and that"
-                    f" math-verify is installed ({''.join(tail) or 'no output'})."
-                )
-
-    def _spawn(self, log: int) -> "subprocess.Popen[bytes]":
-        settings = self._settings
-        limit_s = settings.timeout_s + _ALARM_GRACE_S
-        command = [sys.executable, "-P", "-m", _MODULE, str(settings.memory_mib), str(limit_s)]
-        try:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=_environment(),
-                bufsize=0,
-            )
-        except OSError as error:
-            raise GraderError(f"A grading worker cannot be started: {error}.") from error
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def ask(self, answer: str, gold: str) -> Verdict:
-        """Compare two normalised answers.
-
-        A worker that is too slow or dies on this input is dead afterwards (`alive` is False) and
-        the verdict is timeout or ungradable.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps([answer, gold]).encode() + b"\n")
-        except BrokenPipeError:
-            self.kill()
-            return Verdict.UNGRADABLE
-        reply = self._read_line(self._settings.timeout_s)
-        if not reply:
-            self.kill()
-            return Verdict.TIMEOUT if reply is None else Verdict.UNGRADABLE
-        self.answered += 1
-        return Verdict(reply.decode())
+                raise ConfigError(complaint) if complaint else _not_started(log)
 
     @property
     def alive(self) -> bool:
         """Whether it can be asked again."""
         return self._process.poll() is None
 
+    def ask(self, left: str, right: str) -> Reply | None:
+        """Compare two texts. None if the process was killed from outside: that says nothing.
+
+        If the process needs too long the verdict is timeout; if it crashes, ungradable. It is
+        dead afterwards (`alive` is False).
+        """
+        try:
+            self._pipe.send_bytes(json.dumps([left, right]).encode())
+            reply = self._receive(self._timeout_s)
+        except (EOFError, OSError):
+            return self._ended()
+        if reply is None:
+            self.kill()
+            return Reply(Verdict.TIMEOUT)
+        self.answered += 1
+        verdict, error = reply
+        return Reply(Verdict(verdict), error)
+
     def stop(self) -> None:
         """End the process at once; safe while another thread waits in `ask`."""
         self._process.kill()
 
     def kill(self) -> None:
-        """End the process at once, reap it and close its pipes."""
+        """End the process at once, reap it and close the pipe."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._pipe.close()
 
-    def _read_line(self, limit_s: float) -> bytes | None:
-        """One line without its end; empty when the process ended, None when time ran out."""
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        deadline = time.monotonic() + limit_s
-        while b"\n" not in self._buffer:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(remaining * 1000):
-                return None
-            chunk = os.read(descriptor, 4096)
-            if not chunk:
-                return b""
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+    def _receive(self, limit_s: float) -> Any:
+        """The next message, or None when time ran out; EOFError or OSError if there is no more."""
+        return json.loads(self._pipe.recv_bytes()) if self._pipe.poll(limit_s) else None
+
+    def _ended(self) -> Reply | None:
+        """Judge by the exit code, so the process may end by itself before it is killed."""
+        try:
+            code = self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.kill()
+        if code in _KILLED_FROM_OUTSIDE:
+            return None
+        return Reply(Verdict.TIMEOUT if code == -signal.SIGALRM else Verdict.UNGRADABLE)
+
+
+def _spawn(settings: GradingSettings, pipe: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    limits = [str(MEMORY_MIB), str(settings.timeout_s + _ALARM_GRACE_S)]
+    module = ["-P", "-m", "sphere_ray.grading.worker"]
+    try:
+        return subprocess.Popen(
+            [sys.executable, *module, str(pipe), *limits, settings.verifier or ""],
+            pass_fds=[pipe],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(),
+        )
+    except OSError as error:
+        raise GraderError(f"A grading worker cannot be started: {error}.") from error
 
 
 def _environment() -> dict[str, str]:
@@ -125,3 +127,12 @@ def _environment() -> dict[str, str]:
     kept = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONPATH": path}
+
+
+def _not_started(log: IO[bytes]) -> GraderError:
+    log.seek(0)
+    last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+    return GraderError(
+        f"A grading worker did not start ({last or 'no output'}); check that math-verify is"
+        f" installed and that the node lets a process have {MEMORY_MIB} MiB."
+    )

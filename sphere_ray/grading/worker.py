@@ -1,57 +1,106 @@
-"""A worker process: reads one JSON request per line on stdin, answers one JSON line on stdout.
+"""A worker process: it answers each JSON message `[left, right]` with `[verdict, error]`.
 
-It leaves when stdin ends, so no worker outlives its parent; while it computes, the kernel's own
-alarm ends it even inside one long C operation. Started by pool.py as `python -m`.
+It ends when the parent's end of the pipe closes, so no worker outlives its parent. While it
+compares, the kernel's own alarm ends it even inside one long C operation. Started by process.py.
 """
 
+import importlib
+import inspect
 import json
 import logging
 import os
 import resource
 import signal
 import sys
-from typing import BinaryIO
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 
-from sphere_ray.errors import GraderError
-from sphere_ray.grading.symbolic import compare_symbolically
+from sphere_ray.errors import ConfigError, GraderError
 from sphere_ray.records import Verdict
 
+_MAX_ERROR_CHARS = 300
 
-def serve(requests: BinaryIO, replies: BinaryIO, limit_s: float) -> None:
-    """Answer `[answer, gold]` lines with a verdict each, until the requests end."""
-    warm_up()
-    replies.write(b"ready\n")
-    for line in iter(requests.readline, b""):
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        answer, gold = json.loads(line)
-        verdict = compare_symbolically(answer, gold)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(verdict.value.encode() + b"\n")
+Compare = Callable[[str, str], tuple[Verdict, str | None]]
+"""From two texts to a verdict, and what a user's verifier raised if it did."""
 
 
-def warm_up() -> None:
-    """Load what math-verify loads late, so that no request pays for it, and check that it works."""
-    right = compare_symbolically("(x+1)^2", "x^2+2x+1")
-    wrong = compare_symbolically(r"\sqrt{8}", r"2\sqrt{3}")
-    if (right, wrong) != (Verdict.CORRECT, Verdict.WRONG):
-        raise GraderError(f"math-verify grades known answers as {right} and {wrong}")
+def main(pipe: Connection, memory_mib: int, limit_s: float, verifier: str) -> None:
+    """Set this process its limits, say that it is ready, and serve.
 
-
-def main(memory_mib: int, limit_s: float) -> None:
-    """Bound this process, keep stdout for replies alone, and serve.
-
-    `memory_mib` is the address space in MiB, `limit_s` the seconds after which the kernel ends a
-    request's process (longer than the parent's own limit: it matters when the parent is gone).
+    `memory_mib` is the address space in MiB. After `limit_s` seconds of one comparison the kernel
+    ends the process; the parent's own limit is shorter, so this matters when the parent is gone.
+    The first message is empty, or says why `verifier` cannot be used.
     """
     memory = memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the parent decides
     logging.disable(logging.CRITICAL)
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin.buffer, replies, limit_s)
+    try:
+        compare = load_verifier(verifier) if verifier else load_math_verify()
+    except ConfigError as error:
+        pipe.send_bytes(json.dumps(str(error)).encode())
+        return
+    pipe.send_bytes(b'""')
+    # Output after the start has no reader.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
+    serve(pipe, compare, limit_s)
+
+
+def serve(pipe: Connection, compare: Compare, limit_s: float) -> None:
+    """Answer until the other end of the pipe closes."""
+    while True:
+        try:
+            left, right = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        reply = compare(left, right)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send_bytes(json.dumps(reply).encode())
+
+
+def load_math_verify() -> Compare:
+    """Load what math-verify loads late, so that no request pays for it, and check that it works."""
+    from sphere_ray.grading.symbolic import compare_symbolically
+
+    right = compare_symbolically("(x+1)^2", "x^2+2x+1")
+    wrong = compare_symbolically(r"\sqrt{8}", r"2\sqrt{3}")
+    if (right, wrong) != (Verdict.CORRECT, Verdict.WRONG):
+        raise GraderError(f"math-verify grades known answers as {right} and {wrong}")
+    return lambda answer, target: (compare_symbolically(answer, target), None)
+
+
+def load_verifier(name: str) -> Compare:
+    """Import `module:function` and check that it can be called with a response and a gold.
+
+    Raises:
+        ConfigError: one sentence that says why it cannot be used.
+    """
+    module, _, function = name.partition(":")
+    try:
+        verify = getattr(importlib.import_module(module), function)
+        inspect.signature(verify).bind("response", "gold")
+    except Exception as error:  # noqa: BLE001  the module is the user's and may raise anything
+        raise ConfigError(
+            f"grading.verifier: {name} cannot be used ({type(error).__name__}: {error}); it must "
+            "be a function verify(response, gold) of a module that every node can import"
+        ) from None
+
+    def compare(response: str, gold: str) -> tuple[Verdict, str | None]:
+        try:
+            found = verify(response, gold)
+            if isinstance(found, bool):
+                found = Verdict.CORRECT if found else Verdict.WRONG
+            return Verdict.UNGRADABLE if found is None else Verdict(found), None
+        except Exception as error:  # noqa: BLE001  so may the function
+            return Verdict.UNGRADABLE, f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
+
+    return compare
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(Connection(int(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

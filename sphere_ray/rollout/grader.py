@@ -1,7 +1,7 @@
 """One grader pool per node, as a Ray actor; clear cases are decided where they arise."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -11,6 +11,7 @@ from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
 from sphere_ray.grading.pool import GraderPool, decide
 from sphere_ray.method.ports import Grade
+from sphere_ray.records import Verdict
 from sphere_ray.rollout.client import cause_of
 from sphere_ray.rollout.nodes import living_nodes
 
@@ -30,27 +31,33 @@ class GraderActor:
         """See `Grader.grade`."""
         return await self._pool.grade(response, gold)
 
+    async def compare(self, answer: str, target: str) -> Verdict:
+        """See `GraderPool.compare`."""
+        return await self._pool.compare(answer, target)
+
 
 class GraderClient:
     """Implements the Grader port in a stage actor; prefers the grader of its own node."""
 
-    def __init__(self, actors: Mapping[str, Any]) -> None:
-        """`actors` are grader actors by node id."""
+    def __init__(self, actors: Mapping[str, Any], *, has_verifier: bool = False) -> None:
+        """`actors` are grader actors by node id. A user's verifier needs the whole response."""
         self._actors = dict(actors)
+        self._has_verifier = has_verifier
         self._nearest: Any = None
 
     async def grade(self, response: str, gold: str) -> Grade:
         """See `Grader.grade`."""
-        answer, _, verdict = decide(response, gold)
-        if verdict is not None:
-            return Grade(verdict=verdict, answer=answer)
         try:
-            grade: Grade = await self._actor().grade.remote(response, gold)
+            if self._has_verifier:
+                return cast(Grade, await self._actor().grade.remote(response, gold))
+            answer, target, verdict = decide(response, gold)
+            if verdict is None:
+                verdict = await self._actor().compare.remote(answer, target)
         except RayActorError as error:
             raise GraderError(f"the grader of this node is gone: {error}") from error
         except RayTaskError as error:
             raise cause_of(error) from error
-        return grade
+        return Grade(verdict=verdict, answer=answer)
 
     def _actor(self) -> Any:
         if self._nearest is None:
@@ -63,6 +70,7 @@ def start_graders(settings: GradingSettings) -> GraderClient:
     """Start a grader on every node and let each grade known answers.
 
     Raises:
+        ConfigError: `grading.verifier` cannot be used.
         GraderError: a known answer came out otherwise, or workers cannot be started.
     """
     actors = {node.node_id: _launch(settings, node.node_id) for node in living_nodes()}
@@ -70,7 +78,7 @@ def start_graders(settings: GradingSettings) -> GraderClient:
         ray.get([actor.self_test.remote() for actor in actors.values()])
     except RayTaskError as error:
         raise cause_of(error) from error
-    return GraderClient(actors)
+    return GraderClient(actors, has_verifier=settings.verifier is not None)
 
 
 def _launch(settings: GradingSettings, node: str) -> Any:

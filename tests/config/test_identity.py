@@ -32,6 +32,7 @@ def load(tmp_path: Path, minimal: dict[str, Any]) -> Callable[..., RunSettings]:
         "training.checkpoint_every=2",
         "ray.address=local",
         "grading.workers=8",
+        "grading.timeout_s=1",
         "problems.max_rejected_share=0.9",
     ],
 )
@@ -57,7 +58,7 @@ def test_the_kernel_of_attention_changes_no_identity(load: Callable[..., RunSett
         ("engines.policy.dtype=float16", {"rollouts", "evaluation", "test"}),
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation", "test"}),
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
-        ("grading.timeout_s=1", {"rollouts", "evaluation", "test"}),
+        ("grading.verifier=a:b", {"rollouts", "evaluation", "test"}),
         ("training.learning_rate=7", {"policy"}),
         ("training.max_length=700", {"reference", "policy"}),
         ("evaluation.num_samples=7", {"evaluation", "test"}),

@@ -15,7 +15,8 @@ import pytest
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
-from sphere_ray.grading import GraderPool, grade
+from sphere_ray.grading import GraderPool, grade, process
+from sphere_ray.grading import pool as pool_module
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
 
@@ -68,8 +69,9 @@ async def test_the_grade_carries_the_normalised_answer(pool: GraderPool) -> None
     assert (nothing.verdict, nothing.answer) == (Verdict.NO_ANSWER, None)
 
 
-async def test_self_test_passes_and_needs_few_workers() -> None:
-    pool = GraderPool(GradingSettings(workers=1, memory_mib=512))
+async def test_self_test_passes_and_needs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MEMORY_MIB", 512)
+    pool = GraderPool(GradingSettings(workers=1))
     await pool.self_test()
     pool.close()
 
@@ -104,8 +106,11 @@ async def test_a_worker_that_dies_while_starting_is_an_error(
 
 
 @pytest.mark.timeout(240)
-async def test_hostile_answers_cost_bounded_time_and_leave_the_pool_alive() -> None:
-    pool = GraderPool(GradingSettings(workers=2, timeout_s=4.0, memory_mib=512))
+async def test_hostile_answers_cost_bounded_time_and_leave_the_pool_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "MEMORY_MIB", 512)
+    pool = GraderPool(GradingSettings(workers=2, timeout_s=4.0))
     await pool.self_test()
     start = time.monotonic()
     grades = await asyncio.gather(
@@ -127,16 +132,22 @@ def test_extraction_is_linear_in_hostile_text() -> None:
     assert time.monotonic() - start < 20
 
 
-async def test_too_slow_is_a_timeout_and_too_large_is_no_crash() -> None:
-    pool = GraderPool(GradingSettings(workers=1, timeout_s=4.0, memory_mib=256))
+async def test_too_slow_is_a_timeout_and_too_large_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "MEMORY_MIB", 256)
+    pool = GraderPool(GradingSettings(workers=1, timeout_s=4.0))
     slow = await pool.grade(r"\boxed{9^{9^{9^{9}}}+\sqrt{2}}", r"\sqrt{2}")
     assert slow.verdict in {Verdict.TIMEOUT, Verdict.UNGRADABLE}
     assert (await pool.grade(ALGEBRA, ALGEBRA_GOLD)).verdict is Verdict.CORRECT
     pool.close()
 
 
-async def test_many_calls_share_few_workers_and_workers_are_recycled() -> None:
-    pool = GraderPool(GradingSettings(workers=2, recycle_after=4))
+async def test_many_calls_share_few_workers_and_workers_are_recycled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "RECYCLE_AFTER", 4)
+    pool = GraderPool(GradingSettings(workers=2))
     before = _children()
     golds = [f"x^2+{k}x+1" for k in range(12)]
     jobs = [pool.grade(f"\\boxed{{1+x^2+{k}x}}", gold) for k, gold in enumerate(golds)]

@@ -1,0 +1,42 @@
+"""Graders as Ray actors: what they decide, and a user's verifier behind them."""
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from sphere_ray.config.grading import GradingSettings
+from sphere_ray.errors import ConfigError
+from sphere_ray.records import Verdict
+from sphere_ray.rollout.grader import start_graders
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def with_verifier(function: str) -> GradingSettings:
+    return GradingSettings(verifier=f"tests.grading.verifiers:{function}", workers=1)
+
+
+async def test_clear_answers_and_algebra_are_graded() -> None:
+    graders = start_graders(GradingSettings(workers=1))
+    assert (await graders.grade("#### 5", "5")).verdict is Verdict.CORRECT
+    grade = await graders.grade(r"\boxed{(x+1)^2}", "$x^2+2x+1$")
+    assert (grade.verdict, grade.answer) == (Verdict.CORRECT, "(x+1)^2")
+
+
+async def test_a_verifier_sees_the_whole_response() -> None:
+    graders = start_graders(with_verifier("letter"))
+    grade = await graders.grade(r"\boxed{5} apples are option B", "B")
+    assert (grade.verdict, grade.answer) == (Verdict.CORRECT, "5")
+
+
+def test_a_verifier_that_cannot_be_used_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="too many positional arguments"):
+        start_graders(with_verifier("one_argument"))
