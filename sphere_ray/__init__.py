@@ -31,13 +31,21 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that owns it."""
-    if name not in __all__:
-        raise AttributeError(f"module 'sphere_ray' has no attribute '{name}'")
-    from sphere_ray import config, grading, records
-    from sphere_ray.runs import directory, evolve
-
-    homes = (records, config, grading, directory, evolve)
-    value = next(getattr(home, name) for home in homes if hasattr(home, name))
+    home: Any
+    match name:
+        case "Chain" | "PreferencePair" | "Problem" | "Rollout" | "Verdict":
+            from sphere_ray import records as home
+        case "load_config":
+            from sphere_ray import config as home
+        case "grade":
+            from sphere_ray import grading as home
+        case "Run":
+            from sphere_ray.runs import directory as home
+        case "run":
+            from sphere_ray.runs import evolve as home
+        case _:
+            raise AttributeError(f"module 'sphere_ray' has no attribute '{name}'")
+    value = getattr(home, name)
     globals()[name] = value
     return value
 

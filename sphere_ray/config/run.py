@@ -1,62 +1,18 @@
-"""The whole configuration of a run, and which of it identifies the result."""
+"""The whole configuration of a run."""
 
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Settings
+from sphere_ray.config.cluster import RayPlacement, RolloutSettings
 from sphere_ray.config.engines import EngineSettings
+from sphere_ray.config.evaluation import EvaluationSettings, PromotionSettings
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.problems import ProblemSettings
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.records import StageName
-
-
-class EvaluationSettings(Settings):
-    """Greedy pass@1 and, with `num_samples` above 0, mean@k; lengths count tokens."""
-
-    num_samples: int = Field(0, ge=0)
-    temperature: float = Field(0.8, gt=0)
-    max_tokens: int = Field(2048, ge=1)
-
-
-class PromotionSettings(Settings):
-    """A new policy is promoted if validation is no worse than before by more than `tolerance`.
-
-    `max_truncated_share` refuses a policy whose answers run away; after `patience` refusals in a
-    row the run ends; each refusal halves the learning rate.
-    """
-
-    tolerance: float = Field(0.0, ge=0, le=1)
-    max_truncated_share: float = Field(0.5, gt=0, le=1)
-    patience: int = Field(2, ge=1)
-
-
-class RolloutSettings(Settings):
-    """How problems stream. Placement, not identity.
-
-    A batch is the unit of commit; `batches_in_flight` of them are worked on at once per stage.
-    `problem_timeout_s` fails a row; more failed rows than `max_failed_share` fail the run.
-    """
-
-    batch_size: int = Field(4, ge=1)
-    batches_in_flight: int = Field(8, ge=1)
-    stage_actors: int = Field(1, ge=1)
-    problem_timeout_s: float = Field(3600.0, gt=0)
-    max_failed_share: float = Field(0.05, ge=0, le=1)
-
-
-class RayPlacement(Settings):
-    """How the run meets Ray. Placement, not identity.
-
-    `address: local` starts Ray here; `auto` joins the cluster that runs the job.
-    """
-
-    address: str = "auto"
-    num_cpus: int | None = Field(None, ge=1)
-    object_store_gib: float | None = Field(None, gt=0)
-    dashboard: bool = True
 
 
 class RunSettings(Settings):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sphere_ray.config.run import PromotionSettings
+from sphere_ray.config.evaluation import PromotionSettings
 from sphere_ray.records import EvaluationRow, Verdict
 
 

@@ -41,6 +41,7 @@ TARGETS = {
     "dpo_vs_trl": ">= 1.5",
     "dpo_memory": "<= 0.7",
     "million_minutes": "<= 15",
+    "million_summary_minutes": "<= 5",
     "million_memory_ratio": "<= 1.2",
     "overhead_s": "<= 60",
 }

@@ -1,8 +1,9 @@
 """A million chains through the real graph on simulated engines: time and memory over chains.
 
-Each size runs in a process of its own, Ray and all. Prints `million_minutes` and
-`million_memory_ratio` (the driver's and the stages' peak at the largest size over that at a tenth
-of it), and the same for a pruned search.
+Each size runs in a process of its own, Ray and all. Prints `million_minutes` (rollouts and pairs),
+`million_summary_minutes` (counting them for summary.json) and `million_memory_ratio` (the driver's
+and the stages' peak at the largest size over that at a tenth of it), and the same for a pruned
+search.
 """
 
 import argparse
@@ -15,18 +16,28 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pyarrow.parquet as pq
 
 from sphere_ray.config.loading import settings_of
-from sphere_ray.engines.simulated import simulated_problem
-from sphere_ray.records import ModelRef, PhaseReport, Problem
-from sphere_ray.runs.phases import roll_out
+from sphere_ray.records import ModelRef, Problem
+from sphere_ray.reporting.reward_summary import REWARD_COLUMNS, reward_summary
+from sphere_ray.reporting.summary import (
+    PAIR_COLUMNS,
+    ROLLOUT_COLUMNS,
+    pairs_summary,
+    rollout_summary,
+)
+from sphere_ray.runs import storage
+from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
-from sphere_ray.runs.store import PhaseDir, RunStore
+from sphere_ray.runs.step import Executor, Result, Step, Work
+from sphere_ray.runs.steps.pairs import PairsStep
+from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.schema import to_table
 from tests.benchmarks.report import emit, rounded
 
@@ -35,6 +46,7 @@ SIZES = {"sampled": (10_000, 100_000, 1_000_000), "pruned_steps": (1_000, 10_000
 ROWS_A_FILE = 10_000
 SAMPLE_S = 0.5
 MIB = 1 << 20
+FILES = ("rollouts", "pairs")
 
 
 def settings(run_dir: Path, strategy: str) -> Any:
@@ -88,51 +100,61 @@ def peaks() -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def write_problems(store: RunStore, number: int) -> PhaseDir:
-    """So many problems, as `ingest_problems` leaves them."""
-    phase = store.phase(None, "problems")
-    phase.begin()
-    folder = Path(phase.path) / "train"
-    folder.mkdir()
-    for first in range(0, number, ROWS_A_FILE):
-        some = [simulated_problem(n) for n in range(first, min(first + ROWS_A_FILE, number))]
-        pq.write_table(to_table(some, Problem), folder / f"part-{first:08}.parquet")
-    phase.commit(
-        PhaseReport(
-            phase=phase.name,
-            fingerprint=phase.fingerprint,
-            rows_in=number,
-            rows_out=number,
-            seconds=0.0,
-        )
-    )
-    return phase
+@dataclass(frozen=True, kw_only=True)
+class SimulatedProblems(Step):
+    """So many problems, as the problems step leaves them."""
+
+    kind: ClassVar[str] = "problems"
+
+    number: int
+
+    def identity(self) -> dict[str, Any]:
+        return {"number": self.number}
+
+    def inputs(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, work: Work) -> Result:
+        folder = Path(work.path) / "train"
+        folder.mkdir()
+        for first in range(0, self.number, ROWS_A_FILE):
+            numbers = range(first, min(first + ROWS_A_FILE, self.number))
+            table = to_table([simulated_problem(n) for n in numbers], Problem)
+            pq.write_table(table, folder / f"part-{first:08}.parquet")
+        return Result(rows_in=self.number, rows_out=self.number)
 
 
 def measure(strategy: str, chains: int) -> dict[str, Any]:
-    """Roll out as many problems as make so many chains, in this process."""
+    """Roll out as many problems as make so many chains, pair and count them, in this process."""
     each = SAMPLES if strategy == "sampled" else BRANCHES
     with tempfile.TemporaryDirectory(prefix="million-") as folder:
         chosen = settings(Path(folder) / "run", strategy)
-        store = RunStore.open(chosen.run_dir, chosen)
-        with store, Session(settings=chosen, store=store) as session, peaks() as memory:
-            problems = write_problems(store, -(-chains // each))
+        run = WritableRun.create(chosen.run_dir, chosen)
+        with run, Session(run=run) as session, peaks() as memory:
+            executor = Executor(session)
+            problems = executor.make(SimulatedProblems(number=-(-chains // each)))
             policy = ModelRef(path="policy", iteration=0, fingerprint="policy")
             session.connect()
             began = time.monotonic()
-            phase, manifest = roll_out(session, problems, policy, 0)
+            common: Any = {"settings": chosen, "iteration": 0}
+            rollouts = executor.make(RolloutsStep(problems=problems, policy=policy, **common))
+            pairs = executor.make(PairsStep(rollouts=rollouts, **common))
             seconds = time.monotonic() - began
-        names = Path(phase.path).glob("*.parquet")
-        written = sum(
-            sum(map(len, table.column("chains").to_pylist()))
-            for name in names
-            for table in pq.ParquetFile(name).iter_batches(columns=["chains.list.element.chain_id"])
-        )
+            counted = rollout_summary(storage.tables(rollouts.path, ROLLOUT_COLUMNS), seconds)
+            reward_summary(storage.tables(rollouts.path, REWARD_COLUMNS), "simulated")
+            pairs_summary(storage.tables(pairs.path, PAIR_COLUMNS), {}, seconds)
+            counting = time.monotonic() - began - seconds
+        files = {name: len(storage.data_files(f"{run.path}/iter-000/{name}")) for name in FILES}
     return {
         "strategy": strategy,
-        "chains": written,
-        "rows": manifest.report.rows_out,
+        "chains": counted["chains"],
+        "rows": rollouts.report.rows_out,
+        "pairs": pairs.report.rows_out,
         "seconds": rounded(seconds, 4),
+        "rollouts_s": rounded(rollouts.report.seconds, 4),
+        "pairs_s": rounded(pairs.report.seconds, 4),
+        "summary_s": rounded(counting, 4),
+        "files": files,
         "peak_mib": {kind: round(value) for kind, value in sorted(memory.items())},
     }
 
@@ -160,6 +182,7 @@ def main() -> None:
     }
     largest, tenth = found["sampled"][-1], found["sampled"][-2]
     emit("million_minutes", rounded(largest["seconds"] / 60), runs=found)
+    emit("million_summary_minutes", rounded(largest["summary_s"] / 60))
     watched = [kind for kind in largest["peak_mib"] if kind == "driver" or "MapWorker" in kind]
     emit(
         "million_memory_ratio",

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.benchmarks.report import emit, rounded
 from tests.benchmarks.sampling import CONFIG
 
-PHASES = ("rollouts", "reference", "training", "evaluation")
+PHASES = ("rollouts", "reference", "policy", "evaluation")
 
 
 def moments(run_dir: Path) -> dict[str, tuple[float, float]]:
@@ -47,10 +47,10 @@ def itemised(run_dir: Path) -> dict[str, float]:
         - generating(run_dir, "rollouts"),
         "pairs, release of the engines": times["reference"][0] - times["rollouts"][1],
         "training: start of the workers, reference model": spans["reference"] - forwards,
-        "training: model, checkpoints, export": times["training"][1]
+        "training: model, checkpoints, export": times["policy"][1]
         - times["reference"][1]
         - sum(step["seconds"] for step in training["history"]),
-        "start of the new policy's engine": times["evaluation"][0] - times["training"][1],
+        "start of the new policy's engine": times["evaluation"][0] - times["policy"][1],
         "evaluation: stage actors, graph, commits": spans["evaluation"]
         - generating(run_dir, "evaluation"),
     }

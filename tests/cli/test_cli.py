@@ -32,7 +32,7 @@ def sphere(capsys, monkeypatch):
 
 
 def raises(error):
-    def run(settings):
+    def run(settings, origin):
         raise error
 
     return run
@@ -78,9 +78,16 @@ def test_a_stopped_run_says_how_to_continue(sphere, evolve, config, ending, code
 
 def test_overrides_reach_the_run(sphere, evolve, config):
     seen = []
-    evolve.run = lambda settings: seen.append(settings) or raises(EngineError("enough"))(settings)
-    sphere("run", str(config), "--set", "iterations=3", "--set", "method.pairs.level=step")
+
+    def run(*given):
+        seen.extend(given)
+        raise EngineError("enough")
+
+    evolve.run = run
+    overrides = ("--set", "iterations=3", "--set", "method.pairs.level=step")
+    sphere("run", str(config), "--from", "other", *overrides)
     assert (seen[0].iterations, seen[0].method.pairs.level) == (3, "step")
+    assert seen[1] == "other"
 
 
 @pytest.mark.parametrize(

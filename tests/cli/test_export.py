@@ -1,5 +1,6 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import Message, PreferencePair, StageName
 from sphere_ray.runs.export import export_trl
+from sphere_ray.runs.step import Result, Step
+from sphere_ray.runs.storage import write_table
 from sphere_ray.schema import to_table
+from tests.runs.steps import executor, opened
 
 PAIR = PreferencePair(
     pair_id="1",
@@ -22,14 +26,33 @@ STEP = replace(
 )
 
 
-def commit(run_dir, iteration, pairs):
-    folder = run_dir / f"iter-{iteration:03}" / "pairs"
-    folder.mkdir(parents=True)
-    (run_dir / "config.json").write_text("{}")
-    for i, pair in enumerate(pairs):
-        pq.write_table(to_table([pair], PreferencePair), folder / f"part-{i}.parquet")
-    (folder / "manifest.json").write_text("{}")
-    return folder
+@dataclass(frozen=True, kw_only=True)
+class Pairs(Step):
+    """A pairs step whose pairs are given."""
+
+    kind: ClassVar[str] = "pairs"
+
+    pairs: list
+
+    def identity(self):
+        return {}
+
+    def inputs(self):
+        return {}
+
+    def run(self, work):
+        for i, pair in enumerate(self.pairs):
+            write_table(to_table([pair], PreferencePair), f"{work.path}/part-{i}.parquet")
+        return Result(rows_in=len(self.pairs), rows_out=len(self.pairs))
+
+
+def commit(run_dir, iterations):
+    """A run with the pairs of each iteration, in this order."""
+    with opened(run_dir) as run:
+        maker = executor(run)
+        for iteration, pairs in iterations.items():
+            maker.make(Pairs(iteration=iteration, pairs=pairs))
+    return run_dir / "iter-000" / "pairs"
 
 
 def read(path):
@@ -38,7 +61,7 @@ def read(path):
 
 
 def test_pairs_are_written_as_conversations_in_both_formats(tmp_path):
-    commit(tmp_path, 0, [PAIR, STEP])
+    commit(tmp_path, {0: [PAIR, STEP]})
     written = export_trl(str(tmp_path), output=None, iteration=None)
     prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": "2+2?"}]
     whole, step = read(written.jsonl)
@@ -59,8 +82,7 @@ def test_pairs_are_written_as_conversations_in_both_formats(tmp_path):
 
 
 def test_iterations_are_joined_in_order_or_chosen(tmp_path):
-    for iteration in (1, 0):
-        commit(tmp_path, iteration, [replace(PAIR, chosen=f"from {iteration}")])
+    commit(tmp_path, {number: [replace(PAIR, chosen=f"from {number}")] for number in (0, 1)})
     everything = export_trl(str(tmp_path), output=str(tmp_path / "all"), iteration=None)
     assert [r["chosen"][0]["content"] for r in read(everything.jsonl)] == ["from 0", "from 1"]
     second = export_trl(str(tmp_path), output=str(tmp_path / "one"), iteration=1)
@@ -68,15 +90,15 @@ def test_iterations_are_joined_in_order_or_chosen(tmp_path):
 
 
 def test_uncommitted_pairs_are_not_exported(tmp_path):
-    commit(tmp_path, 0, [PAIR])
-    (commit(tmp_path, 1, [STEP]) / "manifest.json").unlink()
+    commit(tmp_path, {0: [PAIR], 1: [STEP]})
+    (tmp_path / "iter-001/pairs/manifest.json").unlink()
     assert export_trl(str(tmp_path), output=None, iteration=None).num_pairs == 1
-    with pytest.raises(RunDirectoryError, match=r"of iteration 1 \(there are: iter-000\)"):
+    with pytest.raises(RunDirectoryError, match=r"of iteration 1 \(there are: iter-000/pairs\)"):
         export_trl(str(tmp_path), output=None, iteration=1)
 
 
 def test_a_damaged_file_leaves_no_export_behind(tmp_path):
-    folder = commit(tmp_path, 0, [PAIR])
+    folder = commit(tmp_path, {0: [PAIR]})
     (folder / "part-1.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunDirectoryError, match="damaged"):
         export_trl(str(tmp_path), output=None, iteration=None)
@@ -92,7 +114,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path, files, told):
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
-    commit(tmp_path, 0, [PAIR])
+    commit(tmp_path, {0: [PAIR]})
     (tmp_path / "occupied").write_text("a file")
     with pytest.raises(RunDirectoryError, match="choose another --output"):
         export_trl(str(tmp_path), output=str(tmp_path / "occupied" / "x"), iteration=None)

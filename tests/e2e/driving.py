@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import pyarrow as pa
@@ -101,20 +101,28 @@ class Driver:
         return self._log.read_text()
 
 
-def committed(folder: Path) -> dict[str, list[str]]:
-    """Problem ids by complete data file; a file that is being written is left out."""
+PARTS = "_parts"
+"""Where an unfinished stream keeps what it has committed."""
+
+
+def committed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows that an unfinished step has committed, by problem id.
+
+    A file that is being written is left out.
+    """
     found = {}
-    for file in sorted(folder.glob("[!._]*.parquet")):
+    for file in sorted((folder / PARTS).glob("[!._]*.parquet")):
         try:
-            found[file.name] = pq.ParquetFile(file).read(["problem_id"])["problem_id"].to_pylist()
+            rows = pq.ParquetFile(file).read().to_pylist()
         except pa.ArrowInvalid:
             continue
+        found |= {row["problem_id"]: row for row in rows}
     return found
 
 
 def num_rows(folder: Path) -> int:
-    """Rows in complete data files."""
-    return sum(len(ids) for ids in committed(folder).values())
+    """Rows that an unfinished step has committed."""
+    return len(committed(folder))
 
 
 def contents(folder: Path, pattern: str = "**/*.parquet") -> dict[str, tuple[int, int]]:

@@ -142,13 +142,12 @@ def _repaired(row: dict[str, Any]) -> bool:
 def pairs(folder: Path) -> dict[str, Any]:
     """The `pairs` part of an iteration."""
     kept = rows(folder / "pairs")
-    found = rows(folder / "rollouts")
-    proposed = [pair for row in found for pair in row["pairs"]]
-    unique = {pair["pair_id"] for pair in proposed}
-    assert {pair["pair_id"] for pair in kept} <= unique
-    dropped = Counter(reason for row in found for reason in row["dropped"])
-    dropped["duplicate"] += len(proposed) - len(unique)
-    dropped["off_policy_cap"] += len(unique) - len(kept)
+    assert len({pair["pair_id"] for pair in kept}) == len(kept)
+    refused = rows(folder / "pairs" / "dropped") if any((folder / "pairs/dropped").glob("*")) else []
+    chains = {c["chain_id"] for row in rows(folder / "rollouts") for c in row["chains"]}
+    for pair in (*kept, *refused):
+        assert {pair["chosen_chain"], pair["rejected_chain"]} <= chains
+    dropped = Counter(pair["reason"] for pair in refused)
     stages = Counter(pair["stage"] for pair in kept)
     return {
         "total": len(kept),
@@ -175,8 +174,9 @@ def check_training(said: dict[str, Any], folder: Path) -> None:
 def check_seconds(said: dict[str, float], run_dir: Path) -> None:
     """Assert the seconds of each kind of phase, over all manifests."""
     found: Counter[str] = Counter()
-    for manifest in run_dir.rglob("manifest.json"):
-        report = json.loads(manifest.read_text())["report"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for step in summary["steps"]:
+        report = json.loads((run_dir / step / "manifest.json").read_text())["report"]
         found[report["phase"].partition("/")[0]] += report["seconds"]
     assert said == pytest.approx(dict(found), abs=0.01)
 

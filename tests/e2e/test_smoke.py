@@ -31,7 +31,7 @@ class Stopped:
     status: JobStatus
     log: str
     rows: int
-    files: dict
+    kept: dict
     manifests: list
 
 
@@ -60,7 +60,7 @@ def story(tmp_path_factory):
             status=client.get_job_status("first"),
             log=client.get_job_logs("first"),
             rows=num_rows(rollouts),
-            files={name: contents(rollouts, "*.parquet")[name] for name in committed(rollouts)},
+            kept=committed(rollouts),
             manifests=list(rollouts.glob("manifest.json")),
         )
         second = Driver(submit(run_dir, "second", *OVERRIDES), folder / "second.log")
@@ -93,9 +93,9 @@ def test_stopping_the_job_is_clean(story):
 def test_the_same_job_again_continues_and_succeeds(story):
     run_dir, stopped, continued = story
     assert continued.status is JobStatus.SUCCEEDED, continued.log
-    rollouts = run_dir / "iter-000" / "rollouts"
-    assert len(rows(rollouts)) == PROBLEMS
-    assert stopped.files.items() <= contents(rollouts, "*.parquet").items()
+    found = {row["problem_id"]: row for row in rows(run_dir / "iter-000" / "rollouts")}
+    assert len(found) == PROBLEMS
+    assert stopped.kept.items() <= found.items()  # what was committed was not made again
 
 
 def test_the_job_shows_its_figures(story):
@@ -167,11 +167,47 @@ def test_the_same_command_again_computes_nothing(run_dir):
     assert contents(run_dir) == files
 
 
-def test_another_configuration_is_refused(run_dir):
-    files = contents(run_dir, "**/*.json")
-    done = finish(smoke(run_dir, *OVERRIDES, "training.learning_rate=0.5"), seconds=60)
-    assert done.code == 2
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
-    assert "training.learning_rate" in done.err
-    assert contents(run_dir, "**/*.json") == files
+def plan(run_dir, *overrides):
+    """What a dry run says of each step, and why."""
+    command = [*smoke(run_dir, *OVERRIDES, *overrides), "--dry-run"]
+    done = finish(command, seconds=120)
+    assert done.code == 0, done.err
+    lines = [line.removeprefix("# ").split(maxsplit=2) for line in done.out.splitlines()]
+    return {line[0]: line[1:] for line in lines if line[1:] and line[1] in STATES}
+
+
+STATES = ("reuse", "continue", "make")
+UP_TO_PAIRS = ("problems", "evaluation/base", "test/base", "iter-000/rollouts")
+
+
+def test_a_dry_run_of_a_finished_run_makes_nothing(run_dir):
+    files = contents(run_dir)
+    assert {state for state, _ in plan(run_dir).values()} == {"reuse"}
+    assert contents(run_dir) == files
+
+
+def test_another_rate_is_planned_to_train_again_over_the_same_rollouts(run_dir):
+    files = contents(run_dir, "**/*")
+    steps = plan(run_dir, "training.learning_rate=0.5")
+    reused = (*UP_TO_PAIRS, "iter-000/pairs", "iter-000/reference")
+    assert {name: steps[name][0] for name in reused} == dict.fromkeys(reused, "reuse")
+    made = ("iter-000/policy", "iter-000/evaluation")
+    assert {name: steps[name][0] for name in made} == dict.fromkeys(made, "make")
+    assert "training.learning_rate" in steps["iter-000/policy"][1]
+    assert contents(run_dir, "**/*") == files
+
+
+def test_pairs_are_made_again_without_an_engine(run_dir, tmp_path):
+    """By other rules, in a directory of its own that starts on this run."""
+    there, files = tmp_path / "again", contents(run_dir)
+    rules = ("method.pairs.max_per_problem=1", "training.min_pairs=1000")
+    command = [*smoke(there, *OVERRIDES, *OWN_RAY, *rules), "--from", str(run_dir)]
+    done = finish(command, seconds=240)
+    assert done.code == 0, done.out + done.err
+    found = rows(there / "iter-000" / "pairs")
+    assert len({pair["problem_id"] for pair in found}) == len(found) > 0
+    events = (there / "events.jsonl").read_text()
+    started = [json.loads(line)["name"] for line in events.splitlines() if '"step"' in line]
+    assert started == ["pairs"]
+    check_run(there)
+    assert contents(run_dir) == files

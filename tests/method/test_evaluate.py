@@ -3,7 +3,7 @@
 import pytest
 
 from sphere_ray.config.method import PromptSettings
-from sphere_ray.config.run import EvaluationSettings
+from sphere_ray.config.evaluation import EvaluationSettings
 from sphere_ray.engines.simulated import simulated_problem
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem
