@@ -1,4 +1,4 @@
-"""The phase that trains a reward model: what ends its training, and what a refusal keeps."""
+"""The step that trains a reward model: what ends its training, and what a refusal keeps."""
 
 import io
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sphere_ray.config import RunSettings
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
@@ -26,6 +25,7 @@ from sphere_ray.records import (
     Branch,
     Chain,
     FinishReason,
+    LabelledStep,
     ModelRef,
     Problem,
     Rollout,
@@ -34,14 +34,17 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.reporting.progress import ProgressBoard
-from sphere_ray.rollout.stages import rollout_table
-from sphere_ray.runs import storage, trained_reward
-from sphere_ray.runs.store import RunStore
-from sphere_ray.runs.trained_reward import Recorded, TrainedReward, reward_base_dir, train_reward
+from sphere_ray.reward.labels import labelled_steps
+from sphere_ray.rollout import pipeline
+from sphere_ray.runs import storage
+from sphere_ray.runs.step import Executor, Made
+from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, reward_base_dir
+from sphere_ray.schema import to_table
 from sphere_ray.training.messages import RewardTrainRequest
 from tests.method.fakes import candidate
+from tests.runs.steps import opened
 
-Attempt = Callable[..., TrainedReward]
+Attempt = Callable[..., Made]
 
 
 def rollout(index: int, *, valued: bool) -> Rollout:
@@ -63,20 +66,30 @@ def rollout(index: int, *, valued: bool) -> Rollout:
     return Rollout(problem=problem, chains=(chain,))
 
 
+def labels_in_this_process(rollouts: list[Rollout]) -> Callable[..., None]:
+    """In the place of the Ray Data graph that labels recorded steps."""
+
+    def label(sources: Any, output: str, *, held_out: float, seed: int) -> None:
+        for side, wanted in (("train", False), ("held_out", True)):
+            steps = [
+                step
+                for each in rollouts
+                if (int(each.problem.problem_id) % 5 == 0) is wanted
+                for step in labelled_steps(each, trained=False)
+            ]
+            storage.write_table(to_table(steps, LabelledStep), f"{output}/{side}/part.parquet")
+
+    return label
+
+
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """Train on rollouts with recorded values (or without), by workers that end with an error."""
     base = resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path / "models")
     policy = ModelRef(path=base, iteration=0, fingerprint=model_fingerprint(base))
-    settings = RunSettings.model_validate(
-        {
-            "name": "t",
-            "run_dir": str(tmp_path / "run"),
-            "problems": {s: {"source": f"file:{s}"} for s in ("train", "validation", "test")},
-            "engines": {"policy": {"path": base}, "policy_pool": {"kv_cache_gib": 1}},
-        }
-    )
-    recorded = [Recorded(path=str(tmp_path / "rollouts"), fingerprint="r", trained=False)]
+    made = Made(name="rollouts", path=str(tmp_path / "rollouts"), finished=None)
+    recorded = (Recorded(rollouts=made, trained=False),)
+    monkeypatch.setattr(Made, "output", property(lambda self: "r"))
 
     def run(
         error: Exception,
@@ -84,24 +97,37 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
         valued: bool = True,
         sees: Callable[[RewardTrainRequest], None] = lambda _: None,
         **changes: Any,
-    ) -> TrainedReward:
+    ) -> Made:
         trained = TrainedScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}} | changes)
-        rollouts = rollout_table([rollout(index, valued=valued) for index in range(20)])
-        storage.write_table(rollouts, f"{recorded[0].path}/data-0.parquet")
+        rollouts = [rollout(index, valued=valued) for index in range(20)]
+        monkeypatch.setattr(pipeline, "label", labels_in_this_process(rollouts))
 
-        def workers(request: RewardTrainRequest, _: Any) -> None:
+        def work(request: RewardTrainRequest, on_step: Any) -> None:
             sees(request)
             raise error
 
-        monkeypatch.setattr(trained_reward, "train_reward_model", workers)
-        with RunStore.open(settings.run_dir, settings) as store:
-            board = ProgressBoard(Console(file=io.StringIO()))
+        with opened(tmp_path / "run") as directory:
             session: Any = SimpleNamespace(
-                settings=settings, store=store, board=board, make_room=lambda: None
+                run=directory,
+                board=ProgressBoard(Console(file=io.StringIO())),
+                record=lambda *_, **__: None,
+                connect=lambda: None,
+                workers=lambda iteration: SimpleNamespace(run=work),
             )
-            return train_reward(session, trained, recorded, policy, 0)
+            step = RewardModelStep(
+                iteration=0,
+                settings=directory.settings,
+                trained=trained,
+                recorded=recorded,
+                base=policy,
+            )
+            return Executor(session).make(step)
 
     return run
+
+
+def refusal(made: Made) -> str:
+    return str(storage.read_json(f"{made.path}/outcome.json")["refusal"])
 
 
 @pytest.mark.parametrize(
@@ -111,16 +137,17 @@ def test_training_that_cannot_end_well_is_a_refusal_and_is_not_tried_again(
     attempt: Attempt, error: Exception
 ) -> None:
     found = attempt(error)
-    assert found.model is None
-    assert found.summary["refusal"] == str(error)
-    again = attempt(AssertionError("the phase is committed"))
-    assert again.summary == found.summary
+    assert found.finished is not None
+    assert found.finished.model is None
+    assert refusal(found) == str(error)
+    again = attempt(AssertionError("the step is finished"))
+    assert refusal(again) == str(error)
 
 
 def test_workers_that_fail_end_the_run_and_the_next_attempt_starts_anew(attempt: Attempt) -> None:
     with pytest.raises(TrainingError, match="worker 1"):
         attempt(TrainingError("worker 1 kept failing"))
-    assert attempt(CollapseError("diverged")).summary["refusal"] == "diverged"
+    assert refusal(attempt(CollapseError("diverged"))) == "diverged"
 
 
 def test_rollouts_without_values_are_named(attempt: Attempt) -> None:
@@ -150,7 +177,7 @@ def test_a_base_that_the_step_tag_format_cannot_hold_is_refused_before_anything_
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Callable[..., str]:
-    """Where the base lies for an trained model of so many layers, its config.json changed."""
+    """Where the base lies for a trained model of so many layers, its config.json changed."""
     base = Path(resolve_model(ModelSettings(path="tiny:llama"), cache_dir=tmp_path))
     policy = ModelRef(path=str(base), iteration=0, fingerprint="")
     config = json.loads((base / "config.json").read_text())
