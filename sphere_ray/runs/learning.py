@@ -26,7 +26,6 @@ from sphere_ray.training.messages import (
     StepMetrics,
     TrainRequest,
 )
-from sphere_ray.training.trainer import train
 
 COLLAPSED = "collapsed"
 _NAME = "dpo"
@@ -83,8 +82,6 @@ def learn(
             model_dir=policy.path,
             reference_path=table.path,
             output_dir=f"{phase.path}/model",
-            storage_path=_state(session, iteration),
-            name=_NAME,
             seed=settings.seed,
             learning_rate=learning_rate,
             **common,
@@ -174,19 +171,22 @@ class _Job:
     def run(self, reference: ReferenceRequest, request: TrainRequest) -> None:
         first = reference if self.table.committed() is None else None
         self.session.make_room()
-        if self.ahead is None and (first or not storage.exists(self.phase.path)):
-            storage.remove(request.storage_path)  # checkpoints of what is gone
+        state = _state(self.session, self.iteration)
         self.phase.begin(resumable=True)
         if first:
             self.table.begin()
         outcome: dict[str, Any]
         try:
-            with self._shown:
+            with (
+                self._shown,
+                self.ahead or TrainingJob(_NAME, state, request.placement) as job,
+            ):
                 if first:
                     self._show(self.table, storage.count_rows(first.pairs_path), "pairs")
+                    self._on_message(job.run(first, self._on_message))
                 else:
                     self._show(self.phase, 0, "steps")
-                result = train(request, self._on_message, reference=first, job=self.ahead)
+                result = job.run(request, self._on_message)
             outcome = asdict(result)
             if result.restarted_because:
                 self.session.board.log(f"training started anew: {result.restarted_because}")
@@ -194,10 +194,10 @@ class _Job:
             self.session.board.log(f"training was stopped: {error}")
             outcome = {"error": str(error)}
         storage.write_json(outcome, f"{self.phase.path}/training.json")
-        pairs = storage.count_rows(self.table.path)
+        pairs = storage.read_json(f"{self.table.path}/reference.json")["pairs"]
         dropped = {COLLAPSED: pairs} if "error" in outcome else {}
         self._commit(self.phase, pairs, 0 if dropped else pairs, dropped=dropped)
-        storage.remove(request.storage_path)
+        storage.remove(state)
 
     def _show(self, phase: PhaseDir, total: int, unit: str) -> None:
         name = "training" if phase is self.phase else phase.name

@@ -23,12 +23,12 @@ from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
 from sphere_ray.schema import to_table
+from sphere_ray.training.job import TrainingJob
 from sphere_ray.training.messages import RewardTrainRequest
-from sphere_ray.training.trainer import train_reward_model
 
 PHASE = "reward"
 OUTCOME = "outcome.json"
-TRAINING_STEPS = "steps.parquet"
+TRAINING_STEPS = "steps/part-00000.parquet"
 _STATE, _BASE = "_train", "_base"
 
 
@@ -103,14 +103,16 @@ def _train(
     base_dir: str,
     iteration: int | None,
 ) -> Manifest:
-    steps = _labels(recorded)
+    labels = _labels(recorded)
     train, held_out = split_by_problem(
-        steps, share=trained.training.held_out, seed=session.settings.seed
+        labels, share=trained.training.held_out, seed=session.settings.seed
     )
     session.make_room()
     phase.begin(resumable=True)
     storage.write_table(to_table(train, LabelledStep), f"{phase.path}/{TRAINING_STEPS}")
-    storage.write_table(to_table(held_out, LabelledStep), f"{phase.path}/held_out.parquet")
+    storage.write_table(
+        to_table(held_out, LabelledStep), f"{phase.path}/held_out/part-00000.parquet"
+    )
     with (
         stopwatch(phase) as seconds,
         session.board.phase(PHASE, 0, "steps", iteration=iteration) as tracker,
@@ -118,10 +120,11 @@ def _train(
         _prepare(trained, base_dir, f"{phase.path}/{_BASE}", session.settings.seed)
         request = _request(session, trained, phase)
         try:
-            result = train_reward_model(
-                request,
-                lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
-            )
+            with TrainingJob(PHASE, f"{phase.path}/{_STATE}", request.placement) as job:
+                result = job.run(
+                    request,
+                    lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
+                )
             scores = pq.read_table(request.scores_path)["score"].to_pylist()
             counts = {
                 "problems": result.problems,
@@ -137,7 +140,7 @@ def _train(
     report = PhaseReport(
         phase=phase.name,
         fingerprint=phase.fingerprint,
-        rows_in=len(steps),
+        rows_in=len(labels),
         rows_out=outcome["labels"],
         seconds=seconds(),
     )
@@ -211,12 +214,10 @@ def _request(
 ) -> RewardTrainRequest:
     return RewardTrainRequest(
         model_dir=f"{phase.path}/{_BASE}",
-        steps_path=f"{phase.path}/{TRAINING_STEPS}",
-        held_out_path=f"{phase.path}/held_out.parquet",
+        train_path=f"{phase.path}/steps",
+        held_out_path=f"{phase.path}/held_out",
         output_dir=f"{phase.path}/model",
         scores_path=f"{phase.path}/scores.parquet",
-        storage_path=f"{phase.path}/{_STATE}",
-        name=PHASE,
         seed=session.settings.seed,
         trained=trained,
         placement=session.settings.trainer,
