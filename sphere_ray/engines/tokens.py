@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from sphere_ray.errors import ModelError
 from sphere_ray.records import Message
@@ -29,12 +30,39 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: tuple[Message, ...]
 ) -> tuple[int, ...]:
-    """Token ids of `messages` up to where the assistant's turn begins."""
+    """Token ids of `messages` up to where the assistant's turn begins.
+
+    Raises:
+        ModelError: the chat template refuses the messages (Gemma's takes no system message).
+    """
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    ids: Any = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return tuple(ids)
+    return _templated(tokenizer, turns, add_generation_prompt=True)
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of a text by itself, without the special tokens that a chat template writes."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, path: str) -> tuple[int, ...]:
+    """Token ids that end an answer, the one that the chat template writes first.
+
+    That one need not be the tokenizer's end of sequence: Gemma's turns end with `<end_of_turn>`.
+
+    Raises:
+        ModelError: the model has no end-of-sequence token.
+    """
+    try:
+        known = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        known = None
+    ends = dict.fromkeys([tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])])
+    ends.pop(None, None)
+    if not ends:
+        raise ModelError(f"model {path} has no end-of-sequence token; name one in its tokenizer")
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    written = [token for token in reversed(_templated(tokenizer, turns)) if token in ends]
+    return tuple(dict.fromkeys([*written[:1], *ends]))
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> str:
@@ -43,3 +71,16 @@ def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: tuple[int, ...]) -> s
         list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return str(text)
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: Any
+) -> tuple[int, ...]:
+    try:
+        ids: Any = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False, **options)
+    except TemplateError as error:
+        raise ModelError(
+            f"model {tokenizer.name_or_path}: its chat template refuses the prompt: {error}; "
+            "change method.prompts, or use another model"
+        ) from error
+    return tuple(ids)

@@ -51,14 +51,14 @@ def split_by_problem(
     )
 
 
-def label_of(step: LabelledStep, kind: str) -> float:
+def label_of(value: float, outcomes: int, kind: str) -> float:
     """The target in [0, 1]: `soft` is the value, `hard` whether anything reached the gold.
 
     An external reward has no outcomes; it is hard-labelled right above one half.
     """
     if kind == "soft":
-        return step.value
-    return float(step.value > (0 if step.outcomes else 0.5))
+        return value
+    return float(value > (0 if outcomes else 0.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +70,30 @@ class Target:
     shift: float = 0.0
 
 
-def balanced_targets(steps: Sequence[LabelledStep], labels: Sequence[float]) -> list[Target]:
-    """Targets under which each depth weighs right as much as wrong, so that depth pulls nowhere.
+class Balance:
+    """Weights under which each depth has as much right as wrong, so depth alone predicts nothing.
 
     A step of label y is y of a right step and 1 - y of a wrong one, and each kind has a factor of
     its depth, r and w: y r CE(right) + (1 - y) w CE(wrong). Alone, the factors would teach the
     odds p / (1 - p) x r / w; the shift log(r / w) takes that ratio up (prior correction: King and
     Zeng 2001; logit adjustment, arXiv 2007.07314), so the model's own logit is that of p.
-    A depth with one kind alone is left as it is.
+    A depth that has only one kind, or was never counted, is left as it is.
     """
-    right: defaultdict[int, float] = defaultdict(float)
-    total: defaultdict[int, float] = defaultdict(float)
-    depths = [min(step.depth, DEEPEST) for step in steps]
-    for depth, label in zip(depths, labels, strict=True):
-        right[depth] += label
-        total[depth] += 1
-    factors = {depth: _factors(right[depth], total[depth]) for depth in total}
-    return [_target(label, *factors[depth]) for depth, label in zip(depths, labels, strict=True)]
+
+    def __init__(self) -> None:
+        """Begin without steps."""
+        self._right: defaultdict[int, float] = defaultdict(float)
+        self._total: defaultdict[int, float] = defaultdict(float)
+
+    def count(self, depth: int, label: float) -> None:
+        """Take a step into account."""
+        self._right[min(depth, DEEPEST)] += label
+        self._total[min(depth, DEEPEST)] += 1
+
+    def target(self, depth: int, label: float) -> Target:
+        """The target of a step, once all are counted."""
+        depth = min(depth, DEEPEST)
+        return _target(label, *_factors(self._right[depth], self._total[depth]))
 
 
 def _factors(right: float, total: float) -> tuple[float, float]:

@@ -1,10 +1,10 @@
-"""Which pairs make a step, who computes which of them, and how they become tensors.
+"""Which examples make a step, which worker computes them, and how pairs become tensors.
 
 The order depends on the seed and the epoch alone, so every world size sees the same global batches.
 Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m those that are scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
@@ -24,7 +24,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Pairs of one forward; a weight of 0 marks a filler that only keeps the workers in step."""
+    """Examples of one forward; weight 0 marks a filler, so that all workers make as many."""
 
     indices: tuple[int, ...]
     weights: tuple[float, ...]
@@ -34,11 +34,11 @@ class MicroBatch:
 class Tensors:
     """One forward: the prefix tree of all rows, and where in it each row's completion lies.
 
-    Without a mask the rows lie one behind the other and share nothing; where the positions begin
-    anew says so to the model, as flash attention for rows of various lengths takes it.
-    The rows are the chosen completions, then the rejected ones. Logits are needed only at the
-    parents of the m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`.
-    `nodes_nt` are places among the m, meaningless where `completion_mask_nt` is false.
+    Without a mask the rows are packed end to end and share nothing; variable-length flash
+    attention finds row boundaries where position ids restart at 0. The rows are the chosen
+    completions, then the rejected ones. Logits are needed only at the parents of the m nodes that
+    lie in a completion: `parents_m` predict `scored_ids_1m`. `nodes_nt` are indices into the m
+    nodes, meaningless where `completion_mask_nt` is false.
     """
 
     input_ids_1s: Tensor
@@ -71,19 +71,45 @@ def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) ->
     return forwards
 
 
-def global_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
-    """A seeded permutation of all pairs, cut into batches; the last may be smaller."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """An optimizer step: 0-based number of all `steps`, epoch, and its examples [b]."""
+
+    number: int
+    steps: int
+    epoch: int
+    examples: Indices
+
+
+def planned_steps(
+    count: int, settings: OptimizationSettings, *, seed: int, first: int = 0
+) -> Iterator[PlannedStep]:
+    """The steps from the `first` on: each epoch is a seeded permutation of all examples.
+
+    They are planned one by one, so that a million examples cost one permutation at a time. The
+    last batch of an epoch may be smaller.
+    """
+    size = settings.batch_size
+    an_epoch = -(-count // size)
+    for number in range(first, settings.epochs * an_epoch):
+        epoch, batch = divmod(number, an_epoch)
+        if number == first or batch == 0:
+            order = np.random.default_rng([seed, epoch]).permutation(count)
+        yield PlannedStep(
+            number=number,
+            steps=settings.epochs * an_epoch,
+            epoch=epoch,
+            examples=order[batch * size : (batch + 1) * size],
+        )
 
 
 def shard(
     batch: Indices, lengths: Indices, *, rank: int, world: int, settings: OptimizationSettings
 ) -> list[MicroBatch]:
-    """This worker's micro-batches of a global batch: as many for every rank.
+    """This worker's micro-batches of a global batch; every rank gets the same number.
 
-    Pairs of similar length meet in the same forward across ranks (less waiting). What is missing
-    to a full batch is filled with the shortest pair at weight 0.
+    Examples of similar length meet in the same forward across ranks (less waiting). A batch that
+    is not full is filled with the shortest example of all, at weight 0.
     """
     micro = settings.micro_batch_size
     ordered = batch[np.lexsort((batch, -lengths[batch]))]
@@ -101,20 +127,21 @@ def shard(
 
 
 def collate(pairs: Sequence[EncodedPair], *, shared: bool = True) -> Tensors:
-    """Merge pairs into one forward; what prompts and completions share is computed once.
+    """Merge pairs into one forward.
 
-    Unless `shared`: then the rows are whole and need no mask.
+    With `shared`, what prompts and completions have in common is computed once. Otherwise the
+    rows are whole and need no mask.
     """
     rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
     tree = PrefixTree.of((chain(prompt, completion) for prompt, completion in rows), shared=shared)
     completions = [path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)]
     scored = sorted(set(chain.from_iterable(completions)))
-    places = {node: place for place, node in enumerate(scored)}
+    positions = {node: position for position, node in enumerate(scored)}
     nodes_nt = torch.zeros(len(rows), max(map(len, completions)), dtype=torch.long)
     mask_nt = torch.zeros_like(nodes_nt, dtype=torch.bool)
     for row, nodes in enumerate(completions):
-        nodes_nt[row, : len(nodes)] = torch.tensor([places[node] for node in nodes])
+        nodes_nt[row, : len(nodes)] = torch.tensor([positions[node] for node in nodes])
         mask_nt[row, : len(nodes)] = True
     return Tensors(
         input_ids_1s=torch.tensor([tree.ids_s]),

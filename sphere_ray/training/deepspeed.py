@@ -1,6 +1,5 @@
-"""DeepSpeed: its configuration and its engine behind a few verbs; the only file that imports it."""
+"""DeepSpeed: its configuration, and its engine behind a few verbs."""
 
-import gc
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,12 +9,11 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from sphere_ray.compat import deepspeed as private
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import accumulation
@@ -54,8 +52,7 @@ def join_process_group(*, use_gpu: bool) -> None:
     """Let DeepSpeed use the process group that Ray Train made."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if not use_gpu:
-        # Serves inference only, and would be compiled for a minute in the first run.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        private.skip_shared_memory_build()
     backend = "nccl" if use_gpu else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
@@ -63,11 +60,21 @@ def join_process_group(*, use_gpu: bool) -> None:
 class ShardedPolicy:
     """A model whose state is sharded over the workers; every method is called by all of them."""
 
-    def __init__(self, engine: Any) -> None:
-        """Wrap a DeepSpeed engine."""
-        self._engine = engine
-        # Without a DeepSpeed optimizer around AdamW (stage 0, fp32) nobody records the norm.
-        self._replicated = engine.optimizer is engine.basic_optimizer
+    def __init__(self, engine: Any, *, replicated: bool = False) -> None:
+        """Wrap a DeepSpeed engine.
+
+        A `replicated` one has the plain AdamW (stage 0, fp32), which records no gradient norm.
+
+        Raises:
+            TrainingError: this version of DeepSpeed would give wrong weights under ZeRO-3.
+        """
+        self._engine, self._replicated = engine, replicated
+        self._partitioned = engine.zero_optimization_partition_weights()
+        if self._partitioned and (faults := private.zero3_faults(engine)):
+            raise TrainingError(
+                f"this version of DeepSpeed cannot be used with ZeRO-3: {'; '.join(faults)}; "
+                f"install deepspeed=={private.TESTED} or set trainer.zero_stage: 2"
+            )
         self._norm = torch.tensor(0.0)
 
     def __call__(self, **inputs: Any) -> Any:
@@ -124,23 +131,10 @@ class ShardedPolicy:
 
     def weights(self) -> Mapping[str, Tensor] | None:
         """All weights, unsharded, on the first worker; None on the others (ZeRO-3) or unused."""
-        if self._engine.zero_optimization_partition_weights():
-            gathered: Mapping[str, Tensor] | None = (
-                self._engine._zero3_consolidated_16bit_state_dict()
-            )
-            return gathered
+        if self._partitioned:
+            return private.zero3_weights(self._engine)
         whole: Mapping[str, Tensor] = self.model.state_dict()
         return whole
-
-
-def forget_inference() -> None:
-    """Let go of the models that `shard_for_inference` sharded and nobody uses any more.
-
-    DeepSpeed keeps them in a list of its own, which no engine's end empties.
-    """
-    FWD_MODULE_STACK.clear()
-    gc.collect()
-    get_accelerator().empty_cache()
 
 
 @contextmanager
@@ -166,17 +160,19 @@ def shard_for_training(
 
     Parameters whose name begins with a key of `rates` learn so many times as fast.
     """
+    private.warn_if_untested()
     groups = _parameter_groups(model, weight_decay, rates or {})
+    plain = None
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if "offload_optimizer" in config["zero_optimization"]:
         config = {**config, "optimizer": {"type": "AdamW", "params": options}}
         engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
     else:
         # DeepSpeed's own Adam would have to be compiled on the worker first.
-        optimizer = torch.optim.AdamW(groups, fused=True, **options)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        plain = torch.optim.AdamW(groups, fused=True, **options)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=plain, config=config)
     engine.train()
-    return ShardedPolicy(engine)
+    return ShardedPolicy(engine, replicated=engine.optimizer is plain)
 
 
 def shard_for_inference(model: nn.Module, config: Mapping[str, Any]) -> ShardedPolicy:
@@ -189,12 +185,12 @@ def shard_for_inference(model: nn.Module, config: Mapping[str, Any]) -> ShardedP
 def _parameter_groups(
     model: nn.Module, weight_decay: float, rates: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    # Norms and biases are vectors and are not decayed; ZeRO-3 keeps the true shape aside.
+    # Norms and biases are vectors and are not decayed.
     groups: defaultdict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        shape = getattr(parameter, "ds_shape", parameter.shape)
+        shape = private.true_shape(parameter)
         rate = next((rates[start] for start in rates if name.startswith(start)), 1.0)
         groups[weight_decay if len(shape) > 1 else 0.0, rate].append(parameter)
     return [

@@ -1,12 +1,10 @@
-"""Preference pairs as token ids: what the reference phase and the trainer both see."""
+"""Preference pairs as token ids, which the reference step and the trainer both read."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
-
-from sphere_ray.errors import ModelError
+from sphere_ray.engines.tokens import end_ids, load_tokenizer, prompt_ids, text_ids
 from sphere_ray.records import PreferencePair
 
 
@@ -34,56 +32,34 @@ class PairEncoder:
         Raises:
             ModelError: it is missing, or has no chat template or end-of-sequence token.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model_dir)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{model_dir} has no tokenizer that can be loaded: {error}") from error
-        if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"the tokenizer of {model_dir} needs a chat template and an end-of-sequence token; "
-                "use an instruction-tuned model"
-            )
-        self._tokenizer: PreTrainedTokenizerBase = tokenizer
-        self._end: int = tokenizer.eos_token_id
-        self._ends = _end_ids(model_dir) | {self._end}
+        self._tokenizer = load_tokenizer(model_dir)
+        self._ends = end_ids(self._tokenizer, model_dir)
 
     def encode(self, pair: PreferencePair) -> EncodedPair:
         """Encode one pair.
 
-        Engine ids are taken as they are: encoding the text again gives other ids, and only they
-        tell a whole chain, which ends with end-of-sequence, from a first step, which must not.
-        A side without ids is text, a whole chain unless it has a prefix.
+        The engine's ids are taken as they are. To encode the text again would give other ids, and
+        only the engine's tell a whole chain, which ends with an end-of-sequence token, from a
+        first step, which must not. A side without ids is text: a whole chain, unless the pair has
+        a prefix.
         """
-        prefix = pair.prefix_ids or self._ids(pair.prefix)
+        prefix = pair.prefix_ids or text_ids(self._tokenizer, pair.prefix)
         return EncodedPair(
             pair_id=pair.pair_id,
-            prompt_ids=(*self._prompt(pair), *prefix),
+            prompt_ids=(*prompt_ids(self._tokenizer, pair.prompt), *prefix),
             chosen_ids=pair.chosen_ids or self._text(pair.chosen, whole=not prefix),
             rejected_ids=pair.rejected_ids or self._text(pair.rejected, whole=not prefix),
         )
 
-    def _prompt(self, pair: PreferencePair) -> tuple[int, ...]:
-        turns = [{"role": turn.role, "content": turn.content} for turn in pair.prompt]
-        text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        return self._ids(str(text))
-
     def _text(self, text: str, *, whole: bool) -> tuple[int, ...]:
-        ids = self._ids(text)
-        if whole and ids and ids[-1] not in self._ends:
-            return (*ids, self._end)
-        return ids
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        # The chat template writes the special tokens itself.
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        ids = text_ids(self._tokenizer, text)
+        return (*ids, self._ends[0]) if whole and ids and ids[-1] not in self._ends else ids
 
 
 def encode_pairs(
     pairs: Iterable[PreferencePair], encoder: PairEncoder, max_length: int
 ) -> tuple[list[EncodedPair], Counter[str]]:
-    """Encode pairs; what cannot be trained on is dropped and counted by reason, never cut."""
+    """Encode pairs; one that cannot be trained on is dropped and counted by reason, never cut."""
     kept: list[EncodedPair] = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
@@ -103,13 +79,3 @@ def _unfit(pair: EncodedPair, max_length: int) -> str | None:
     if pair.chosen_ids == pair.rejected_ids:
         return "identical"
     return "too_long" if len(pair.prompt_ids) + longer > max_length else None
-
-
-def _end_ids(model_dir: str) -> set[int]:
-    try:
-        ends = GenerationConfig.from_pretrained(model_dir).eos_token_id
-    except OSError:
-        return set()
-    if ends is None:
-        return set()
-    return set(ends) if isinstance(ends, list) else {ends}

@@ -1,25 +1,34 @@
-"""Stops training that has collapsed, from the metrics alone, so that every worker decides alike."""
+"""Stops training that collapsed. It looks at metrics alone, so all workers decide alike."""
 
 import math
 from collections.abc import Sequence
 
 from sphere_ray.config.training import GuardSettings
 from sphere_ray.errors import CollapseError
-from sphere_ray.training.messages import StepMetrics
+from sphere_ray.training.messages import OptimizerStep, StepMetrics
+
+
+def check_divergence(step: OptimizerStep, settings: str) -> None:
+    """Look at one step; `settings` is where its learning rate stands in a configuration.
+
+    Raises:
+        CollapseError: the loss or the gradient is not finite.
+    """
+    if not math.isfinite(step.loss) or not math.isfinite(step.grad_norm):
+        raise CollapseError(
+            f"training diverged at step {step.step}: loss {step.loss}, gradient norm "
+            f"{step.grad_norm}; lower {settings}.learning_rate ({step.learning_rate:.3g} there)"
+        )
 
 
 def check_collapse(history: Sequence[StepMetrics], settings: GuardSettings) -> None:
-    """Look at the last `window` steps, every `window` steps and at the end; nan stops at once.
+    """Look at the last `window` steps, every `window` steps and at the end.
 
     Raises:
-        CollapseError: the chosen side fell too far below the reference, or the loss diverged.
+        CollapseError: the chosen side fell too far below the reference, or training diverged.
     """
     last = history[-1]
-    if not math.isfinite(last.loss) or not math.isfinite(last.grad_norm):
-        raise CollapseError(
-            f"training diverged at step {last.step}: loss {last.loss}, gradient norm "
-            f"{last.grad_norm}; lower training.learning_rate ({last.learning_rate:.3g} there)"
-        )
+    check_divergence(last, "training")
     if len(history) % settings.window and last.step < last.steps:
         return
     window = history[-settings.window :]

@@ -1,5 +1,6 @@
-"""A Ray Train worker as the loops see it: device, progress, checkpoints."""
+"""A Ray Train worker: it takes requests from its job, and gives the loop device and checkpoints."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,8 @@ import ray.train.torch
 import torch
 from ray.actor import ActorHandle
 
-from sphere_ray.errors import SphereError
-from sphere_ray.training import loop, reference, reward_loop
-from sphere_ray.training.deepspeed import forget_inference
-from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
+from sphere_ray.compat import ray_train
+from sphere_ray.training.tasks import answer
 
 
 class RayHost:
@@ -31,7 +30,7 @@ class RayHost:
         return device
 
     def report(self, message: Any) -> None:
-        """Send progress to the driver; it is there before the worker ends."""
+        """Send progress to the driver; it arrives before the worker goes on."""
         ray.get(self._job.put.remote(message))
 
     @contextmanager
@@ -44,24 +43,27 @@ class RayHost:
         with checkpoint.as_directory() as directory:
             yield Path(directory)
 
-    def save_checkpoint(self, directory: Path, step: int) -> None:
-        """Hand a checkpoint to Ray Train, which merges the workers' directories in its storage."""
-        checkpoint = ray.train.Checkpoint.from_directory(str(directory))
-        ray.train.report({"step": step}, checkpoint=checkpoint)
+    @contextmanager
+    def new_checkpoint(self, name: str) -> Iterator[Path]:
+        """Write straight to Ray Train's storage; if that is remote, Ray uploads a local copy."""
+        storage = ray_train.local_storage()
+        if storage is not None:
+            yield storage / name
+            ray_train.report_checkpoint(storage / name, uploaded=True)
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory)
+            ray_train.report_checkpoint(Path(directory), uploaded=False)
 
 
-def run(
-    first: ReferenceRequest | None,
-    request: RewardTrainRequest | TrainRequest,
-    job: ActorHandle[Any],
-) -> Any:
-    """Run the worker's loop for this request, behind that of the `first` one."""
-    host = RayHost(job)
-    if first is not None:
-        outcome = reference.run_worker(first, host)
-        if isinstance(outcome, SphereError):
-            return outcome
-        forget_inference()  # the reference's weights go before the policy's come
-    if isinstance(request, RewardTrainRequest):
-        return reward_loop.run_worker(request, host)
-    return loop.run_worker(request, host)
+def serve(job: ActorHandle[Any]) -> None:
+    """Answer the job's requests until there are no more."""
+    host, first, last = RayHost(job), ray.train.get_context().get_world_rank() == 0, 0
+    while True:
+        asked: Any = job.take.remote(last)  # Ray's annotations know no optional tuple
+        last, request = ray.get(asked)
+        if request is None:
+            return
+        value = answer(request, host)
+        if first:
+            ray.get(job.finish.remote(last, value))

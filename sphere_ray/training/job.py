@@ -1,43 +1,47 @@
-"""A Ray Train job in an actor of its own, whose workers may start before their work is known.
+"""A group of Ray Train workers that takes requests one after the other.
 
-The driver asks the actor for messages. If it is killed, Ray Train's controller and its workers go
-with it; only a job that ends by itself gives back at once what it reserved in the cluster.
+An actor on the driver's node runs Ray Train and passes requests, progress and outcomes on. If the
+driver is killed, Ray ends that actor, and with it Ray Train's controller and its workers.
 """
 
 import asyncio
-import importlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sphere_ray.compat import ray_train
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import SphereError, TrainingError
-from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
-
-Work = tuple[ReferenceRequest | None, RewardTrainRequest | TrainRequest]
+from sphere_ray.training.messages import Request
 
 _PATIENCE_S = 60
-"""For workers that hear that there is no work, perhaps on their way still."""
+"""How long to wait for idle workers (some may still be starting) to exit."""
 
-# A leaked engine holds the GPUs: Ray Train would wait for them for ever.
-_PLACEMENT_ATTEMPTS = 10
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The first worker's answer to a request."""
+
+    value: Any
 
 
 class TrainingJob:
     """The driver's handle of a job; a context manager that leaves no worker behind."""
 
     def __init__(self, name: str, storage_path: str, placement: TrainerPlacement) -> None:
-        """Start Ray Train; its workers import what they need and wait.
+        """Start Ray Train; its workers import torch and DeepSpeed, and wait for a request.
 
-        The same `name` and `storage_path` find the checkpoints of an earlier job.
+        `storage_path` is an absolute path on storage that all nodes share, or a URI. A new job
+        with the name and the storage path of an earlier one continues a `TrainRequest` or a
+        `RewardTrainRequest` at its last checkpoint, if that was made for the same request.
         """
         self._name = name
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -45,37 +49,46 @@ class TrainingJob:
         relay = cast(Any, ray).remote(num_cpus=0, scheduling_strategy=here)(_Relay)
         self._actor: Any = relay.remote(name, storage_path, placement, environment)
         self._end = self._actor.run.remote()
-        self._given = False
+        self._busy = False
 
-    def run(self, work: Work, on_message: Callable[[Any], None] | None) -> Any:
-        """Give the workers their work; returns what the first of them returned.
+    def run(self, request: Request, on_message: Callable[[Any], None] | None = None) -> Any:
+        """Let the workers answer a request; may be called again with another one.
+
+        Returns a `ReferenceDone`, `TrainResult` or `RewardTrainResult`. `on_message` gets the
+        `ReferenceProgress` or the metrics of each optimizer step, and gets them again for what is
+        repeated after a worker failed.
 
         Raises:
             SphereError: the one that a worker returned.
-            TrainingError: the workers kept failing.
+            TrainingError: the workers kept failing, or the job was ended.
         """
-        self._given = True
+        self._busy = True
         try:
-            ray.get(self._actor.give.remote(work))
-            while (message := ray.get(self._actor.message.remote())) is not None:
+            ray.get(self._actor.give.remote(request))
+            while not isinstance(message := ray.get(self._actor.message.remote()), _Outcome):
+                if message is None:
+                    raise ray.get(self._end) or TrainingError(
+                        f"{self._name} was stopped before it finished; run it again"
+                    )
                 if on_message:
                     on_message(message)
-            outcome = ray.get(self._end)
         except RayActorError as error:
             raise TrainingError(f"{self._name} lost its process; run it again") from error
-        if isinstance(outcome, SphereError):
-            raise outcome
-        if outcome is None:
-            raise TrainingError(f"{self._name} was stopped before it finished; run it again")
-        return outcome
+        self._busy = False
+        if isinstance(message.value, SphereError):
+            raise message.value
+        return message.value
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for work: it got none, and has not failed."""
-        return not self._given and not ray.wait([self._end], timeout=0)[0]
+        """Whether the job waits for a request: it works on none, and it has not ended."""
+        return not self._busy and not ray.wait([self._end], timeout=0)[0]
 
     def end(self, *, at_once: bool = False) -> None:
-        """End it, whatever it does; one that waits goes by itself, unless it must go `at_once`."""
+        """End the job, whatever it does; workers that wait leave by themselves, if there is time.
+
+        Only workers that leave by themselves give back at once what they reserved in the cluster.
+        """
         if self.waits and not at_once:
             self._actor.give.remote(None)
             ray.wait([self._end], timeout=_PATIENCE_S)
@@ -91,7 +104,7 @@ class TrainingJob:
 
 
 class _Relay:
-    """The actor: runs Ray Train in a thread, and passes work and messages on."""
+    """The actor: runs Ray Train in a thread, and passes requests and messages on."""
 
     def __init__(
         self,
@@ -102,70 +115,80 @@ class _Relay:
     ) -> None:
         os.environ.update(environment)  # Ray Train reads its options where `fit` is called
         self._name, self._storage_path, self._placement = name, storage_path, placement
-        self._given = asyncio.Event()
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
-        self._work: Work | None = None
+        self._changed = asyncio.Condition()
+        self._request: Request | None = None
+        self._given = self._finished = 0
+        self._over = False
 
-    async def run(self) -> Any:
-        """Run the job to its end, behind which no message comes."""
+    async def run(self) -> TrainingError | None:
+        """Run the job. `message` returns None once it has ended."""
         me = ray.get_runtime_context().current_actor
         try:
             return await asyncio.to_thread(self._fit, me)
         finally:
+            self._over = True
             await self._messages.put(None)
 
-    async def give(self, work: Work | None) -> None:
-        """What the workers wait for; None: there is none."""
-        self._work = work
-        self._given.set()
+    async def give(self, request: Request | None) -> None:
+        """Number a request and pass it to the workers; None tells them to leave."""
+        async with self._changed:
+            self._request, self._given = request, self._given + 1
+            self._changed.notify_all()
 
-    async def work(self) -> Work | None:
-        """The work, once it is given; workers that are started anew ask again."""
-        await self._given.wait()
-        return self._work
+    async def take(self, last: int) -> tuple[int, Request | None]:
+        """The next request and its number, once there is one.
+
+        `last` is the number of the request that this worker answered last. A worker that was
+        started anew has answered none (0) and gets the unfinished request again.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._given > max(last, self._finished))
+            return self._given, self._request
+
+    async def finish(self, number: int, value: Any) -> None:
+        """Note that a request is answered, and pass the answer to the driver."""
+        self._finished = number
+        await self._messages.put(_Outcome(value))
 
     async def put(self, message: Any) -> None:
-        """From a worker to the driver."""
+        """Pass progress from a worker to the driver."""
         await self._messages.put(message)
 
     async def message(self) -> Any:
-        """The next message, or None behind the last."""
-        return await self._messages.get()
+        """Return the next message; None if the job has ended."""
+        return None if self._over and self._messages.empty() else await self._messages.get()
 
-    def _fit(self, me: ActorHandle[Any]) -> Any:
-        torch_trainer = importlib.import_module("ray.train.torch").TorchTrainer
-        trainer = torch_trainer(
+    def _fit(self, me: ActorHandle[Any]) -> TrainingError | None:
+        from ray.train.torch import TorchTrainer
+
+        trainer = TorchTrainer(
             partial(_work, self._placement, me),
             scaling_config=_scaling(self._placement),
-            run_config=self._run_config(),
+            run_config=RunConfig(
+                # Ray reads no checkpoint that another version of Ray reported.
+                name=f"{self._name}-ray-{ray.__version__}",
+                storage_path=self._storage_path,
+                failure_config=ray_train.failure_config(self._placement.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
         )
         try:
-            return trainer.fit().return_value
-        except TrainingFailedError as error:
-            return TrainingError(_sentence(self._name, error))
-
-    def _run_config(self) -> RunConfig:
-        # Ray's type annotations are those of Train v1, which has no such options.
-        failures: dict[str, Any] = {
-            "max_failures": self._placement.max_failures,
-            "controller_failure_limit": _PLACEMENT_ATTEMPTS,
-        }
-        return RunConfig(
-            name=self._name,
-            storage_path=self._storage_path,
-            failure_config=FailureConfig(**failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        )
+            trainer.fit()
+        except ray_train.TrainingFailedError as error:
+            reason = ray_train.reason(error)
+            return TrainingError(
+                f"{self._name} failed for good: {reason}; Ray's log has the workers' tracebacks"
+            )
+        return None
 
 
-def _work(placement: TrainerPlacement, job: ActorHandle[Any]) -> Any:
-    # Only here are torch and DeepSpeed imported, so the driver stays free of them, and this is
-    # early enough for their environment variables.
+def _work(placement: TrainerPlacement, job: ActorHandle[Any]) -> None:
+    # Torch and DeepSpeed are imported here and not by the driver, after their environment is set.
     os.environ.update(_environment(placement))
-    run = importlib.import_module("sphere_ray.training.host").run
-    asked: Any = job.work.remote()  # Ray's annotations know no optional tuple
-    work: Work | None = ray.get(asked)
-    return run(*work, job) if work else None
+    from sphere_ray.training.host import serve
+
+    serve(job)
 
 
 def _scaling(placement: TrainerPlacement) -> ScalingConfig:
@@ -182,10 +205,3 @@ def _environment(placement: TrainerPlacement) -> dict[str, str]:
     if not placement.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
     return environment
-
-
-def _sentence(name: str, error: TrainingFailedError) -> str:
-    causes = getattr(error, "worker_failures", None) or {}
-    cause = next(iter(causes.values()), getattr(error, "controller_failure", error))
-    reason = str(cause).strip().splitlines() or [type(cause).__name__]
-    return f"{name} failed for good: {reason[-1]}; Ray's log has the workers' tracebacks"

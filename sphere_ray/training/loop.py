@@ -1,96 +1,211 @@
-"""The training loop of one worker: steps, metrics, checkpoints, and the model at the end."""
+"""The training loop of one worker: steps, metrics, checkpoints, and the model at the end.
 
-from typing import cast
+What is learned is a `Task`: preference pairs (dpo.py) or labelled steps (reward_task.py).
+"""
 
-from torch import nn
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from sphere_ray.errors import SphereError, TrainingError
-from sphere_ray.training.adapters import merged, plain, with_adapters
-from sphere_ray.training.batches import global_batches, shard
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sphere_ray.errors import TrainingError
+from sphere_ray.training.batches import Indices, MicroBatch, planned_steps, shard
 from sphere_ray.training.deepspeed import (
     ShardedPolicy,
     build_config,
     partitioned_loading,
     shard_for_training,
 )
-from sphere_ray.training.guard import check_collapse
 from sphere_ray.training.history import keep, restore
-from sphere_ray.training.messages import LoopOutcome, StepMetrics, TrainRequest
-from sphere_ray.training.policy import export, load_model
-from sphere_ray.training.reference import ReferenceTable
+from sphere_ray.training.messages import LearningRequest, LearningResult, OptimizerStep
 from sphere_ray.training.schedule import learning_rate
-from sphere_ray.training.step import PlannedStep, Trainee, take_step
-from sphere_ray.training.workers import Host, Worker, guarded
+from sphere_ray.training.workers import Host, Worker
+
+Batch = TypeVar("Batch")
+
+# What every forward counts beside its loss; a task adds more.
+_COUNTS = ("tokens", "computed", "padding")
 
 
-def run_worker(request: TrainRequest, host: Host) -> LoopOutcome | SphereError:
-    """Train; a deliberate error is returned, so that Ray Train does not retry it.
+class Task(Protocol[Batch]):
+    """What a training learns. All workers call every method alike; only the first, `export`."""
 
-    The first worker reports the `StepMetrics` of each step.
+    @property
+    def request(self) -> LearningRequest:
+        """What was asked for."""
+        ...
+
+    @property
+    def lengths(self) -> Indices:
+        """About how many tokens each example has, [number of examples]."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Factors of the learning rate, by the beginning of a parameter's name."""
+        ...
+
+    @property
+    def step_metrics(self) -> type[OptimizerStep]:
+        """The class of a step's metrics."""
+        ...
+
+    def load(self) -> nn.Module:
+        """Load the model to begin with.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        ...
+
+    def check_model(self, policy: ShardedPolicy) -> None:
+        """Compare a forward over shared prefixes with plain forwards.
+
+        Raises:
+            ModelError: they differ by more than rounding.
+        """
+        ...
+
+    def prepare(self, batch: MicroBatch) -> Batch:
+        """Read the examples of one forward; a task may leave that to `forward`."""
+        ...
+
+    def weight(self, batch: Batch) -> float:
+        """The weight of the forward's examples in the mean loss; fillers weigh nothing."""
+        ...
+
+    def forward(self, policy: ShardedPolicy, batch: Batch) -> dict[str, Tensor]:
+        """The summed `loss` of the forward's examples, and scalars to sum for the metrics.
+
+        Among them are `tokens`, `computed` and `padding` (see `OptimizerStep`).
+        """
+        ...
+
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """The fields that `step_metrics` adds, from the sums over all workers and `weight`."""
+        ...
+
+    def guard(self, history: Sequence[Any]) -> None:
+        """Look at the metrics after each step.
+
+        Raises:
+            CollapseError: training must stop.
+        """
+        ...
+
+    def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
+        """Do what remains while the trained model is in memory."""
+        ...
+
+    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+        """Write the model directory; only the first worker calls it."""
+        ...
+
+    def result(self, **common: Any) -> LearningResult:
+        """What the training came to; `common` are the fields of every result."""
+        ...
+
+
+def train(task: Task[Any], worker: Worker, host: Host) -> LearningResult:
+    """Train, and write the model; the first worker reports the metrics of each step.
+
+    Raises:
+        ConfigError: the batch size does not divide by micro-batch size x workers.
+        ModelError: the model cannot be loaded or trained.
+        CollapseError: a guard stopped training.
+        TrainingError: the input cannot be trained on.
     """
-    return guarded(request, host, _train)
-
-
-def _train(request: TrainRequest, worker: Worker, host: Host) -> LoopOutcome:
-    settings = request.settings
-    table = ReferenceTable(request.reference_path)
-    if len(set(worker.gather(len(table)))) > 1:
+    began = time.monotonic()
+    request, settings = task.request, task.request.settings
+    if len(set(worker.gather(len(task.lengths)))) > 1:
         raise TrainingError(
-            f"the workers see different files in {request.reference_path}; it must be storage that "
-            "all nodes share; run the same command again"
+            "the workers see different files to train on; they must be on storage that all nodes "
+            "share; run the same command again"
         )
-    steps = _plan(table, request, worker)
-    policy = _build_policy(request)
-    trainee = Trainee(policy=policy, table=table, settings=settings, world=worker.world)
-    history = restore(policy, host, StepMetrics)
+    policy = _build(task)
+    worker.agree(lambda: task.check_model(policy))
+    history, restarted_because = restore(request, policy, host, task.step_metrics)
     resumed_at = len(history)
-    for step in steps[resumed_at:]:
-        rate = learning_rate(step.number, len(steps), request.learning_rate, settings)
-        metrics = take_step(trainee, step, steps=len(steps), rate=rate)
-        history.append(metrics)
+    for step in planned_steps(len(task.lengths), settings, seed=request.seed, first=resumed_at):
+        rate = learning_rate(step.number, step.steps, request.learning_rate, settings)
+        micro_batches = shard(
+            step.examples, task.lengths, rank=worker.rank, world=worker.world, settings=settings
+        )
+        found = _take_step(task, policy, micro_batches, worker, rate)
+        made = task.step_metrics(step=step.number + 1, steps=step.steps, epoch=step.epoch, **found)
+        history.append(made)
         if worker.rank == 0:
-            host.report(metrics)
-        check_collapse(history, settings.guard)
-        if metrics.step % settings.checkpoint_every == 0 and metrics.step < len(steps):
-            keep(policy, history, host)
+            host.report(made)
+        task.guard(history)
+        if made.step % settings.checkpoint_every == 0 and made.step < step.steps:
+            keep(request, policy, history, worker, host)
+    task.finish(policy, worker)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
-        whole = merged(weights, settings.lora)
-        export(plain(policy.model), whole, request.model_dir, request.output_dir)
-    return LoopOutcome(history=tuple(history), pairs=len(table), resumed_at=resumed_at)
+        task.export(policy.model, weights)
+    return task.result(
+        model_dir=request.output_dir,
+        steps=len(history),
+        loss_first=history[0].loss,
+        loss_last=history[-1].loss,
+        seconds=time.monotonic() - began,
+        history=tuple(history),
+        resumed_at=resumed_at,
+        restarted_because=restarted_because,
+    )
 
 
-def _plan(table: ReferenceTable, request: TrainRequest, worker: Worker) -> list[PlannedStep]:
-    settings, tokens = request.settings, table.tokens()
-    batches = [
-        (epoch, batch)
-        for epoch in range(settings.epochs)
-        for batch in global_batches(len(table), settings.batch_size, seed=request.seed, epoch=epoch)
-    ]
-    return [
-        PlannedStep(
-            number=number,
-            epoch=epoch,
-            pairs=len(batch),
-            tokens=int(tokens[batch].sum()),
-            micro_batches=shard(
-                batch, tokens, rank=worker.rank, world=worker.world, settings=settings
-            ),
-        )
-        for number, (epoch, batch) in enumerate(batches)
-    ]
-
-
-def _build_policy(request: TrainRequest) -> ShardedPolicy:
+def _build(task: Task[Any]) -> ShardedPolicy:
+    request = task.request
     config = build_config(request.settings, request.placement)
     with partitioned_loading(config):
-        whole = load_model(request.model_dir, request.settings)
-    lora, model = request.settings.lora, cast(nn.Module, whole)
-    if lora is not None:
-        model = with_adapters(whole, lora, request.seed)
+        model = task.load()
     return shard_for_training(
         model,
         config,
         learning_rate=request.learning_rate,
         weight_decay=request.settings.weight_decay,
+        rates=task.rates,
     )
+
+
+def _take_step(
+    task: Task[Any],
+    policy: ShardedPolicy,
+    micro_batches: Sequence[MicroBatch],
+    worker: Worker,
+    rate: float,
+) -> dict[str, Any]:
+    """Forward and backward of all micro-batches, then one update; all workers call it."""
+    began = time.perf_counter()
+    prepared = [task.prepare(batch) for batch in micro_batches]
+    weight = _summed({"weight": sum(map(task.weight, prepared))}, policy.device)["weight"] or 1.0
+    # DeepSpeed averages gradients over workers and forwards; the loss is the mean over `weight`.
+    scale = worker.world * len(micro_batches) / weight
+    sums: dict[str, Any] = {}
+    for batch in prepared:
+        counts = task.forward(policy, batch)
+        policy.step(counts["loss"] * scale, rate)
+        for name, value in counts.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().double()
+    totals = {**_summed(sums, policy.device), "weight": weight}
+    return {
+        "loss": totals["loss"] / weight,
+        "grad_norm": policy.grad_norm(),
+        "learning_rate": rate,
+        "seconds": time.perf_counter() - began,
+        **{name: round(totals[name]) for name in _COUNTS},
+        **task.metrics(totals),
+    }
+
+
+def _summed(values: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+    """The sums over all workers."""
+    sums = torch.stack(
+        [torch.as_tensor(v, dtype=torch.float64).to(device) for v in values.values()]
+    )
+    dist.all_reduce(sums)
+    return dict(zip(values, sums.tolist(), strict=True))

@@ -1,7 +1,8 @@
-"""What the driver asks of a training phase, and what comes back; plain data, no torch, no Ray."""
+"""What the driver asks of a training job, and what comes back; plain data, no torch, no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement, TrainingSettings
@@ -11,8 +12,8 @@ from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement,
 class ReferenceRequest:
     """Tokenise the pairs and compute their log-probabilities under the reference model.
 
-    `model_dir`, `pairs_path` (parquet file or directory of PreferencePair rows) and `output_dir`
-    are absolute and visible to every worker.
+    `model_dir`, `pairs_path` (a directory of `part-*.parquet` files with PreferencePair rows) and
+    `output_dir` are absolute and visible to every worker.
     """
 
     model_dir: str
@@ -24,16 +25,16 @@ class ReferenceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceProgress:
-    """How many pairs have their log-probs."""
+    """How many pairs have their log-probs, about: the first worker knows only its own."""
 
     done: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceDone:
-    """The reference table is whole; `tokens` counts both rows of each pair.
+    """The reference table is complete; `tokens` counts both rows of each pair.
 
-    `seconds` are those of the forwards, without the start of workers and model.
+    `seconds` covers encoding and forwards, but not the start of the workers and the model.
     """
 
     pairs: int
@@ -48,15 +49,12 @@ class TrainRequest:
 
     `reference_path` is `ReferenceRequest.output_dir`: it holds token ids and reference log-probs,
     so nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
-    halves it). The same `name` and `storage_path` (Ray Train's: absolute or a URI) continue an
-    interrupted run.
+    halves it).
     """
 
     model_dir: str
     reference_path: str
     output_dir: str
-    storage_path: str
-    name: str
     seed: int
     learning_rate: float
     settings: TrainingSettings
@@ -64,82 +62,22 @@ class TrainRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepMetrics:
-    """One optimizer step, over all workers.
-
-    `loss`, `reward_accuracy` (share of pairs with a positive margin) and `margin` are means over
-    pairs before the step's update; `chosen_logp` and `rejected_logp` are nats per token,
-    `chosen_shift` the chosen side's minus the reference's; lengths are mean tokens a pair;
-    `tokens` counts prompt and completion tokens of both rows; `computed` the positions that went
-    through the model (what a forward shares once), `padding` those of pairs that only fill the last
-    batch; `step` starts at 1.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    loss: float
-    reward_accuracy: float
-    margin: float
-    chosen_logp: float
-    rejected_logp: float
-    chosen_shift: float
-    chosen_length: float
-    rejected_length: float
-    grad_norm: float
-    learning_rate: float
-    tokens: int
-    computed: int
-    padding: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopOutcome:
-    """What the training workers did: every step, and how many of them an earlier call had made."""
-
-    history: tuple[StepMetrics, ...]
-    pairs: int
-    resumed_at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """What training made; `seconds` is this call's wall time, `history` has every step.
-
-    `resumed_at` is the number of steps taken over from a checkpoint of an earlier call, and
-    `restarted_because` says why such a checkpoint could not be used.
-    """
-
-    model_dir: str
-    pairs: int
-    steps: int
-    loss_first: float
-    loss_last: float
-    reward_accuracy: float
-    seconds: float
-    history: tuple[StepMetrics, ...] = field(repr=False)
-    resumed_at: int = 0
-    restarted_because: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardTrainRequest:
     """Train a prepared process reward model on labelled steps.
 
-    `steps_path` and `held_out_path` are parquet files of LabelledStep rows; the model's scores of
-    the second are written to `scores_path` in their order (null where a step was too long).
-    `output_dir` becomes a model directory of the same shape as `model_dir`. The same `name` and
-    `storage_path` continue an interrupted run.
+    `train_path` and `held_out_path` are directories of `part-*.parquet` files with LabelledStep
+    rows. The steps that one rollout recorded for a problem are adjacent in one file. A problem is
+    read by its row group, so small row groups (some hundred rows) make reading cheap. The model's
+    scores of the held-out steps are written to `scores_path`, in the order of the sorted files'
+    rows (null where a step was too long). `output_dir` becomes a model directory of the same shape
+    as `model_dir`.
     """
 
     model_dir: str
-    steps_path: str
+    train_path: str
     held_out_path: str
     output_dir: str
     scores_path: str
-    storage_path: str
-    name: str
     seed: int
     trained: TrainedScorerSettings
     placement: TrainerPlacement
@@ -149,12 +87,23 @@ class RewardTrainRequest:
         """How to train."""
         return self.trained.training
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak of the schedule."""
+        return self.settings.learning_rate
+
+
+LearningRequest = RewardTrainRequest | TrainRequest
+Request = LearningRequest | ReferenceRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardStepMetrics:
-    """One optimizer step, over all workers; `loss` is the weighted mean cross-entropy in nats.
+class OptimizerStep:
+    """One optimizer step, over all workers.
 
-    `tokens` counts the distinct tokens of the problems; `step` starts at 1.
+    `step` starts at 1. `loss` is the mean over the step's examples, before the update. `tokens`
+    counts the examples' tokens, `computed` the positions that went through the model (a forward
+    computes shared prefixes once), and `padding` those that only fill the last batch.
     """
 
     step: int
@@ -164,31 +113,73 @@ class RewardStepMetrics:
     grad_norm: float
     learning_rate: float
     tokens: int
+    computed: int
+    padding: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardOutcome:
-    """What the workers did: every step, what was dropped, and how many steps were taken over."""
+class StepMetrics(OptimizerStep):
+    """A step of preference training; all means are over pairs, before the update.
 
-    history: tuple[RewardStepMetrics, ...]
-    problems: int
-    labels: int
-    dropped: Mapping[str, int]
-    resumed_at: int
+    `reward_accuracy` is the share of pairs with a positive margin. `chosen_logp` and
+    `rejected_logp` are nats per token, and `chosen_shift` is the chosen side's minus the
+    reference's. Lengths are mean tokens a pair. `tokens` counts the prompt in both rows.
+    """
+
+    reward_accuracy: float
+    margin: float
+    chosen_logp: float
+    rejected_logp: float
+    chosen_shift: float
+    chosen_length: float
+    rejected_length: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardTrainResult:
-    """What training a reward model made; `seconds` is this call's wall time."""
+class RewardStepMetrics(OptimizerStep):
+    """A step of reward model training; `loss` is the weighted mean cross-entropy in nats.
+
+    `tokens` counts distinct tokens, and `dropped` the labelled steps that were too long.
+    """
+
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningResult:
+    """What a training came to.
+
+    `history` has every step. `resumed_at` is the number of steps taken over from a checkpoint;
+    `restarted_because` says why a checkpoint of this model could not be used. `seconds` is the
+    wall time of the workers since they last started.
+    """
 
     model_dir: str
-    problems: int
-    labels: int
-    dropped: Mapping[str, int]
     steps: int
     loss_first: float
     loss_last: float
     seconds: float
+    history: tuple[Any, ...] = field(repr=False)
     resumed_at: int = 0
     restarted_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult(LearningResult):
+    """What preference training came to; `history` holds `StepMetrics`."""
+
+    pairs: int
+    reward_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTrainResult(LearningResult):
+    """What training a reward model came to; `history` holds `RewardStepMetrics`.
+
+    `labels` counts the steps that were trained on, and `dropped` the others by reason.
+    """
+
+    problems: int
+    labels: int
+    dropped: Mapping[str, int]

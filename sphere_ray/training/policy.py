@@ -1,11 +1,12 @@
 """The model being trained: load it, score completions with it, write it for vLLM to load.
 
-It must not know how the model is sharded: what it is given is called like the model itself.
+Nothing here knows how the model is sharded: a sharded model is called like the model itself.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sphere_ray.training.encoding import EncodedPair
 _ATTENTION_DROPOUT = "attention_dropout"
 SHARING_TOLERANCE = 0.1
 """Nats per token, on average; bfloat16 rounds to about 0.01."""
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -84,13 +86,25 @@ def check_prefix_sharing(
         logits = model(input_ids=ids_1s, logits_to_keep=kept, use_cache=False).logits
         alone_t = token_logps(logits[:, :-1], ids_1s[:, -len(completion) :])[0]
         differences.append((shared_nt[row, : len(completion)] - alone_t).abs().mean().item())
-    # Only now: under ZeRO-3 every worker has to make the same number of forwards.
-    if max(differences) > SHARING_TOLERANCE:
+    require_parity(differences, SHARING_TOLERANCE, "log-probs per token", "training")
+
+
+def require_parity(
+    differences: Sequence[float], tolerance: float, what: str, settings: str
+) -> None:
+    """Check that a forward over shared prefixes gives what plain forwards give.
+
+    It comes after all of them: under ZeRO-3 every worker has to make the same number of forwards.
+
+    Raises:
+        ModelError: a difference is above the tolerance.
+    """
+    if max(differences) > tolerance:
         raise ModelError(
-            "this model cannot be trained on several rows at once: its log-probs come out "
-            f"{max(differences):.2g} nats per token apart; its layers must follow the attention "
-            "mask and the positions they are given: recurrent ones do not, nor do those with a "
-            "sliding window shorter than training.max_length under attention: sdpa"
+            f"this model cannot be trained with shared prefixes: its {what} come out "
+            f"{max(differences):.2g} apart; its layers must follow the attention mask and the "
+            "positions they are given: recurrent ones do not, nor do those with a sliding window "
+            f"shorter than {settings}.max_length under attention: sdpa"
         )
 
 
@@ -99,17 +113,13 @@ def export(
 ) -> None:
     """Write weights, configuration, tokenizer and generation configuration to `output_dir`.
 
-    Everything but weights and config.json is copied from `source_dir` byte by byte; the directory
-    appears by rename.
+    Everything but weights and config.json is copied from `source_dir` byte by byte.
     """
-    target = Path(output_dir)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    # The source's own file is copied below; saving it would fail where it breaks today's rules.
+    # The original file is copied below; saving it would fail where it breaks today's rules.
     model.generation_config = GenerationConfig.from_model_config(model.config)
-    model.save_pretrained(partial, state_dict=dict(weights))
-    copy_others(source_dir, partial, but={"config.json"})
-    put_in_place(partial, target)
+    with new_directory(output_dir) as directory:
+        model.save_pretrained(directory, state_dict=dict(weights))
+        copy_others(source_dir, directory, but={"config.json"})
 
 
 def copy_others(source_dir: str, target: Path, *, but: Set[str] = frozenset()) -> None:
@@ -119,14 +129,17 @@ def copy_others(source_dir: str, target: Path, *, but: Set[str] = frozenset()) -
             shutil.copyfile(file, target / file.name)
 
 
-def put_in_place(partial: Path, target: Path) -> None:
-    """Let a finished directory appear under its name."""
+@contextmanager
+def new_directory(path: str) -> Iterator[Path]:
+    """A directory to fill, which appears under its name when the block ends without an error."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
     shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(partial, target)
 
 
 def _holds_weights(file: Path) -> bool:
-    return file.suffix in {".safetensors", ".bin", ".pt", ".pth", ".gguf"} or file.name.endswith(
-        ".index.json"
-    )
+    return file.suffix in _WEIGHTS or file.name.endswith((".index.json", "adapter_config.json"))

@@ -1,186 +1,142 @@
-"""The reference table: token ids of every pair and their log-probs under the frozen reference.
-
-The reference phase writes it, one part per worker; training reads it and needs no second model.
-"""
+"""Writing the reference table: every worker encodes and scores its own pairs, in rounds."""
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.dataset
-import pyarrow.parquet as pq
 import torch
 
-from sphere_ray.errors import SphereError, TooFewPairsError
+from sphere_ray.errors import TooFewPairsError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
-from sphere_ray.training.batches import Indices, Tensors, collate
-from sphere_ray.training.deepspeed import (
-    build_config,
-    partitioned_loading,
-    shard_for_inference,
-)
+from sphere_ray.training.batches import collate
+from sphere_ray.training.deepspeed import build_config, partitioned_loading, shard_for_inference
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
-from sphere_ray.training.workers import Host, Worker, guarded
+from sphere_ray.training.reference_table import Logps, new_part, part_path
+from sphere_ray.training.shards import Shards
+from sphere_ray.training.workers import Host, Worker
 
 WHOLE = "reference.json"
-"""Beside the parts once all of them are written: a `ReferenceDone`."""
+"""Lies beside the parts once all of them are written: a `ReferenceDone`."""
 
-_IDS = pa.list_(pa.int32())
-_LOGPS = pa.list_(pa.float32())
-SCHEMA = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("prompt_ids", _IDS),
-        ("chosen_ids", _IDS),
-        ("rejected_ids", _IDS),
-        ("chosen_logps", _LOGPS),
-        ("rejected_logps", _LOGPS),
-    ]
-)
+CHUNK = 1024
+"""Pairs that a worker holds at a time; enough to sort them into forwards of similar lengths."""
 
 _FILLER = EncodedPair(pair_id="", prompt_ids=(0,), chosen_ids=(0,), rejected_ids=(0,))
 
-Logps = tuple[Sequence[float], Sequence[float]]
+Score = Callable[[Sequence[EncodedPair]], Sequence[Logps]]
+"""The log-probs of some pairs in one forward."""
 
 
-class ReferenceTable:
-    """All pairs in the order of their ids, whichever worker wrote them."""
+def compute_reference(request: ReferenceRequest, worker: Worker, host: Host) -> ReferenceDone:
+    """Load the reference model and write the table, unless it is complete.
 
-    def __init__(self, path: str) -> None:
-        """Read every part under `path`."""
-        # The driver writes its manifest beside them at this moment.
-        parts = sorted(str(part) for part in Path(path).glob("part-*.parquet"))
-        table = pa.dataset.dataset(parts, format="parquet").to_table(columns=SCHEMA.names)
-        self._table = table.sort_by("pair_id").combine_chunks()
+    The first worker reports `ReferenceProgress`.
 
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return int(self._table.num_rows)
-
-    def tokens(self) -> Indices:
-        """Tokens of both rows of each pair (`EncodedPair.tokens`)."""
-        prompt, chosen, rejected = (
-            pa.compute.list_value_length(self._table[name]).to_numpy().astype(np.int64)
-            for name in ("prompt_ids", "chosen_ids", "rejected_ids")
-        )
-        tokens: Indices = 2 * prompt + chosen + rejected
-        return tokens
-
-    def pair(self, index: int) -> EncodedPair:
-        """Token ids of one pair."""
-        return EncodedPair(
-            pair_id=self._table["pair_id"][index].as_py(),
-            prompt_ids=self._values("prompt_ids", index),
-            chosen_ids=self._values("chosen_ids", index),
-            rejected_ids=self._values("rejected_ids", index),
-        )
-
-    def logps(self, index: int) -> Logps:
-        """Reference log-probs of the chosen and the rejected tokens of one pair."""
-        return self._values("chosen_logps", index), self._values("rejected_logps", index)
-
-    def _values(self, column: str, index: int) -> Any:
-        return self._table[column][index].values.to_numpy()
-
-
-def write_part(path: Path, pairs: Sequence[EncodedPair], logps: Sequence[Logps]) -> None:
-    """Write one worker's part; it appears by rename."""
-    columns = [
-        [pair.pair_id for pair in pairs],
-        [pair.prompt_ids for pair in pairs],
-        [pair.chosen_ids for pair in pairs],
-        [pair.rejected_ids for pair in pairs],
-        [chosen for chosen, _ in logps],
-        [rejected for _, rejected in logps],
-    ]
-    table = pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
-
-
-def run_worker(request: ReferenceRequest, host: Host) -> ReferenceDone | SphereError:
-    """Compute this worker's part; a deliberate error is returned, so that it is not retried.
-
-    The first worker reports `ReferenceProgress`, and `ReferenceDone` when all parts are written;
-    workers that are started anew find that noted, and repeat nothing.
+    Raises:
+        ModelError: the model cannot be loaded or trained.
+        TooFewPairsError: fewer usable pairs than `training.min_pairs`.
     """
-    return guarded(request, host, _compute)
-
-
-def _compute(request: ReferenceRequest, worker: Worker, host: Host) -> ReferenceDone:
     whole = Path(request.output_dir) / WHOLE
     if all(worker.gather(whole.is_file())):
-        done = ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
-        if worker.rank == 0:
-            host.report(done)
-        return done
-    pairs, dropped = _encode_share(request, worker)
-    counts = worker.gather((len(pairs), dropped, sum(pair.tokens for pair in pairs)))
-    usable, discarded = (sum(each[0] for each in counts), Counter[str]())
-    for _, share, _ in counts:
-        discarded.update(share)
-    if usable < request.settings.min_pairs:
-        raise TooFewPairsError(
-            f"only {usable} pairs can be trained on (training.min_pairs: "
-            f"{request.settings.min_pairs}; dropped: {dict(discarded)}); roll out more problems"
-        )
-    # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
-    micro = request.settings.micro_batch_size
-    rows = micro * -(-max(number for number, _, _ in counts) // micro)
-    ordered = sorted(pairs, key=lambda pair: pair.tokens)
-    work = [_FILLER] * (rows - len(ordered)) + ordered
-    logps: list[Logps] = []
+        return ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
+    _refuse_too_few(len(Shards(request.pairs_path)), Counter(), request)
     model = _load(request, worker)
     shared = request.settings.shares_prefixes
-    worker.agree(lambda: check_prefix_sharing(model, work[-1], worker.device, shared=shared))
-    began = time.monotonic()
-    for start in range(0, rows, micro):
-        tensors = collate(work[start : start + micro], shared=shared).to(worker.device)
-        logps.extend(_pair_logps(model, work[start : start + micro], tensors))
-        if worker.rank == 0:
-            host.report(ReferenceProgress(done=min(len(logps) * worker.world, usable)))
-    part = Path(request.output_dir) / f"part-{worker.rank:05d}.parquet"
-    write_part(part, ordered, logps[rows - len(ordered) :])
-    seconds = worker.gather(time.monotonic() - began)
-    done = ReferenceDone(
-        pairs=usable,
-        dropped=dict(discarded),
-        tokens=sum(tokens for _, _, tokens in counts),
-        seconds=max(seconds),
-    )
+
+    def check(pair: EncodedPair) -> None:
+        check_prefix_sharing(model, pair, worker.device, shared=shared)
+
+    def score(pairs: Sequence[EncodedPair]) -> Sequence[Logps]:
+        return _pair_logps(model, pairs, worker.device, shared=shared)
+
+    done = write_table(request, worker, host, score, check)
     if worker.rank == 0:
-        partial = whole.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(done)), encoding="utf-8")
-        partial.replace(whole)
-        host.report(done)
+        new = whole.with_suffix(".partial")
+        new.write_text(json.dumps(asdict(done)), encoding="utf-8")
+        new.replace(whole)
+    worker.gather(None)  # no worker may look for the table before it is there
     return done
 
 
-def _encode_share(
+def write_table(
+    request: ReferenceRequest,
+    worker: Worker,
+    host: Host,
+    score: Score,
+    check: Callable[[EncodedPair], None],
+) -> ReferenceDone:
+    """Write this worker's part; a round encodes, scores and appends at most `CHUNK` pairs.
+
+    `check` is called once, on each worker with a pair of its own.
+
+    Raises:
+        TooFewPairsError: fewer usable pairs than `training.min_pairs`.
+    """
+    if worker.rank == 0:
+        for stale in Path(request.output_dir).glob("part-*"):
+            stale.unlink()
+    worker.gather(None)
+    began, micro = time.monotonic(), request.settings.micro_batch_size
+    dropped, usable, tokens, checked = Counter[str](), 0, 0, False
+    with new_part(part_path(request.output_dir, worker.rank)) as append:
+        for pairs, lost in _rounds(request, worker):
+            counts = worker.gather(len(pairs))
+            # Under ZeRO-3 a forward is collective, so every worker makes as many as the busiest.
+            rows = micro * -(-max(counts) // micro)
+            work = [_FILLER] * (rows - len(pairs)) + pairs
+            if work and not checked:
+                worker.agree(partial(check, work[-1]))
+                checked = True
+            logps: list[Logps] = []
+            for start in range(0, rows, micro):
+                logps.extend(score(work[start : start + micro]))
+                if worker.rank == 0:
+                    done = min(len(logps) * worker.world, sum(counts))
+                    host.report(ReferenceProgress(done=usable + done))
+            append(pairs, logps[rows - len(pairs) :])
+            usable += sum(counts)
+            tokens += sum(pair.tokens for pair in pairs)
+            dropped += lost
+    shares = worker.gather((dropped, tokens, time.monotonic() - began))
+    total = sum((lost for lost, _, _ in shares), Counter[str]())
+    _refuse_too_few(usable, total, request)
+    return ReferenceDone(
+        pairs=usable,
+        dropped=dict(total),
+        tokens=sum(tokens for _, tokens, _ in shares),
+        seconds=max(seconds for _, _, seconds in shares),
+    )
+
+
+def _rounds(
     request: ReferenceRequest, worker: Worker
-) -> tuple[list[EncodedPair], Counter[str]]:
-    # A phase's directory also holds its manifest.
-    table = pa.dataset.dataset(
-        request.pairs_path, format="parquet", exclude_invalid_files=True
-    ).to_table()
-    share = table.take(pa.array(range(worker.rank, table.num_rows, worker.world), pa.int64()))
+) -> Iterator[tuple[list[EncodedPair], Counter[str]]]:
+    """Usable pairs of this worker by length, and what was dropped; as many rounds for all."""
+    shards = Shards(request.pairs_path)
+    rows = [shards.of_rank(rank, worker.world) for rank in range(worker.world)]
+    chunks = shards.read(rows[worker.rank], chunk=CHUNK)
     encoder = PairEncoder(request.model_dir)
-    return encode_pairs(from_table(share, PreferencePair), encoder, request.settings.max_length)
+    for _ in range(-(-max(map(len, rows)) // CHUNK)):
+        table = next(chunks, None)
+        pairs = from_table(table, PreferencePair) if table is not None else []
+        kept, dropped = encode_pairs(pairs, encoder, request.settings.max_length)
+        yield sorted(kept, key=lambda pair: pair.tokens), dropped
+
+
+def _refuse_too_few(usable: int, dropped: Counter[str], request: ReferenceRequest) -> None:
+    if usable < request.settings.min_pairs:
+        raise TooFewPairsError(
+            f"only {usable} pairs can be trained on (training.min_pairs: "
+            f"{request.settings.min_pairs}; dropped: {dict(dropped)}); roll out more problems"
+        )
 
 
 def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
@@ -195,9 +151,9 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
 
 @torch.no_grad()
 def _pair_logps(
-    model: Callable[..., Any], pairs: Sequence[EncodedPair], tensors: Tensors
+    model: Callable[..., Any], pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool
 ) -> list[Logps]:
-    rows = completion_logps(model, tensors).cpu().numpy()
+    rows = completion_logps(model, collate(pairs, shared=shared).to(device)).cpu().numpy()
     return [
         (chosen[: len(pair.chosen_ids)], rejected[: len(pair.rejected_ids)])
         for pair, chosen, rejected in zip(

@@ -1,44 +1,129 @@
-"""Labelled steps of a problem as one prefix tree: the question and each distinct step once.
+"""Labelled steps as prefix trees: the question and each distinct step once.
 
 Shape suffixes: s nodes of the tree, m steps.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain, repeat
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from sphere_ray.config.training import RewardTrainingSettings
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.records import LabelledStep
-from sphere_ray.reward.labels import Target, balanced_targets, label_of
+from sphere_ray.reward.labels import Balance, Target, label_of
+from sphere_ray.schema import from_table
+from sphere_ray.training.batches import Indices
+from sphere_ray.training.shards import Shards
 from sphere_ray.training.tree import PrefixTree
+
+TREE_NODES = 8192
+"""Nodes of one tree, about: its attention mask and bias have s x s entries, here 0.3 GB in fp32."""
+
+# Before they are encoded, only the bytes of steps are known. Mathematics has about three bytes a
+# token; with two, few trees become larger than they should.
+_BYTES_A_TOKEN = 2
+_ROWS_AT_A_TIME = 1 << 14
+_COLUMNS = ("problem_id", "question", "prefix", "text", "value", "outcomes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A problem with its steps: token ids of each path, target, place in the table."""
+    """Steps of one problem: token ids of each path, target, and row; too long ones are counted."""
 
-    problem_id: str
     paths: tuple[tuple[int, ...], ...]
     targets: tuple[Target, ...]
-    places: tuple[int, ...]
+    rows: tuple[int, ...]
+    dropped: int
 
-    @property
-    def weight(self) -> float:
-        """Of all its steps."""
-        return sum(target.weight for target in self.targets)
 
-    @property
-    def tokens(self) -> int:
-        """Distinct tokens, as the tree computes them."""
-        return len(PrefixTree.of(self.paths).ids_s)
+class LabelledSteps:
+    """The labelled steps of a directory; an example is a problem's steps of one rollout.
+
+    Only where the examples begin is held, with sizes and counts. A problem of too many steps is
+    split into several examples.
+    """
+
+    def __init__(self, path: str, prompt: RewardPrompt, settings: RewardTrainingSettings) -> None:
+        """Read the columns once."""
+        self.rows = Shards(path)
+        self.balance = Balance()
+        self._prompt, self._settings = prompt, settings
+        problems, starts, sizes = set[str](), list[int](), list[int]()
+        last, room = None, 0
+        for row, (problem, depth, label, texts, shared) in enumerate(self._columns()):
+            if settings.balance:
+                self.balance.count(depth, label)
+            if problem != last or texts > room:
+                problems.add(problem)
+                starts.append(row)
+                sizes.append(shared)
+                last, room = problem, _BYTES_A_TOKEN * TREE_NODES - shared
+            sizes[-1] += texts
+            room -= texts
+        self.problems = len(problems)
+        self.lengths: Indices = np.array(sizes, dtype=np.int64) // _BYTES_A_TOKEN
+        self._starts = [*starts, len(self.rows)]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.lengths)
+
+    def example(self, index: int) -> Example:
+        """Read and encode one example; a step whose path is too long is dropped, never cut."""
+        rows = range(self._starts[index], self._starts[index + 1])
+        steps = [
+            step
+            for table in self.rows.read(rows, chunk=len(rows))
+            for step in from_table(table, LabelledStep)
+        ]
+        paths = [
+            tuple(self._prompt.ids(step.question, [*step.prefix, step.text])) for step in steps
+        ]
+        fits = [n for n, path in enumerate(paths) if len(path) <= self._settings.max_length]
+        return Example(
+            paths=tuple(paths[n] for n in fits),
+            targets=tuple(self._target(steps[n]) for n in fits),
+            rows=tuple(rows[n] for n in fits),
+            dropped=len(steps) - len(fits),
+        )
+
+    def _target(self, step: LabelledStep) -> Target:
+        label = label_of(step.value, step.outcomes, self._settings.labels)
+        return self.balance.target(step.depth, label)
+
+    def _columns(self) -> Iterator[tuple[str, int, float, int, int]]:
+        """Of each row: problem, depth, label, bytes of the step, bytes of all that it follows."""
+        everything = range(len(self.rows))
+        for table in self.rows.read(everything, chunk=_ROWS_AT_A_TIME, columns=_COLUMNS):
+            for batch in table.to_batches():
+                prefixes = batch["prefix"]
+                depths = prefixes.value_lengths().to_numpy()
+                ends = np.cumsum(depths)
+                summed = np.cumsum([0, *pc.binary_length(prefixes.flatten()).to_numpy()])
+                before = summed[ends] - summed[ends - depths]
+                before += pc.binary_length(batch["question"]).to_numpy()
+                values, outcomes = batch["value"].to_pylist(), batch["outcomes"].to_pylist()
+                yield from zip(
+                    batch["problem_id"].to_pylist(),
+                    depths.tolist(),
+                    map(label_of, values, outcomes, repeat(self._settings.labels)),
+                    pc.binary_length(batch["text"]).to_pylist(),
+                    before.tolist(),
+                    strict=False,
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeTensors:
-    """One forward: the tree of some problems, and each step's last node and target."""
+    """One forward: the tree of some examples, and each step's last node and target.
+
+    `tokens` are the nodes that belong to an example of a share above 0.
+    """
 
     input_ids_1s: Tensor
     position_ids_1s: Tensor
@@ -47,6 +132,7 @@ class TreeTensors:
     right_m: Tensor
     weights_m: Tensor
     shifts_m: Tensor
+    tokens: Tensor
 
     def to(self, device: torch.device) -> "TreeTensors":
         """The same on another device."""
@@ -54,52 +140,26 @@ class TreeTensors:
         return TreeTensors(**moved)
 
 
-def examples_of(
-    steps: Sequence[LabelledStep],
-    prompt: RewardPrompt,
-    *,
-    labels: str,
-    balance: bool,
-    max_length: int,
-) -> tuple[list[Example], Counter[str]]:
-    """Group steps by problem; a step whose path is too long is dropped and counted, never cut."""
-    paths = [tuple(prompt.ids(step.question, [*step.prefix, step.text])) for step in steps]
-    fits = [place for place, path in enumerate(paths) if len(path) <= max_length]
-    dropped = Counter({"too_long": len(paths) - len(fits)} if len(fits) < len(paths) else {})
-    kept = [steps[place] for place in fits]
-    right = [label_of(step, labels) for step in kept]
-    aims = balanced_targets(kept, right) if balance else [Target(right=each) for each in right]
-    targets = dict(zip(fits, aims, strict=True))
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for place in fits:
-        groups[steps[place].problem_id].append(place)
-    examples = [
-        Example(
-            problem_id=problem_id,
-            paths=tuple(paths[place] for place in places),
-            targets=tuple(targets[place] for place in places),
-            places=tuple(places),
-        )
-        for problem_id, places in sorted(groups.items())
-    ]
-    return examples, dropped
-
-
 def collate_trees(examples: Sequence[Example], shares: Sequence[float]) -> TreeTensors:
-    """Merge problems into one forward; `shares` (0 for a filler) scale their steps' weights."""
-    tree = PrefixTree.of(path for example in examples for path in example.paths)
+    """Merge examples into one forward; `shares` (0 for a filler) scale their steps' weights."""
+    paths = [path for example in examples for path in example.paths]
     targets = [target for example in examples for target in example.targets]
-    weights = [
-        target.weight * share
-        for example, share in zip(examples, shares, strict=True)
-        for target in example.targets
+    shares_m = [
+        share for example, share in zip(examples, shares, strict=True) for _ in example.paths
     ]
+    # A forward needs a node, and the loss a step, if it is one of weight 0.
+    tree = PrefixTree.of(paths or [(0,)])
+    real = [path for path, share in zip(tree.paths, shares_m, strict=False) if share]
     return TreeTensors(
         input_ids_1s=torch.tensor([tree.ids_s]),
         position_ids_1s=torch.tensor([tree.depths_s]),
         attention_mask_11ss=tree.attention_mask_ss()[None, None],
         nodes_m=torch.tensor([path[-1] for path in tree.paths]),
-        right_m=torch.tensor([target.right for target in targets]),
-        weights_m=torch.tensor(weights),
-        shifts_m=torch.tensor([target.shift for target in targets]),
+        right_m=torch.tensor([target.right for target in targets] or [0.0]),
+        weights_m=torch.tensor(
+            [target.weight * share for target, share in zip(targets, shares_m, strict=True)]
+            or [0.0]
+        ),
+        shifts_m=torch.tensor([target.shift for target in targets] or [0.0]),
+        tokens=torch.tensor(len(set(chain.from_iterable(real)))),
     )

@@ -1,6 +1,6 @@
-"""One worker's place among the others, and how they come to a common mind.
+"""A worker's rank, and the collectives by which all workers agree.
 
-What the worker is run by (Ray Train, or a test) reaches it as a `Host`.
+Ray Train, or a test, runs a worker and reaches it as a `Host`.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,10 @@ import torch
 import torch.distributed as dist
 
 from sphere_ray.config.training import TrainerPlacement
-from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError
 from sphere_ray.training.deepspeed import join_process_group
 
 T = TypeVar("T")
-R = TypeVar("R", bound="Request")
 
 
 class Host(Protocol):
@@ -37,8 +35,11 @@ class Host(Protocol):
         """The directory of the last checkpoint that all workers saved, if there is one."""
         ...
 
-    def save_checkpoint(self, directory: Path, step: int) -> None:
-        """Keep what all workers wrote to their `directory`, merged; all workers call it."""
+    def new_checkpoint(self, name: str) -> AbstractContextManager[Path]:
+        """A directory to write a checkpoint to; all workers call it with the same new `name`.
+
+        When all workers have left the context, this is the latest checkpoint.
+        """
         ...
 
 
@@ -79,30 +80,3 @@ class Worker:
         for error_of_rank in self.gather(failure):
             if error_of_rank is not None:
                 raise error_of_rank
-
-
-class Request(Protocol):
-    """What every request of a training phase names."""
-
-    @property
-    def model_dir(self) -> str:
-        """The model to begin with."""
-        ...
-
-    @property
-    def placement(self) -> TrainerPlacement:
-        """Where it runs."""
-        ...
-
-
-def guarded(request: R, host: Host, work: Callable[[R, Worker, Host], T]) -> T | SphereError:
-    """Join the group and do a worker's work.
-
-    A deliberate error is returned, so that Ray Train does not retry it.
-    """
-    worker = Worker.join(request.placement, host.device)
-    try:
-        worker.agree(lambda: check_directory(Path(request.model_dir)))
-        return work(request, worker, host)
-    except SphereError as error:
-        return error

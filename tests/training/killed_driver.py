@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import ray
+from sphere_ray.training.trainer import train
 
 from sphere_ray.training.messages import StepMetrics
-from sphere_ray.training.trainer import train
 
 
 def _main(address: str, request_file: str, last_step: int) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,19 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sphere_ray.training import loop, reference, reward_loop
-from sphere_ray.training.messages import ReferenceRequest, RewardTrainRequest, TrainRequest
-
-Request = ReferenceRequest | RewardTrainRequest | TrainRequest
-LOOPS = {ReferenceRequest: reference, RewardTrainRequest: reward_loop, TrainRequest: loop}
+from sphere_ray.training.messages import Request
+from sphere_ray.training.tasks import answer
 
 
 class LocalHost:
-    """Keeps the last checkpoint of a training in its storage path; a reference has none."""
+    """Keeps the checkpoints of each model beside it; requests for the same one share them."""
 
     def __init__(self, request: Request) -> None:
-        if not isinstance(request, ReferenceRequest):
-            self._kept = Path(request.storage_path) / request.name
+        self._kept = Path(f"{request.output_dir}-checkpoints")
 
     @property
     def device(self) -> torch.device:
@@ -36,11 +31,14 @@ class LocalHost:
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
-        yield self._kept if self._kept.is_dir() else None
+        latest = self._kept / "latest"
+        yield self._kept / latest.read_text() if latest.is_file() else None
 
-    def save_checkpoint(self, directory: Path, step: int) -> None:
-        assert step
-        shutil.copytree(directory, self._kept, dirs_exist_ok=True)
+    @contextmanager
+    def new_checkpoint(self, name: str) -> Iterator[Path]:
+        yield self._kept / name
+        dist.barrier()
+        (self._kept / "latest").write_text(name)
         dist.barrier()
 
 
@@ -79,7 +77,7 @@ def _main(scratch: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
     outcomes = [
-        LOOPS[type(request)].run_worker(request, LocalHost(request))
+        answer(request, LocalHost(request))
         for request in pickle.loads((scratch / "requests").read_bytes())
     ]
     if rank == 0:

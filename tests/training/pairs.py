@@ -1,6 +1,7 @@
 """Preference pairs about nothing, learnable by a tiny random model."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,6 +31,13 @@ def make_pairs(count: int) -> list[PreferencePair]:
     ]
 
 
-def write_pairs(path: Path, count: int) -> str:
-    pq.write_table(to_table(make_pairs(count), PreferencePair), path)
-    return str(path)
+def write_pairs(directory: Path, count: int, *, parts: int = 2) -> str:
+    """Pairs in several parts of unequal size, beside a file that is none."""
+    directory.mkdir(parents=True)
+    table = to_table(make_pairs(count), PreferencePair)
+    cuts = [0, *sorted(count * part // (parts + 1) for part in range(1, parts)), count]
+    for part, (start, stop) in enumerate(pairwise(cuts)):
+        rows = table.slice(start, stop - start)
+        pq.write_table(rows, directory / f"part-{part:05d}.parquet", row_group_size=5)
+    (directory / "manifest.json").write_text("{}")
+    return str(directory)

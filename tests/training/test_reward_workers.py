@@ -33,8 +33,8 @@ from sphere_ray.method.ports import ScoreRequest
 from sphere_ray.records import Candidate, LabelledStep, Problem, StopReason
 from sphere_ray.runs.trained_reward import judge
 from sphere_ray.schema import to_table
-from sphere_ray.training.batches import global_batches
-from sphere_ray.training.messages import RewardOutcome, RewardTrainRequest
+from sphere_ray.training.batches import planned_steps
+from sphere_ray.training.messages import LearningResult, RewardTrainRequest
 from sphere_ray.training.schedule import learning_rate
 from tests.training.local_workers import run_requests
 
@@ -97,7 +97,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     prepare_classifier(root / "llama", root / "llama-classifier", seed=1)
     splits = {"steps": TRAIN, "held_out": HELD_OUT, "shuffled": shuffled(TRAIN)}
     for name, steps in splits.items():
-        pq.write_table(to_table(steps, LabelledStep), root / f"{name}.parquet")
+        (root / name).mkdir()
+        table = to_table(steps, LabelledStep)
+        # Two parts that a problem's steps do not span.
+        for part, rows in enumerate((table.slice(0, 12), table.slice(12))):
+            path = root / name / f"part-{part:05d}.parquet"
+            pq.write_table(rows, path, row_group_size=7)
 
     def request(
         name: str, base: str, stage: Any, labels: str = "steps", **changes: Any
@@ -106,12 +111,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         training = SETTINGS.model_copy(update=changes)
         return RewardTrainRequest(
             model_dir=str(root / base),
-            steps_path=str(root / f"{labels}.parquet"),
-            held_out_path=str(root / "held_out.parquet"),
+            train_path=str(root / labels),
+            held_out_path=str(root / "held_out"),
             output_dir=str(root / name),
             scores_path=str(root / f"{name}.parquet"),
-            storage_path=str(root / "storage"),
-            name=name,
             seed=5,
             trained=TrainedScorerSettings(
                 shape=shape, pool=POOL, training=training, max_model_len=MAX_MODEL_LEN
@@ -194,9 +197,7 @@ def plain_losses(root: Path, base: str) -> list[float]:
         for d, found in total.items()
     }
     examples = [steps[name] for name in sorted(steps)]
-    batches = [
-        b for e in range(SETTINGS.epochs) for b in global_batches(PROBLEMS, 8, seed=5, epoch=e)
-    ]
+    batches = [step.examples for step in planned_steps(PROBLEMS, SETTINGS, seed=5)]
     losses = []
     for number, batch in enumerate(batches):
         loss, mass = torch.tensor(0.0), 0.0
@@ -219,7 +220,7 @@ def plain_losses(root: Path, base: str) -> list[float]:
     return losses
 
 
-def losses(outcome: RewardOutcome) -> list[float]:
+def losses(outcome: LearningResult) -> list[float]:
     return [step.loss for step in outcome.history]
 
 

@@ -2,10 +2,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sphere_ray.training.storage import open_run
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.training.messages import TrainRequest
-from sphere_ray.training.storage import open_run
 
 
 @pytest.fixture

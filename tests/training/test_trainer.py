@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from sphere_ray.training.trainer import train
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
@@ -27,7 +28,6 @@ from sphere_ray.training.messages import (
     StepMetrics,
     TrainRequest,
 )
-from sphere_ray.training.trainer import train
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 

@@ -23,17 +23,18 @@ from sphere_ray.config.training import (
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import CollapseError, ModelError, TrainingError
 from sphere_ray.training.adapters import with_adapters
-from sphere_ray.training.batches import collate, global_batches
+from sphere_ray.training.batches import collate, planned_steps
 from sphere_ray.training.messages import (
-    LoopOutcome,
+    LearningResult,
     ReferenceDone,
     ReferenceRequest,
+    Request,
     TrainRequest,
 )
 from sphere_ray.training.policy import completion_logps, load_model
-from sphere_ray.training.reference import ReferenceTable
+from sphere_ray.training.reference_table import ReferenceTable
 from sphere_ray.training.schedule import learning_rate
-from tests.training.local_workers import Request, run_requests
+from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -71,7 +72,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     root: Path = tmp_path_factory.mktemp("training")
     (root / "model").mkdir()
     make_llama(root / "model")
-    pairs = write_pairs(root / "pairs.parquet", PAIRS)
+    pairs = write_pairs(root / "pairs", PAIRS)
 
     def reference(name: str, stage: Any, **changes: Any) -> ReferenceRequest:
         request = ReferenceRequest(
@@ -88,8 +89,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             model_dir=str(root / "model"),
             reference_path=str(root / "reference"),
             output_dir=str(root / name),
-            storage_path=str(root / "storage"),
-            name=name,
             seed=5,
             learning_rate=settings.learning_rate,
             settings=settings,
@@ -141,9 +140,7 @@ def train_plainly(model: Any, root: Path, rate: float) -> list[float]:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     )
-    batches = [
-        batch for epoch in range(3) for batch in global_batches(PAIRS, 8, seed=5, epoch=epoch)
-    ]
+    batches = [step.examples for step in planned_steps(PAIRS, SETTINGS, seed=5)]
 
     def logps(prompt: Any, completion: Any) -> torch.Tensor:
         ids = torch.tensor([[*prompt, *completion]])
@@ -172,7 +169,7 @@ def train_plainly(model: Any, root: Path, rate: float) -> list[float]:
     return losses
 
 
-def losses(outcome: LoopOutcome) -> list[float]:
+def losses(outcome: LearningResult) -> list[float]:
     return [step.loss for step in outcome.history]
 
 

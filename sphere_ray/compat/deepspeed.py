@@ -1,0 +1,67 @@
+"""What leans on private names of DeepSpeed; each use says what happens where a name is gone."""
+
+import gc
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero import parameter_offload
+from torch import Tensor, nn
+
+from sphere_ray.compat.names import doubts
+
+logger = logging.getLogger(__name__)
+
+TESTED = "0.19.8"
+
+_OPS, _STACK, _SHAPE = "__compatible_ops__", "FWD_MODULE_STACK", "ds_shape"
+_CONSOLIDATE = "_zero3_consolidated_16bit_state_dict"
+
+
+def warn_if_untested() -> None:
+    """Log a warning if another version is installed, or a name that we can do without is gone."""
+    private = [(deepspeed.ops, _OPS), (parameter_offload, _STACK)]
+    if found := doubts(["deepspeed"], TESTED, private):
+        logger.warning("DeepSpeed is not as tested: %s", "; ".join(found))
+
+
+def zero3_faults(engine: Any) -> list[str]:
+    """Why a ZeRO-3 engine cannot be trained: without these names its weights would be wrong."""
+    faults = [] if hasattr(engine, _CONSOLIDATE) else [f"its engine has no {_CONSOLIDATE}"]
+    if not all(hasattr(parameter, _SHAPE) for parameter in engine.module.parameters()):
+        faults.append(f"its parameters have no {_SHAPE}")
+    return faults
+
+
+def skip_shared_memory_build() -> None:
+    """Keep DeepSpeed from compiling a CPU extension that only its inference uses.
+
+    Where the name is gone, the first run compiles for about a minute.
+    """
+    ops = getattr(deepspeed.ops, _OPS, None)
+    if ops is not None:
+        ops["deepspeed_shm_comm"] = False
+
+
+def true_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of a parameter; ZeRO-3 empties the parameter and keeps its shape aside."""
+    return tuple(getattr(parameter, _SHAPE, parameter.shape))
+
+
+def zero3_weights(engine: Any) -> Mapping[str, Tensor] | None:
+    """All weights of a ZeRO-3 engine on the first worker, None on the others; all call it."""
+    weights: Mapping[str, Tensor] | None = getattr(engine, _CONSOLIDATE)()
+    return weights
+
+
+def forget_models() -> None:
+    """Let go of the models that DeepSpeed sharded and nobody uses any more.
+
+    DeepSpeed keeps them in a list of its own, which no engine's end empties. Where that name is
+    gone they may stay in memory.
+    """
+    getattr(parameter_offload, _STACK, []).clear()
+    gc.collect()
+    get_accelerator().empty_cache()

@@ -1,0 +1,68 @@
+"""What leans on developer APIs of Ray Train: failure limits, causes of failures, its storage."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from pyarrow.fs import LocalFileSystem
+from ray.train import CheckpointUploadMode, FailureConfig
+
+from sphere_ray.compat.names import doubts
+
+logger = logging.getLogger(__name__)
+
+TESTED = "2.60.0"
+
+# A leaked engine holds the GPUs, and by default Ray Train would wait for them for ever.
+_PLACEMENT_ATTEMPTS = 10
+
+TrainingFailedError: type[Exception] = ray.train.TrainingFailedError
+
+
+def failure_config(max_failures: int) -> FailureConfig:
+    """How often Ray Train starts failed workers anew, and how often it tries to place them.
+
+    Where this Ray Train knows no limit of placement attempts, a warning says so.
+    """
+    # Ray's type annotations are those of Train v1, which has no such option.
+    options: dict[str, Any] = {"max_failures": max_failures}
+    try:
+        return FailureConfig(**options, controller_failure_limit=_PLACEMENT_ATTEMPTS)  # type: ignore[call-arg]
+    except TypeError:
+        _warn("workers that cannot be placed may be waited for without end")
+        return FailureConfig(**options)
+
+
+def reason(error: Exception) -> str:
+    """The last line of what a worker, or Ray Train's controller, failed with."""
+    causes = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(causes.values()), getattr(error, "controller_failure", error))
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return lines[-1]
+
+
+def local_storage() -> Path | None:
+    """Where a worker may write checkpoints directly; None if that is remote or not known."""
+    try:
+        storage = ray.train.get_context().get_storage()
+        if isinstance(storage.storage_filesystem, LocalFileSystem):
+            return Path(storage.experiment_fs_path)
+    except (AttributeError, NotImplementedError):
+        _warn("checkpoints go through a temporary directory")
+    return None
+
+
+def report_checkpoint(directory: Path, *, uploaded: bool) -> None:
+    """Make what all workers wrote to `directory` the latest checkpoint; all of them call it.
+
+    A directory that is `uploaded` lies in Ray Train's storage already.
+    """
+    mode = CheckpointUploadMode.NO_UPLOAD if uploaded else CheckpointUploadMode.SYNC
+    checkpoint = ray.train.Checkpoint.from_directory(str(directory))
+    ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=mode)
+
+
+def _warn(consequence: str) -> None:
+    found = "; ".join(doubts(["ray"], TESTED, [])) or "Ray Train is not as expected"
+    logger.warning("%s (%s)", consequence, found)

@@ -1,0 +1,129 @@
+"""The task of learning preference pairs: DPO and the losses like it (method/preference.py)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sphere_ray.method.preference import LossInputs, preference_loss, sequence_logps
+from sphere_ray.training.adapters import merged, plain, with_adapters
+from sphere_ray.training.batches import Indices, MicroBatch, collate, pad_logps
+from sphere_ray.training.deepspeed import ShardedPolicy
+from sphere_ray.training.guard import check_collapse
+from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
+from sphere_ray.training.policy import (
+    check_prefix_sharing,
+    completion_logps,
+    export,
+    load_model,
+)
+from sphere_ray.training.reference_table import ReferenceTable
+from sphere_ray.training.workers import Worker
+
+
+class PreferenceTask:
+    """Implements `loop.Task`: an example is a pair of the reference table, and weighs 1."""
+
+    rates: Mapping[str, float] = {}
+    step_metrics = StepMetrics
+
+    def __init__(self, request: TrainRequest) -> None:
+        """Open the reference table."""
+        self.request = request
+        self.settings = request.settings
+        self._table = ReferenceTable(request.reference_path)
+        self.lengths: Indices = self._table.tokens()
+
+    def load(self) -> nn.Module:
+        """Load the policy, with adapters where they are asked for."""
+        whole, lora = load_model(self.request.model_dir, self.settings), self.settings.lora
+        return whole if lora is None else with_adapters(whole, lora, self.request.seed)
+
+    def check_model(self, policy: ShardedPolicy) -> None:
+        """See `Task.check_model`."""
+        shortest = self._table.pair(int(self.lengths.argmin()))
+        shared = self.settings.shares_prefixes
+        check_prefix_sharing(policy, shortest, policy.device, shared=shared)
+
+    def prepare(self, batch: MicroBatch) -> MicroBatch:
+        """Leave the reading to `forward`: the tensors of a whole step would be large."""
+        return batch
+
+    def weight(self, batch: MicroBatch) -> float:
+        """The number of pairs."""
+        return sum(batch.weights)
+
+    def forward(self, policy: ShardedPolicy, batch: MicroBatch) -> dict[str, Tensor]:
+        """See `Task.forward`; the sums are over pairs."""
+        pairs = [self._table.pair(index) for index in batch.indices]
+        shared = self.settings.shares_prefixes
+        tensors = collate(pairs, shared=shared).to(policy.device)
+        mask_nt = tensors.completion_mask_nt
+        logps_nt = completion_logps(policy, tensors)
+        recorded = [self._table.logps(index) for index in batch.indices]
+        reference_nt = pad_logps(
+            [chosen for chosen, _ in recorded] + [rejected for _, rejected in recorded],
+            logps_nt.shape[1],
+        ).to(policy.device)
+        chosen_b, rejected_b = sequence_logps(logps_nt, mask_nt).chunk(2)
+        reference_chosen_b, reference_rejected_b = sequence_logps(reference_nt, mask_nt).chunk(2)
+        chosen_length_b, rejected_length_b = mask_nt.sum(dim=-1).chunk(2)
+        outputs = preference_loss(
+            LossInputs(
+                chosen_b=chosen_b,
+                rejected_b=rejected_b,
+                reference_chosen_b=reference_chosen_b,
+                reference_rejected_b=reference_rejected_b,
+                chosen_length_b=chosen_length_b,
+                rejected_length_b=rejected_length_b,
+            ),
+            self.settings.loss,
+        )
+        margin_b = outputs.chosen_reward_b - outputs.rejected_reward_b
+        weight_b = torch.tensor(batch.weights, device=policy.device)
+        computed = torch.tensor(tensors.input_ids_1s.numel(), dtype=torch.float64)
+        of_pairs = {
+            "loss": outputs.loss_b,
+            "right": margin_b > 0,
+            "margin": margin_b,
+            "chosen_logp": chosen_b,
+            "rejected_logp": rejected_b,
+            "chosen_shift": chosen_b - reference_chosen_b,
+            "chosen_tokens": chosen_length_b,
+            "rejected_tokens": rejected_length_b,
+            "tokens": torch.tensor(self.lengths[list(batch.indices)], device=policy.device),
+        }
+        sums = {name: (value * weight_b).sum() for name, value in of_pairs.items()}
+        padding = computed * (1 - self.weight(batch) / len(batch.weights))
+        return sums | {"computed": computed, "padding": padding}
+
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """The fields of `StepMetrics`."""
+        weight = totals["weight"]
+        return {
+            "reward_accuracy": totals["right"] / weight,
+            "margin": totals["margin"] / weight,
+            "chosen_logp": totals["chosen_logp"] / totals["chosen_tokens"],
+            "rejected_logp": totals["rejected_logp"] / totals["rejected_tokens"],
+            "chosen_shift": totals["chosen_shift"] / totals["chosen_tokens"],
+            "chosen_length": totals["chosen_tokens"] / weight,
+            "rejected_length": totals["rejected_tokens"] / weight,
+        }
+
+    def guard(self, history: Sequence[StepMetrics]) -> None:
+        """See `Task.guard`."""
+        check_collapse(history, self.settings.guard)
+
+    def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
+        """Nothing remains to be done."""
+
+    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+        """Write a Hugging Face directory; adapters are merged."""
+        whole = merged(weights, self.settings.lora)
+        export(plain(model), whole, self.request.model_dir, self.request.output_dir)
+
+    def result(self, **common: Any) -> TrainResult:
+        """See `Task.result`."""
+        last: StepMetrics = common["history"][-1]
+        return TrainResult(pairs=len(self._table), reward_accuracy=last.reward_accuracy, **common)

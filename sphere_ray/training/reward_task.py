@@ -1,0 +1,177 @@
+"""The task of learning labelled steps: a process reward model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.tokens import load_tokenizer
+from sphere_ray.errors import TooFewLabelsError
+from sphere_ray.training.batches import Indices, MicroBatch
+from sphere_ray.training.deepspeed import ShardedPolicy
+from sphere_ray.training.guard import check_divergence
+from sphere_ray.training.messages import (
+    RewardStepMetrics,
+    RewardTrainRequest,
+    RewardTrainResult,
+)
+from sphere_ray.training.policy import copy_others, new_directory, require_parity
+from sphere_ray.training.reward_batches import Example, LabelledSteps, TreeTensors, collate_trees
+from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
+from sphere_ray.training.workers import Worker
+
+GROUP = "trained.training"
+"""Where the settings stand in a configuration."""
+
+SHARING_TOLERANCE = 0.05
+"""Of a logit; SmolLM2-135M with an untrained head: 1e-6 in float32, 0.012 in bfloat16."""
+
+Prepared = tuple[list[Example], tuple[float, ...]]
+"""The examples of a forward, and their shares: 0 for a filler, else 1."""
+
+
+class RewardTask:
+    """Implements `loop.Task`: an example is a tree of labelled steps, and weighs as they do."""
+
+    step_metrics = RewardStepMetrics
+
+    def __init__(self, request: RewardTrainRequest) -> None:
+        """Index the steps to train on.
+
+        Raises:
+            ModelError: the tokenizer cannot be loaded, or does not know the step tag.
+            TooFewLabelsError: fewer problems than `min_problems`.
+        """
+        self.request = request
+        self.settings = request.settings
+        self.rates: Mapping[str, float] = {HEAD: request.settings.head_rate}
+        trained = request.trained
+        tag = None if trained.shape == CLASSIFIER else trained.step_tag
+        tokenizer = load_tokenizer(request.model_dir)
+        self._prompt = RewardPrompt(tokenizer, system=trained.system, step_tag=tag)
+        self._steps = LabelledSteps(request.train_path, self._prompt, self.settings)
+        self.lengths: Indices = self._steps.lengths
+        if self._steps.problems < self.settings.min_problems:
+            raise TooFewLabelsError(
+                f"only {self._steps.problems} problems have steps to train a reward model on "
+                f"({GROUP}.min_problems: {self.settings.min_problems}); roll out more problems"
+            )
+
+    def load(self) -> nn.Module:
+        """Load body and head."""
+        return load_step_scorer(self.request.model_dir, self.request.trained.shape, self.settings)
+
+    @torch.no_grad()
+    def check_model(self, policy: ShardedPolicy) -> None:
+        """See `Task.check_model`; compares the first and the last path of the smallest tree."""
+        example = self._steps.example(int(self.lengths.argmin()))
+        shared_m2 = _logits(policy, collate_trees([example], [1.0]).to(policy.device))
+        differences = []
+        for index in (0, -1):
+            path = example.paths[index] if example.paths else (0,)
+            ids_1s = torch.tensor([path], device=policy.device)
+            last_1 = torch.tensor([len(path) - 1], device=policy.device)
+            alone_12 = policy(
+                input_ids=ids_1s, attention_mask=None, position_ids=None, nodes_m=last_1
+            )
+            differences.append((shared_m2[index] - alone_12[0]).abs().max().item())
+        require_parity(differences, SHARING_TOLERANCE, "logits", GROUP)
+
+    def prepare(self, batch: MicroBatch) -> Prepared:
+        """Read and encode the examples: only then are their weights known."""
+        return [self._steps.example(index) for index in batch.indices], batch.weights
+
+    def weight(self, batch: Prepared) -> float:
+        """The weights of the steps that are not too long."""
+        return _shared(batch, lambda example: sum(target.weight for target in example.targets))
+
+    def forward(self, policy: ShardedPolicy, batch: Prepared) -> dict[str, Tensor]:
+        """See `Task.forward`; the loss is summed over steps."""
+        tensors = collate_trees(*batch).to(policy.device)
+        logits_m2 = _logits(policy, tensors)
+        targets_m2 = torch.stack([1 - tensors.right_m, tensors.right_m], dim=-1)
+        shifts_m2 = torch.stack([torch.zeros_like(tensors.shifts_m), tensors.shifts_m], dim=-1)
+        loss_m = cross_entropy(logits_m2 + shifts_m2, targets_m2, reduction="none")
+        computed = torch.tensor(tensors.input_ids_1s.numel(), device=policy.device)
+        return {
+            "loss": (loss_m * tensors.weights_m).sum(),
+            "tokens": tensors.tokens,
+            "computed": computed,
+            "padding": computed - tensors.tokens,
+            "dropped": torch.tensor(_shared(batch, lambda example: example.dropped)),
+        }
+
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
+        """The fields of `RewardStepMetrics`."""
+        return {"dropped": round(totals["dropped"])}
+
+    def guard(self, history: Sequence[RewardStepMetrics]) -> None:
+        """See `Task.guard`."""
+        check_divergence(history[-1], GROUP)
+
+    @torch.no_grad()
+    def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
+        """Score the held-out steps; every worker makes as many forwards (ZeRO-3)."""
+        held_out = LabelledSteps(self.request.held_out_path, self._prompt, self.settings)
+        scores = np.full(len(held_out.rows), np.nan)
+        for start in range(0, len(held_out), worker.world):
+            example = held_out.example(min(start + worker.rank, len(held_out) - 1))
+            logits_m2 = _logits(policy, collate_trees([example], [1.0]).to(policy.device))
+            if example.rows:
+                scores[list(example.rows)] = logits_m2.softmax(-1)[:, 1].cpu().numpy()
+        total = np.fmax.reduce(worker.gather(scores))
+        if worker.rank == 0:
+            column = pa.array(total, pa.float64(), from_pandas=True)  # not a number: null
+            pq.write_table(pa.table({"score": column}), self.request.scores_path)
+
+    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+        """Write weights under the names of the shape; the other files stay as they are."""
+        assert isinstance(model, StepScorer)
+        of_classifier = self.request.trained.shape == CLASSIFIER
+        prefix = f"{model.model.base_model_prefix}." if of_classifier else "model."
+        named = {
+            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: _alone(
+                tensor
+            )
+            for name, tensor in weights.items()
+        }
+        with new_directory(self.request.output_dir) as directory:
+            save_torch_state_dict(named, directory)
+            copy_others(self.request.model_dir, directory)
+
+    def result(self, **common: Any) -> RewardTrainResult:
+        """See `Task.result`; the first epoch has counted once what was dropped."""
+        dropped = sum(step.dropped for step in common["history"] if step.epoch == 0)
+        return RewardTrainResult(
+            problems=self._steps.problems,
+            labels=len(self._steps.rows) - dropped,
+            dropped={"too_long": dropped} if dropped else {},
+            **common,
+        )
+
+
+def _shared(batch: Prepared, count: Callable[[Example], float]) -> float:
+    return sum(share * count(example) for example, share in zip(*batch, strict=True))
+
+
+def _logits(model: Callable[..., Any], tensors: TreeTensors) -> Tensor:
+    logits_m2: Tensor = model(
+        input_ids=tensors.input_ids_1s,
+        attention_mask=tensors.attention_mask_11ss,
+        position_ids=tensors.position_ids_1s,
+        nodes_m=tensors.nodes_m,
+    )
+    return logits_m2
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own: DeepSpeed keeps all of them in one buffer."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.detach() if whole else tensor.detach().clone()
