@@ -4,7 +4,7 @@ Fresh rollout values of problems no reward model has seen are the truth; every s
 same steps. Each part lies in a run directory of its own below the output, so it can be continued.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -89,9 +89,7 @@ def score_report(
     known = _known(source)
     unseen = _unseen(settings, split, place, {step.problem_id for step in known})
     fresh = _fresh(settings, place, unseen, completions, policy)
-    truth = _Truth(
-        steps=_by_step(labelled_steps(read_rollouts(fresh.path), trained=False)), known=known
-    )
+    truth = _Truth(steps=_by_step(_labels(read_rollouts(fresh.path), trained=False)), known=known)
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Any, float]] = {}
     names = [settings.engines.scorer.kind, *([TRAINED] if trained else [])]
@@ -121,7 +119,7 @@ def _known(source: str) -> list[LabelledStep]:
     return [
         step
         for each in recorded
-        for step in labelled_steps(read_rollouts(each.path), trained=each.trained)
+        for step in _labels(read_rollouts(each.path), trained=each.trained)
     ]
 
 
@@ -217,7 +215,7 @@ def _unseen(settings: RunSettings, split: SplitSettings, place: str, seen: Set[s
 def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, float]]:
     """The figures of one source, and its scores by step."""
     rows = list(read_rollouts(phase.path))
-    scored = _by_step(labelled_steps(rows, trained=True))
+    scored = _by_step(_labels(rows, trained=True))
     keys = [key for key in truth.steps if key in scored]
     if len(keys) < _FEWEST_STEPS:
         errors = [row.error for row in rows if row.error]
@@ -316,6 +314,10 @@ def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: f
         "seconds": 1000 * seconds / steps,
     }
     storage.write_json(cost, f"{phase.path}/{COST}")
+
+
+def _labels(rollouts: Iterable[Rollout], *, trained: bool) -> list[LabelledStep]:
+    return [step for rollout in rollouts for step in labelled_steps(rollout, trained=trained)]
 
 
 def _by_step(steps: Sequence[LabelledStep]) -> dict[Any, LabelledStep]:

@@ -177,7 +177,8 @@ def _untrained(train: Sequence[LabelledStep], refusal: str) -> dict[str, Any]:
 def _labels(recorded: Sequence[Recorded]) -> list[LabelledStep]:
     steps: list[LabelledStep] = []
     for each in recorded:
-        steps += labelled_steps(read_rollouts(each.path), trained=each.trained)
+        for rollout in read_rollouts(each.path):
+            steps += labelled_steps(rollout, trained=each.trained)
     if not steps:
         places = ", ".join(each.path for each in recorded)
         raise RunDirectoryError(

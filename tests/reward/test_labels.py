@@ -83,7 +83,7 @@ TWO_CHAINS = rollout(
 def test_every_scored_candidate_is_a_label_once_however_many_chains_share_it():
     found = {
         (s.prefix, s.text): (s.value, s.outcomes, s.final)
-        for s in labelled_steps([TWO_CHAINS], trained=False)
+        for s in labelled_steps(TWO_CHAINS, trained=False)
     }
     assert found == {
         ((), "a\n\n"): (pytest.approx(2 / 3), 3, False),
@@ -94,24 +94,25 @@ def test_every_scored_candidate_is_a_label_once_however_many_chains_share_it():
     }
 
 
-def test_the_same_step_of_two_rollouts_pools_its_outcomes():
-    again = rollout(chain(((valued("a\n\n", 0),), 0)))
-    (pooled,) = [s for s in labelled_steps([TWO_CHAINS, again], trained=False) if s.text == "a\n\n"]
+def test_a_step_that_was_scored_twice_pools_its_outcomes():
+    first = chain(((valued("a\n\n", 1, 1, 0),), 0))
+    again = chain(((valued("a\n\n", 0),), 0), branch=Branch.MIN)
+    (pooled,) = labelled_steps(rollout(first, again), trained=False)
     assert (pooled.value, pooled.outcomes) == (pytest.approx(2 / 4), 4)
 
 
 def test_a_failed_row_labels_nothing():
-    assert labelled_steps([replace(TWO_CHAINS, error="lost")], trained=False) == []
+    assert labelled_steps(replace(TWO_CHAINS, error="lost"), trained=False) == []
 
 
 def test_rewards_of_the_trained_model_are_no_labels_but_audits_are():
     steps = (valued("a\n\n", reward=0.9), valued("b\n\n", 1, 0, reward=0.8, audit=0.5))
-    found = labelled_steps([rollout(chain((steps, 0)))], trained=True)
+    found = labelled_steps(rollout(chain((steps, 0))), trained=True)
     assert [(s.text, s.value, s.outcomes, s.reward) for s in found] == [("b\n\n", 0.5, 2, 0.8)]
 
 
 def test_an_external_reward_is_a_label_without_outcomes():
-    (step,) = labelled_steps([rollout(chain(((valued("a\n\n", reward=0.3),), 0)))], trained=False)
+    (step,) = labelled_steps(rollout(chain(((valued("a\n\n", reward=0.3),), 0))), trained=False)
     assert (step.value, step.outcomes) == (0.3, 0)
     assert (label_of(step, "soft"), label_of(step, "hard")) == (0.3, 0.0)
 
