@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sphere_ray.config.method import PromptSettings
 from sphere_ray.config.evaluation import EvaluationSettings
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.errors import RowError
 from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.ports import GenerateRequest, Generator, Grade, Grader, Progress

@@ -1,13 +1,15 @@
 """Accuracy metrics and their uncertainty: pass@k, mean@k, maj@k, bootstrap, a paired test."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-_EXACT_PROBLEMS = 16
-_CHUNK = 1024
+_BATCH = 1024
+"""Resamples held in memory at once."""
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -31,14 +33,17 @@ def mean_at_k(correct: Sequence[bool]) -> float:
 def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:
     """Whether the most frequent answer of one problem is correct.
 
-    `answers` are extracted and normalised (None: nothing extracted, no vote). A tie goes to the
-    answer seen first; its first sample says whether it is correct. Without votes: False.
+    All correct answers are one vote, however they are spelt: the grader found each equal to the
+    gold answer. Wrong answers vote by their text (extracted and normalised), None has no vote.
+    A tie goes to the answer seen first. Without votes: False.
     """
-    votes: dict[str, list[bool]] = {}
-    for answer, right in zip(answers, correct, strict=True):
-        if answer is not None:
-            votes.setdefault(answer, []).append(right)
-    return max(votes.values(), key=len)[0] if votes else False
+    right = object()
+    votes = Counter(
+        right if is_right else answer
+        for answer, is_right in zip(answers, correct, strict=True)
+        if answer is not None
+    )
+    return bool(votes) and max(votes, key=votes.__getitem__) is right
 
 
 def macro_average(values: Mapping[str, Sequence[float]]) -> float:
@@ -62,16 +67,18 @@ def bootstrap_interval(
     """
     if not values:
         raise ValueError("an interval of no values is undefined")
-    sample = np.asarray(values, dtype=np.float64)
-    draw = np.random.default_rng(seed)
-    means = [
-        sample[draw.integers(len(sample), size=(min(_CHUNK, resamples - done), len(sample)))].mean(
-            axis=1
-        )
-        for done in range(0, resamples, _CHUNK)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if len(values) == 1:
+        return values[0], values[0]
+    found = stats.bootstrap(
+        (np.asarray(values, dtype=np.float64),),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        batch=_BATCH,
+        rng=seed,
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def paired_test(
@@ -79,9 +86,9 @@ def paired_test(
 ) -> float:
     """Return the two-sided p-value that two models differ on the same problems.
 
-    A sign-flip permutation test of the summed per-problem differences. Exact where the nonzero
-    differences have one size (then it is the sign test: greedy pass@1) or are at most 16;
-    else Monte Carlo, (hits + 1) / (permutations + 1), which is never 0.
+    A sign-flip permutation test of the summed per-problem differences. It is exact where the
+    nonzero differences have one size (then it is the sign test: greedy pass@1) or have at most
+    `permutations` sign patterns. Otherwise it draws that many patterns, and is never 0.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -90,32 +97,24 @@ def paired_test(
         raise ValueError(f"paired values differ in number: {len(before)} and {len(after)}")
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     differences = differences[~np.isclose(differences, 0.0, rtol=0.0, atol=1e-12)]
-    sizes = np.abs(differences)
     if not len(differences):
         return 1.0
+    sizes = np.abs(differences)
     if np.allclose(sizes, sizes[0], rtol=1e-9, atol=0.0):
-        return _sign_test(len(differences), int((differences > 0).sum()))
-    if len(differences) <= _EXACT_PROBLEMS:
-        codes = np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))
-        return _extreme(1.0 - 2.0 * (codes & 1), differences) / len(codes)
-    draw = np.random.default_rng(seed)
-    hits = sum(
-        _extreme(
-            draw.choice((-1.0, 1.0), size=(min(_CHUNK, permutations - done), len(differences))),
-            differences,
-        )
-        for done in range(0, permutations, _CHUNK)
+        return float(stats.binomtest(int((differences > 0).sum()), len(differences)).pvalue)
+    found = stats.permutation_test(
+        (differences,),
+        _summed,
+        permutation_type="samples",
+        n_resamples=permutations,
+        batch=_BATCH,
+        vectorized=True,
+        rng=seed,
     )
-    return (hits + 1) / (permutations + 1)
+    return float(found.pvalue)
 
 
-def _sign_test(total: int, positive: int) -> float:
-    tail = sum(math.comb(total, i) for i in range(min(positive, total - positive) + 1))
-    return min(1.0, float(2 * tail / 2**total))
-
-
-def _extreme(signs: NDArray[np.float64], differences: NDArray[np.float64]) -> int:
-    """How many sign patterns move the sum at least as far from 0 as the observed one."""
-    # The slack keeps sums that are equal on paper equal in floating point.
-    observed = abs(float(differences.sum())) - 1e-9
-    return int((np.abs(signs @ differences) >= observed).sum())
+def _summed(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    # Rounded, so that sums that are equal on paper are equal.
+    sums: NDArray[np.float64] = np.round(values.sum(axis=axis), 9)
+    return sums

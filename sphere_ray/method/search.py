@@ -141,7 +141,7 @@ def best_and_worst(
     rewards = {
         i: candidate.reward
         for i, candidate in enumerate(candidates)
-        if candidate.reward is not None and is_plausible(candidate, settings)
+        if candidate.reward is not None and is_plausible(candidate)
     }
     if not rewards:
         return None
@@ -214,7 +214,7 @@ async def _propose(
         ),
     )
     distinct = _merged(proposed)
-    plausible = [i for i, c in enumerate(distinct) if is_plausible(c, settings)]
+    plausible = [i for i, c in enumerate(distinct) if is_plausible(c)]
     request = ScoreRequest(
         problem=search.problem,
         messages=search.question,

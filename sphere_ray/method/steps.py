@@ -1,41 +1,27 @@
-"""Steps of a solution: where text splits, which step is plausible, and which one ends a chain."""
+"""Steps of a solution: which step is plausible, and which one ends a chain."""
 
 import re
 from itertools import accumulate
 
-from sphere_ray.config.method import SearchSettings
 from sphere_ray.records import Candidate, StopReason
 
 _BOX = "\\boxed{"
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-# After the words comes a number, a formula or "x =": "the answer is the sum of ..." goes on.
+# After the words comes a number, a formula or "x =", or nothing but a name, a choice in brackets,
+# a truth value or a word in bold. "The answer is the sum of ..." and "the answer is clear" go on.
 _ANSWER_LINE = re.compile(
     r"^\s*####\s*\S"
-    r"|(?:\b(?:the|my|our|final)\s+answer\s+is\b|^\W*(?:final\s+)?answer\s*:)"
-    r"[^\w\\]*(?:\d|\\|\w\s*=)",
+    r"|(?:\b(?:the|my|our|final|correct)\s+answer\s+is\b|^\W*(?:final\s+)?answer[*_\s]*:)"
+    r"(?:[^\w\\]*(?:\d|\\|\w\s*=)"
+    r"|[^\w:]*(?:(?-i:[A-Z][\w'-]*(?:\s+[A-Z][\w'-]*){0,2})|yes|no|true|false)[^\w:]*$"
+    r"|\W*(?:\(\w\)|\*\*\w+\.?\*\*)[^\w:]*$)",
     re.IGNORECASE,
 )
 
 
-def split_steps(text: str, boundary: str) -> tuple[str, ...]:
-    """Split after each boundary, which stays at the end of its step; "" has no steps."""
-    *inner, last = text.split(boundary)
-    steps = tuple(step + boundary for step in inner)
-    return (*steps, last) if last else steps
-
-
-def join_steps(steps: tuple[str, ...]) -> str:
-    """Return the text of the steps; the inverse of `split_steps`."""
-    return "".join(steps)
-
-
-def is_plausible(candidate: Candidate, settings: SearchSettings) -> bool:
-    """Whether a proposed step may be taken: ended by itself, not empty, within the step length."""
-    return (
-        candidate.stop_reason is not StopReason.LENGTH
-        and bool(candidate.text.strip())
-        and len(candidate.token_ids) <= settings.max_step_tokens
-    )
+def is_plausible(candidate: Candidate) -> bool:
+    """Whether a proposed step may be taken: it ended by itself and is not empty."""
+    return candidate.stop_reason is not StopReason.LENGTH and bool(candidate.text.strip())
 
 
 def is_final(candidate: Candidate) -> bool:

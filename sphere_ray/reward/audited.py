@@ -12,9 +12,9 @@ from sphere_ray.method.seeds import falls_within
 class AuditedScorer:
     """The port `Scorer`: `trained` gives the rewards; `source` audits a `share` of the requests.
 
-    A request holds all siblings of a step, so that rewards of two sources never compete. What the
-    source says is kept beside the reward (`Score.audit`, and its outcomes): fresh labels for the
-    next trained model, and the figures of agreement between the two.
+    A request holds all siblings of a step, so rewards of two sources never compete. The reward of
+    `source` and its outcomes are kept beside the reward of `trained`: they are fresh labels for
+    the next trained model, and show how far the two agree.
     """
 
     trained: Scorer

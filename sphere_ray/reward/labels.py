@@ -1,50 +1,54 @@
 """Recorded rollouts as labelled steps: the training data of a process reward model.
 
-Math-Shepherd (arXiv 2312.08935): a step is worth the share of completions that reach the gold. The
-search has paid for these values already, so nothing is generated again.
+Math-Shepherd (arXiv 2312.08935): the value of a step is the share of its completions that reach
+the gold answer. The search recorded these values, so nothing is generated again.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
 from sphere_ray.method.seeds import falls_within
 from sphere_ray.method.steps import is_final
-from sphere_ray.records import Candidate, Chain, LabelledStep, Rollout
+from sphere_ray.records import Chain, LabelledStep, Rollout
 
 DEEPEST = 4
-"""Deeper steps are too few to be balanced by themselves and count as one depth."""
+"""Steps deeper than this are too few to be balanced by themselves; they count as this deep."""
 LARGEST_WEIGHT = 4.0
 
 
-def labelled_steps(rollouts: Iterable[Rollout], *, trained: bool) -> list[LabelledStep]:
-    """Every step that the original source scored, once each; failed rows give none.
+def labelled_steps(rollout: Rollout, *, trained: bool) -> list[LabelledStep]:
+    """Every step of one problem that the original source scored, once each; none if the row failed.
 
-    With `trained` the trained model scored the search: its rewards are no labels, so only the
-    audited steps count. The same step of one problem, reached twice, pools its outcomes.
+    With `trained` the trained reward model scored the search. Its rewards are no labels, so only
+    the audited steps count. A step that was scored twice pools its outcomes.
     """
-    steps: dict[tuple[str, tuple[str, ...], str], LabelledStep] = {}
-    for rollout in rollouts:
-        if rollout.error is not None:
-            continue
-        for step in _once(_steps_of(rollout, trained=trained)):
-            key = (step.problem_id, step.prefix, step.text)
-            steps[key] = _pooled(steps[key], step) if key in steps else step
-    return list(steps.values())
+    if rollout.error is not None:
+        return []
+    pooled: dict[tuple[tuple[str, ...], str], LabelledStep] = {}
+    found = (step for chain in rollout.chains for step in _steps_of(rollout, chain, trained))
+    # Chains share their first steps: a step that was scored once is one label.
+    for step in dict.fromkeys(found):
+        key = (step.prefix, step.text)
+        pooled[key] = _pooled(pooled[key], step) if key in pooled else step
+    return list(pooled.values())
+
+
+def is_held_out(problem_id: str, *, share: float, seed: int) -> bool:
+    """Whether a problem belongs to the `share` that no reward model is trained on.
+
+    This depends on the arguments alone, so a problem stays on its side in every iteration.
+    """
+    return falls_within(share, seed, "held out", problem_id)
 
 
 def split_by_problem(
     steps: Sequence[LabelledStep], *, share: float, seed: int
 ) -> tuple[list[LabelledStep], list[LabelledStep]]:
-    """Steps to train on, and those of about `share` of the problems, held out.
-
-    It depends on the problem's id and the seed alone, so a problem stays on its side for ever.
-    """
-    held = {
-        problem: falls_within(share, seed, "held out", problem)
-        for problem in {step.problem_id for step in steps}
-    }
+    """Return the steps to train on, and the steps of the problems that are held out."""
+    problems = {step.problem_id for step in steps}
+    held = {problem: is_held_out(problem, share=share, seed=seed) for problem in problems}
     return (
         [step for step in steps if not held[step.problem_id]],
         [step for step in steps if held[step.problem_id]],
@@ -109,16 +113,11 @@ def _target(label: float, up: float, down: float) -> Target:
     return Target(right=label * up / weight, weight=weight, shift=log(up / down))
 
 
-def _steps_of(rollout: Rollout, *, trained: bool) -> Iterator[LabelledStep]:
-    for chain in rollout.chains:
-        yield from _steps_of_chain(rollout, chain, trained=trained)
-
-
-def _steps_of_chain(rollout: Rollout, chain: Chain, *, trained: bool) -> Iterator[LabelledStep]:
+def _steps_of(rollout: Rollout, chain: Chain, trained: bool) -> Iterator[LabelledStep]:
     prefix: tuple[str, ...] = ()
     for step in chain.steps:
         for candidate in step.candidates:
-            label = _label(candidate, trained=trained)
+            label = candidate.audit if trained else candidate.reward
             if label is not None and candidate.reward is not None:
                 yield LabelledStep(
                     problem_id=rollout.problem.problem_id,
@@ -131,15 +130,6 @@ def _steps_of_chain(rollout: Rollout, chain: Chain, *, trained: bool) -> Iterato
                     reward=candidate.reward,
                 )
         prefix = (*prefix, step.candidate.text)
-
-
-def _label(candidate: Candidate, *, trained: bool) -> float | None:
-    return candidate.audit if trained else candidate.reward
-
-
-def _once(steps: Iterable[LabelledStep]) -> list[LabelledStep]:
-    """Chains share their first steps: what was scored once is one label."""
-    return list(dict.fromkeys(steps))
 
 
 def _pooled(one: LabelledStep, other: LabelledStep) -> LabelledStep:

@@ -1,14 +1,18 @@
-"""How good is a reward source? Figures of its scores against rollout values of the same steps.
+"""How good is a reward source? Its scores against rollout values of the same steps.
 
-A step counts as right if at least half of its completions reached the gold. Pure numpy.
+A step counts as right if at least half of its completions reached the gold answer.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import rankdata
 
 from sphere_ray.config.scorers import HandoverSettings
 from sphere_ray.records import LabelledStep
@@ -16,7 +20,6 @@ from sphere_ray.records import LabelledStep
 BINS = 10
 MAJORITY = 0.5
 _RIDGE = 1e-3
-_NEWTON_STEPS = 50
 
 Floats = NDArray[np.float64]
 
@@ -34,12 +37,12 @@ class ReliabilityBin:
 class Quality:
     """Figures of one source on one set of steps; None where they are undefined.
 
-    `auc`: chance that a right step outscores a wrong one, ties half. `baseline_auc`: the same of a
-    logistic regression on length, depth and finality. `ece`: expected calibration error, mean
-    |score - value| over the bins. `siblings`: share of sibling pairs of different value that the
-    scores order as the values do, ties half. `first_error`: share of chains whose first step below
-    one half is the first one that no completion saved (ProcessBench, arXiv 2412.06559). `spread`:
-    standard deviation of the scores.
+    `auc`: chance that a right step outscores a wrong one, ties half. `baseline_auc`: the AUC of
+    `shape_scores`. `ece`: expected calibration error, the mean of |score - value| over the bins.
+    `siblings`: share of sibling pairs with different values that the scores order as the values
+    do, ties half. `first_error`: share of chains whose first step below one half is the first one
+    that no completion saved (ProcessBench, arXiv 2412.06559). `spread`: standard deviation of the
+    scores.
     """
 
     steps: int
@@ -88,20 +91,20 @@ def auc(scores: Floats, right: NDArray[np.bool_]) -> float | None:
     positives, negatives = int(right.sum()), int((~right).sum())
     if not positives or not negatives:
         return None
-    excess = float(_ranks(scores)[right].sum()) - positives * (positives + 1) / 2
+    excess = float(rankdata(scores)[right].sum()) - positives * (positives + 1) / 2
     return excess / (positives * negatives)
 
 
 def reliability(scores: Floats, values: Floats) -> tuple[ReliabilityBin, ...]:
     """The reliability diagram: equal bins over [0, 1], empty ones left out."""
-    places = np.minimum((scores * BINS).astype(int), BINS - 1)
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     return tuple(
         ReliabilityBin(
             steps=int(inside.sum()),
             score=float(scores[inside].mean()),
             value=float(values[inside].mean()),
         )
-        for inside in (places == place for place in range(BINS))
+        for inside in (bins == index for index in range(BINS))
         if inside.any()
     )
 
@@ -111,19 +114,18 @@ def sibling_agreement(
 ) -> float | None:
     """Share of pairs of siblings with different values that are ordered right; None without any.
 
-    What the search goes by: it compares siblings only, never steps of different problems.
+    The search compares siblings only, never steps of different problems.
     """
     families = defaultdict(list)
     for step, score in zip(steps, scores, strict=True):
         families[step.problem_id, step.prefix].append((step.value, float(score)))
     agreed = pairs = 0.0
     for siblings in families.values():
-        for place, (value, score) in enumerate(siblings):
-            for other_value, other_score in siblings[:place]:
-                if value != other_value:
-                    pairs += 1
-                    better = (score - other_score) * (value - other_value)
-                    agreed += 1.0 if better > 0 else 0.5 * (better == 0)
+        for (value, score), (other_value, other_score) in combinations(siblings, 2):
+            if value != other_value:
+                pairs += 1
+                better = (score - other_score) * (value - other_value)
+                agreed += 1.0 if better > 0 else 0.5 * (better == 0)
     return agreed / pairs if pairs else None
 
 
@@ -149,7 +151,7 @@ def first_error_accuracy(
 
 
 def _first_false(flags: Sequence[bool]) -> int:
-    return next((place for place, flag in enumerate(flags) if not flag), len(flags))
+    return next((depth for depth, flag in enumerate(flags) if not flag), len(flags))
 
 
 def inversion_rate(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -162,18 +164,21 @@ def inversion_rate(pairs: Sequence[tuple[float, float]]) -> float | None:
 def shape_scores(train: Sequence[LabelledStep], steps: Sequence[LabelledStep]) -> list[float]:
     """Scores of a baseline that knows the shape of a step alone, not what it says.
 
-    Logistic regression on length in characters, its logarithm, depth, finality and length within
-    each depth; fitted on `train` by Newton's method with a small ridge.
+    Logistic regression, fitted on `train` with a small ridge. Its inputs are the length in
+    characters, its logarithm, depth, finality, and the length within each depth.
     """
-    inputs, mean, scale = _standardised(_shapes(train))
+    shapes = _shapes(train)
+    mean, scale = shapes.mean(axis=0), shapes.std(axis=0) + 1e-9
+    inputs = _with_constant((shapes - mean) / scale)
     targets = np.array([step.value for step in train])
-    weights = np.zeros(inputs.shape[1])
-    for _ in range(_NEWTON_STEPS):
-        chances = _sigmoid(inputs @ weights)
-        gradient = inputs.T @ (chances - targets) + _RIDGE * weights
-        curvature = (inputs * (chances * (1 - chances))[:, None]).T @ inputs
-        weights -= np.linalg.solve(curvature + _RIDGE * np.eye(len(weights)), gradient)
-    scores: list[float] = _sigmoid(_standardised(_shapes(steps), mean, scale)[0] @ weights).tolist()
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = inputs @ weights
+        value = (np.logaddexp(0, logits) - targets * logits).sum() + _RIDGE / 2 * weights @ weights
+        return float(value), inputs.T @ (expit(logits) - targets) + _RIDGE * weights
+
+    weights = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="BFGS").x
+    scores: list[float] = expit(_with_constant((_shapes(steps) - mean) / scale) @ weights).tolist()
     return scores
 
 
@@ -186,17 +191,8 @@ def _shapes(steps: Sequence[LabelledStep]) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
-def _standardised(
-    rows: Floats, mean: Floats | None = None, scale: Floats | None = None
-) -> tuple[Floats, Floats, Floats]:
-    if mean is None or scale is None:
-        mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
-    return np.column_stack([np.ones(len(rows)), (rows - mean) / scale]), mean, scale
-
-
-def _sigmoid(values: Floats) -> Floats:
-    chances: Floats = 1 / (1 + np.exp(-np.clip(values, -30, 30)))
-    return chances
+def _with_constant(rows: Floats) -> Floats:
+    return np.column_stack([np.ones(len(rows)), rows])
 
 
 def handover_refusal(figures: Quality, settings: HandoverSettings) -> str:
@@ -222,13 +218,6 @@ def handover_refusal(figures: Quality, settings: HandoverSettings) -> str:
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Spearman's rank correlation of two sources on the same steps; None if either is constant."""
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (one, other)]
-    if len(ranks[0]) < 2 or any(float(r.std()) == 0 for r in ranks):
+    if len(one) < 2 or min(map(np.ptp, (one, other))) == 0:
         return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

@@ -7,8 +7,8 @@ import ray.data
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
-from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.config.cluster import RolloutSettings
+from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.errors import EngineError, SphereError
 from sphere_ray.records import StageName
 from sphere_ray.rollout.client import cause_of

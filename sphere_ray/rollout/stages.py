@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
-from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.evaluation import EvaluationSettings
+from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.errors import DeadlineExceededError, RowError

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import ray
 
-from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.cluster import RayPlacement
+from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import PlacementError
 from sphere_ray.rollout.nodes import living_nodes

@@ -127,7 +127,7 @@ class Session:
         self.connect()
         if self._pools is not None:
             self._pools.release(keep_on_cpu=True)
-        if self._job is None or not self._job.alive:
+        if self._job is None or not self._job.waits:
             self.dismiss_workers()
             self._start_workers(iteration)
         assert self._job is not None

@@ -2,7 +2,6 @@ import itertools
 import math
 import random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +50,8 @@ def test_mean_at_k_is_pass_at_1(correct):
         (["5", "4"], [False, True], False),
         ([None, None, "4"], [False, False, True], True),
         ([None, None], [False, False], False),
+        (["0.5", "1/2", r"\frac{1}{2}", "3", "3"], [True, True, True, False, False], True),
+        (["3", "0.5", "3", "1/2", "3"], [False, True, False, True, False], False),
         ([], [], False),
     ],
 )
@@ -81,8 +82,17 @@ def test_the_interval_has_the_width_of_the_normal_approximation():
     low, high = bootstrap_interval(values, seed=0, resamples=4000)
     error = 1.96 * math.sqrt(0.6 * 0.4 / 400)
     assert (low, high) == pytest.approx((0.6 - error, 0.6 + error), abs=0.006)
+    assert bootstrap_interval([1.0], seed=0) == (1.0, 1.0)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([], seed=0)
+
+
+def test_the_interval_agrees_with_a_loop_over_resamples():
+    draw = random.Random(3)
+    values = [draw.choice([0.0, 0.25, 1.0]) for _ in range(60)]
+    means = sorted(sum(draw.choices(values, k=60)) / 60 for _ in range(8000))
+    low, high = bootstrap_interval(values, seed=0, resamples=8000)
+    assert (low, high) == pytest.approx((means[200], means[7800]), abs=0.015)
 
 
 def brute_force(differences):
@@ -110,19 +120,40 @@ def test_greedy_accuracies_get_the_exact_sign_test():
     assert paired_test([0.0] * 2000, [1.0] * 2000, seed=0) < 1e-100
 
 
-def test_many_problems_are_sampled_reproducibly_and_close_to_the_normal_limit():
+def all_patterns(differences):
+    """The share of sign patterns as far from 0 as the observed sum, by convolution."""
+    counts = {0: 1}
+    for difference in differences:
+        counts = {
+            total: counts.get(total - difference, 0) + counts.get(total + difference, 0)
+            for known in counts
+            for total in (known - difference, known + difference)
+        }
+    observed = abs(sum(differences))
+    return sum(n for total, n in counts.items() if abs(total) >= observed) / 2 ** len(differences)
+
+
+def test_many_problems_are_sampled_reproducibly_and_close_to_all_patterns():
     draw = random.Random(1)
-    differences = [draw.choice([-0.5, -0.25, 0.0, 0.25, 0.5]) for _ in range(200)]
-    before, after = [0.0] * 200, differences
+    quarters = [draw.choice([-2, -1, 0, 1, 2]) for _ in range(200)]
+    before, after = [0.0] * 200, [q / 4 for q in quarters]
     p = paired_test(before, after, seed=1)
-    z = abs(sum(differences)) / math.sqrt(np.square(differences).sum())
     assert p == paired_test(before, after, seed=1)
-    assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.1)
+    assert p == pytest.approx(all_patterns(quarters), abs=0.015)
 
 
 def test_a_sampled_p_value_is_never_zero():
     after = [0.5, 1.0] * 40
-    assert paired_test([0.0] * 80, after, seed=0, permutations=99) == pytest.approx(0.01)
+    # Two-sided: twice the share (hits + 1) / (permutations + 1) of the nearer tail.
+    assert paired_test([0.0] * 80, after, seed=0, permutations=99) == pytest.approx(0.02)
+
+
+def test_differences_of_fifths_tie_as_they_do_on_paper():
+    # In floating point 0.6 - 0.4 and 0.2 differ; by exact arithmetic these are equally far from 0.
+    before = [0.4, 0.0, 0.2, 0.6, 0.8, 0.2]
+    after = [0.6, 0.2, 0.0, 1.0, 0.6, 0.8]
+    fifths = [round(5 * (b - a)) for a, b in zip(before, after, strict=True)]
+    assert paired_test(before, after, seed=0) == pytest.approx(brute_force(fifths))
 
 
 def test_no_difference_is_no_evidence():

@@ -208,12 +208,13 @@ def test_limits_and_accounts_hold(seed, num_candidates, max_depth, max_chain_tok
     requests = search.generator.requests
     assert len(requests) <= 2 * max_depth
     assert all(r.n == num_candidates for r in requests)
+    assert all(r.max_tokens <= settings.max_step_tokens for r in requests)
     assert result.tokens == search.generator.decoded + scorer.decoded
     assert search.progress.counts == {"tokens": result.tokens, "chains": 2}
     for chain in result.chains:
         assert len(chain.steps) <= max_depth
         assert chain.num_tokens == len(chain.token_ids) <= max_chain_tokens
-        assert all(is_plausible(step.candidate, settings) for step in chain.steps)
+        assert all(is_plausible(step.candidate) for step in chain.steps)
         assert not any(is_final(step.candidate) for step in chain.steps[:-1])
 
 

@@ -143,6 +143,27 @@ def test_the_baseline_learns_shape_and_nothing_else():
     assert blind.auc == pytest.approx(0.5, abs=0.1)
 
 
+def test_the_baseline_is_the_best_fit_of_its_inputs():
+    train = population(120)
+    inputs = np.array(
+        [(1, n := len(s.text), math.log1p(n), s.depth, float(s.final), n * s.depth) for s in train],
+        dtype=float,
+    )
+    values = np.array([s.value for s in train])
+    logits = np.log(scores := np.array(shape_scores(train, train))) - np.log1p(-scores)
+    # At the optimum of logistic regression the errors are orthogonal to every input.
+    assert np.allclose(inputs.T @ (scores - values) / inputs.std(axis=0).clip(1), 0, atol=0.05)
+    residual = logits - inputs @ np.linalg.lstsq(inputs, logits, rcond=None)[0]
+    assert np.abs(residual).max() < 1e-6
+
+
+def test_labels_that_one_length_decides_do_not_break_the_fit():
+    train = [replace(s, value=float(len(s.text) > 25)) for s in population(60)]
+    scores = shape_scores(train, train)
+    assert all(math.isfinite(score) for score in scores)
+    assert [score > 0.5 for score in scores] == [s.value > 0.5 for s in train]
+
+
 def test_a_good_model_may_take_over():
     steps = population()
     figures = quality(steps, close_to_values(steps, 0.2), baseline=shape_scores(steps, steps))
