@@ -155,7 +155,8 @@ class _Loop:
         state: _State,
         number: int,
     ) -> None:
-        settings, common = self.settings, {"settings": self.settings, "iteration": number}
+        settings = self.settings
+        common: Any = {"settings": settings, "iteration": number}
         scored_by = self._reward_model_at(state, number)
         rollouts = make(
             RolloutsStep(
@@ -251,11 +252,12 @@ class _Loop:
         return f"{made.report.rows_out} pairs are fewer than training.min_pairs ({least})"
 
     def _refusal(self, this: Iteration) -> str | None:
-        before, after = this.before.finished, this.evaluation and this.evaluation.finished
+        assert this.evaluation is not None
+        before, after = this.before.finished, this.evaluation.finished
         if before is None or after is None:
             return None
-        rows = [list(each.rows(EvaluationRow)) for each in (before, after)]
-        return refusal(rows[0], rows[1], self.settings.promotion)
+        old, new = (list(each.rows(EvaluationRow)) for each in (before, after))
+        return refusal(old, new, self.settings.promotion)
 
     def _decide(
         self, state: _State, this: Iteration, model: ModelRef | None, reason: str | None

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import ReleaseError
@@ -19,7 +20,6 @@ from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field
 from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
-from sphere_ray.reward.spec import EngineSpec
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
@@ -87,15 +87,20 @@ class Session:
             self._pools = Pools(share_cores=engines_share_cores(self.settings))
         self._pools.ensure(specs)
 
-    def assignment(self, roles: Roles, iteration: int, progress: Progress) -> Assignment:
-        """What stage actors are given; the engines of `roles` are running."""
+    def assignment(
+        self, settings: RunSettings, roles: Roles, iteration: int, progress: Progress
+    ) -> Assignment:
+        """What stage actors are given; the engines of `roles` are running.
+
+        `settings` are those of the step, which may differ from the run's in what is asked.
+        """
         assert self._pools is not None
         if self._grader is None:
             self._grader = start_graders(self.settings.grading)
-        return Assignment.of(
-            self.settings,
-            clients={spec: self._pools.client(spec) for spec in roles.specs},
-            roles=roles,
+        clients = {spec: self._pools.client(spec) for spec in roles.specs}
+        return Assignment(
+            settings=settings,
+            clients={role: clients[spec] for role, spec in roles.filled.items()},
             grader=self._grader,
             progress=progress,
             iteration=iteration,

@@ -104,6 +104,8 @@ class Step(ABC):
     kind: ClassVar[str]
     resumable: ClassVar[bool] = False
     """Whether `run` continues what an interrupted attempt left in the directory."""
+    leftovers: ClassVar[tuple[str, ...]] = ()
+    """Names in the directory that nobody needs once the output is committed."""
 
     iteration: int | None = None
     label: str = ""
@@ -266,7 +268,7 @@ class Executor(Planner):
             step=step.place,
         )
         storage.write_json(manifest.to_json(), f"{plan.path}/{MANIFEST}")
-        for leftover in (BEGUN, SPENT):
+        for leftover in (BEGUN, SPENT, *step.leftovers):
             storage.remove(f"{plan.path}/{leftover}")
         return FinishedStep(path=plan.path, manifest=manifest)
 

@@ -36,6 +36,7 @@ from sphere_ray.records import (
 from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.labelling import LabelCounts
 from sphere_ray.runs import storage
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, reward_base_dir
@@ -66,10 +67,11 @@ def rollout(index: int, *, valued: bool) -> Rollout:
     return Rollout(problem=problem, chains=(chain,))
 
 
-def labels_in_this_process(rollouts: list[Rollout]) -> Callable[..., None]:
+def labels_in_this_process(rollouts: list[Rollout]) -> Callable[..., LabelCounts]:
     """In the place of the Ray Data graph that labels recorded steps."""
 
-    def label(sources: Any, output: str, *, held_out: float, seed: int) -> None:
+    def label(sources: Any, output: str, *, share: float, seed: int) -> LabelCounts:
+        counts = {}
         for side, wanted in (("train", False), ("held_out", True)):
             steps = [
                 step
@@ -78,6 +80,8 @@ def labels_in_this_process(rollouts: list[Rollout]) -> Callable[..., None]:
                 for step in labelled_steps(each, trained=False)
             ]
             storage.write_table(to_table(steps, LabelledStep), f"{output}/{side}/part.parquet")
+            counts[side] = len(steps)
+        return LabelCounts(**counts)
 
     return label
 

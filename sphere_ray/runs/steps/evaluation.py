@@ -13,7 +13,7 @@ from sphere_ray.rollout.roles import Roles, policy_spec
 from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.runs.steps.rollouts import generation_identity
-from sphere_ray.runs.steps.streaming import check_failures, stream
+from sphere_ray.runs.steps.streaming import LEFTOVERS, check_failures, stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class EvaluationStep(Step):
 
     kind: ClassVar[str] = "evaluation"
     resumable: ClassVar[bool] = True
+    leftovers: ClassVar[tuple[str, ...]] = LEFTOVERS
 
     settings: RunSettings
     problems: Made
@@ -43,7 +44,7 @@ class EvaluationStep(Step):
             EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
         """
         spec = policy_spec(self.settings.engines, self.model)
-        done = stream(work, pipeline.evaluate, self.rows_of, Roles(policy=spec, small=spec))
+        done = stream(work, pipeline.evaluate, self.rows_of, Roles(policy=spec))
         errors, rows, tokens = Counter[str](), 0, 0
         for table in storage.tables(work.path, ["error", "num_tokens"]):
             rows += table.num_rows

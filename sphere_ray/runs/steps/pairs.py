@@ -34,9 +34,6 @@ class PairsStep(Step):
         rows = self.rollouts.report.rows_out
         with work.progress(rows, "problems") as tracker:
             counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method)
-            tracker.update(done=rows, pairs=counts.kept)
-        return Result(
-            rows_in=counts.kept + sum(counts.dropped.values()),
-            rows_out=counts.kept,
-            dropped=counts.dropped,
-        )
+            kept, dropped = sum(counts.kept.values()), counts.dropped
+            tracker.update(done=rows, pairs=kept)
+        return Result(rows_in=kept + sum(dropped.values()), rows_out=kept, dropped=dropped)

@@ -45,6 +45,7 @@ class RewardModelStep(Step):
 
     kind: ClassVar[str] = "reward"
     resumable: ClassVar[bool] = True
+    leftovers: ClassVar[tuple[str, ...]] = ("_base",)
 
     settings: RunSettings
     trained: TrainedScorerSettings
@@ -89,7 +90,6 @@ class RewardModelStep(Step):
             except (CollapseError, TooFewLabelsError) as error:
                 outcome = _untrained(labels, str(error))
         storage.write_json(outcome, f"{work.path}/{OUTCOME}")
-        storage.remove(f"{work.path}/_base")
         model = model_fingerprint(request.output_dir) if outcome["held_out"] else None
         return Result(rows_in=labels, rows_out=outcome["labels"], model=model)
 
@@ -97,20 +97,19 @@ class RewardModelStep(Step):
         """Write the labelled steps; returns their number."""
         work.session.connect()
         sources = [(each.rollouts.path, each.trained) for each in self.recorded]
-        pipeline.label(
+        counts = pipeline.label(
             sources,
             work.path,
-            held_out=self.trained.training.held_out,
+            share=self.trained.training.held_out,
             seed=self.settings.seed,
         )
-        labels = sum(storage.count_rows(f"{work.path}/{side}") for side in (TRAIN, HELD_OUT))
-        if not labels:
+        if not (counts.train + counts.held_out):
             raise RunDirectoryError(
                 f"{', '.join(path for path, _ in sources)}: no step has a recorded value, so there "
                 "is nothing to train a reward model on; roll out with "
                 "method.search.strategy: pruned_steps"
             )
-        return labels
+        return counts.train + counts.held_out
 
     def _prepare(self, target: str) -> None:
         """Make the untrained reward model; base, settings and seed alone decide it."""

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.config.engines import EngineSettings
+from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.roles import Roles, model_fingerprints, roles_of
+from sphere_ray.rollout.roles import Roles, roles_of
 from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
-from sphere_ray.runs.steps.streaming import check_failures, stream
+from sphere_ray.runs.steps.streaming import LEFTOVERS, check_failures, stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class RolloutsStep(Step):
 
     kind: ClassVar[str] = "rollouts"
     resumable: ClassVar[bool] = True
+    leftovers: ClassVar[tuple[str, ...]] = LEFTOVERS
 
     settings: RunSettings
     problems: Made
@@ -46,8 +48,10 @@ class RolloutsStep(Step):
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Problems, policy, and every other model by its fingerprint."""
-        others = model_fingerprints(self._roles())
-        return {"problems": self.problems, "policy": self.policy, **others}
+        models = self.roles().models
+        trained = {"trained": self.trained} if models.pop("trained", None) else {}
+        others = {role: model_fingerprint(path) for role, path in models.items()}
+        return {"problems": self.problems, "policy": self.policy, **others, **trained}
 
     def run(self, work: Work) -> Result:
         """Stream the problems through the stages.
@@ -56,7 +60,7 @@ class RolloutsStep(Step):
             EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
         """
         done = stream(
-            work, pipeline.rollout, self.rows_of, self._roles(), call_workers=self.then_trains
+            work, pipeline.rollout, self.rows_of, self.roles(), call_workers=self.then_trains
         )
         errors, rows, tokens = Counter[str](), 0, 0
         for table in storage.tables(work.path, ["error", "tokens"]):
@@ -77,7 +81,8 @@ class RolloutsStep(Step):
         """The problems that get a row each."""
         return f"{self.problems.path}/train"
 
-    def _roles(self) -> Roles:
+    def roles(self) -> Roles:
+        """The engines that take part."""
         return roles_of(self.settings.engines, self.policy, self.trained)
 
 

@@ -1,16 +1,21 @@
 """What the steps that stream rows through Ray Data share: running a graph, counting failures."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sphere_ray.config import RunSettings
 from sphere_ray.errors import EngineError
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.metrics import follow
-from sphere_ray.rollout.pipeline import PARTS, compact
+from sphere_ray.rollout.pipeline import Graph, compact, parts_dir
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.runs import storage
 from sphere_ray.runs.step import Work
+
+
+LEFTOVERS = ("_parts",)
+"""The many small files of a stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +28,11 @@ class Streamed:
 
 def stream(
     work: Work,
-    graph: Callable[..., None],
+    graph: Graph,
     source: str,
-    roles: Roles,
     *,
+    settings: RunSettings,
+    roles: Roles,
     call_workers: bool = False,
 ) -> Streamed:
     """Run a graph of `rollout.pipeline` over the rows of `source` on the engines of `roles`.
@@ -34,7 +40,7 @@ def stream(
     Rows are committed batch by batch, so an interrupted stream continues. At the end the many small
     files become few large ones. With `call_workers` training's workers may start meanwhile.
     """
-    parts, total = f"{work.path}/{PARTS}", storage.count_rows(source)
+    parts, total = parts_dir(work.path), storage.count_rows(source)
     done = storage.count_rows(parts)
     result = Streamed()
     if done < total:
@@ -43,9 +49,11 @@ def stream(
             work.session.call_workers_early(work.iteration or 0)
         with work.progress(total, "problems", first=done) as tracker:
             with follow(tracker, done="problems") as hub:
-                given = work.session.assignment(roles, work.iteration or 0, hub.sink())
+                given = work.session.assignment(
+                    settings, roles, work.iteration or 0, hub.sink()
+                )
                 with work.session.metered(roles.specs) as pools:
-                    graph(source, work.path, given, work.session.settings.rollout)
+                    graph(source, work.path, given)
             # The last counts of a stage actor are lost when it ends; the files are the truth.
             tracker.update(done=storage.count_rows(parts))
         result = Streamed(counts=tracker.snapshot.counts, pools=tuple(pools))

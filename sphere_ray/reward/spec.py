@@ -1,1 +1,0 @@
-from sphere_ray.engines.engine import EngineSpec as EngineSpec
