@@ -26,7 +26,9 @@ from sphere_ray.records import (
     PreferencePair,
     Problem,
     Rollout,
+    ScoreRow,
     Step,
+    StepScore,
 )
 
 Record = TypeVar("Record")
@@ -142,6 +144,23 @@ _LABELLED_STEP = pa.schema(
     ]
 )
 
+_STEP_SCORE = pa.schema(
+    [
+        ("prefix", pa.list_(pa.string())),
+        ("text", pa.string()),
+        ("reward", pa.float64()),
+    ]
+)
+
+_SCORE_ROW = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("scores", pa.list_(pa.struct(list(_STEP_SCORE)))),
+        ("tokens", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
 _MODEL_REF = pa.schema(
     [
         ("path", pa.string()),
@@ -187,6 +206,8 @@ SCHEMAS: Mapping[type, pa.Schema] = MappingProxyType(
         EvaluationRow: _EVALUATION_ROW,
         PreferencePair: _PREFERENCE_PAIR,
         LabelledStep: _LABELLED_STEP,
+        StepScore: _STEP_SCORE,
+        ScoreRow: _SCORE_ROW,
         ModelRef: _MODEL_REF,
         PoolUse: _POOL_USE,
         PhaseReport: _PHASE_REPORT,

@@ -3,6 +3,13 @@
 from pydantic import BaseModel, ConfigDict
 
 
+class Placement:
+    """Marks a field that says where or how fast a run works, and changes no result of it.
+
+    Write `Annotated[int, Placement]`; such fields stay out of a step's identity.
+    """
+
+
 class Settings(BaseModel):
     """A frozen group of parameters; an unknown key is refused."""
 

@@ -16,9 +16,9 @@ from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
 )
+from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs import storage
 from sphere_ray.runs.phases import DATA, evaluate
-from sphere_ray.runs.roles import base_model, policy_alone
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import RunStore
 from sphere_ray.schema import to_table

@@ -21,11 +21,11 @@ from sphere_ray.reporting.summary import (
     rollout_summary,
     validation_summary,
 )
+from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Ahead, Trained, learn
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
-from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import PhaseDir, RunStore
 from sphere_ray.runs.trained_reward import Recorded, reward_base_dir, train_reward

@@ -4,11 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
-from sphere_ray.method.pairs import cap_off_policy
 from sphere_ray.problems.ingest import SPLITS, ingest, rejected_lines, require_usable
 from sphere_ray.records import (
     EvaluationRow,
@@ -21,10 +19,10 @@ from sphere_ray.records import (
 )
 from sphere_ray.reporting.metrics import follow
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.stages import ID_COLUMN, rollouts_of
+from sphere_ray.rollout.roles import Roles, policy_spec, roles_of
+from sphere_ray.rollout.stages import ID_COLUMN, Assignment, rollouts_of
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.roles import Roles, policy_spec, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import PhaseDir
@@ -96,7 +94,7 @@ def roll_out(
     upstream = {
         "problems": problems.fingerprint,
         "policy": policy.fingerprint,
-        **{name: model_fingerprint(spec.path) for name, spec in roles.others.items() if spec.path},
+        **{name: model_fingerprint(path) for name, path in roles.models.items()},
     }
     phase = session.store.phase(iteration, "rollouts", upstream)
     if (manifest := phase.committed()) is not None:
@@ -105,10 +103,10 @@ def roll_out(
     phase.begin(resumable=True)
     source = f"{problems.path}/train"
 
-    def graph(*place: Any) -> None:
+    def graph(source: str, output: str, assignment: Assignment) -> None:
         if beside is not None:
             beside()
-        pipeline.rollout(*place)
+        pipeline.rollout(source, output, assignment)
 
     with stopwatch(phase) as seconds:
         done = stream(session, graph, source, phase, roles, iteration)
@@ -146,21 +144,17 @@ def collect_pairs(
     if (manifest := phase.committed()) is not None:
         return phase, manifest
     started = time.monotonic()
+    session.connect()
     phase.begin()
-    found: list[PreferencePair] = []
-    dropped: Counter[str] = Counter()
-    for rollout in read_rollouts(rollouts.path):
-        found.extend(rollout.pairs)
-        dropped.update(rollout.dropped)
-    kept, across = cap_off_policy(found, session.settings.method.pairs)
-    dropped.update(across)
-    storage.write_table(to_table(kept, PreferencePair), f"{phase.path}/{DATA}")
+    counts = pipeline.pair(rollouts.path, phase.path, session.settings.method)
+    if not counts.kept:
+        storage.write_table(to_table([], PreferencePair), f"{phase.path}/{DATA}")
     report = PhaseReport(
         phase=phase.name,
         fingerprint=phase.fingerprint,
-        rows_in=len(found),
-        rows_out=len(kept),
-        dropped=dict(dropped),
+        rows_in=sum(counts.kept.values()) + sum(counts.dropped.values()),
+        rows_out=sum(counts.kept.values()),
+        dropped=counts.dropped,
         seconds=time.monotonic() - started,
     )
     return phase, phase.commit(report)
@@ -181,8 +175,7 @@ def evaluate(
     if manifest is None:
         session.connect()
         phase.begin(resumable=True)
-        spec = policy_spec(session.settings.engines, model)
-        roles = Roles(policy=spec, small=spec, reward=None)
+        roles = Roles(policy=policy_spec(session.settings.engines, model))
         source = f"{problems.path}/{split}"
         with stopwatch(phase) as seconds:
             done = stream(session, pipeline.evaluate, source, phase, roles, iteration)
@@ -209,8 +202,10 @@ def stream(
     iteration: int | None,
 ) -> Streamed:
     """Run a Ray Data graph from `source` into `phase` on the engines of `roles`."""
-    done, total = storage.count_rows(phase.path), storage.count_rows(source)
-    if done == total:
+    parts = pipeline.parts_dir(phase.path)
+    done, total = storage.count_rows(parts), storage.count_rows(source)
+    if done == total and total:
+        pipeline.compact(phase.path)
         return Streamed()
     session.serve(roles.specs)
     board = session.board.phase(phase.name, total, "problems", iteration=iteration, first=done)
@@ -218,9 +213,10 @@ def stream(
         with follow(tracker, done="problems") as hub:
             assignment = session.assignment(roles, iteration or 0, hub.sink())
             with session.used(roles.specs) as pools:
-                graph(source, phase.path, assignment, session.settings.rollout)
+                graph(source, phase.path, assignment)
         # The last counts of a stage actor are lost when it ends; the files are the truth.
-        tracker.update(done=storage.count_rows(phase.path))
+        tracker.update(done=storage.count_rows(parts))
+    pipeline.compact(phase.path)
     return Streamed(counts=tracker.snapshot.counts, pools=tuple(pools))
 
 
@@ -253,5 +249,5 @@ def committed(phase: PhaseDir, source: str, report: PhaseReport) -> Manifest:
             f"{next(iter(surplus))}; remove the directory and run the same command again"
         )
     manifest = phase.commit(report)
-    storage.remove(pipeline.checkpoint_dir(phase.path))
+    storage.remove(pipeline.parts_dir(phase.path))
     return manifest

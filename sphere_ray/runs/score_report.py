@@ -17,21 +17,30 @@ from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
-from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem, Rollout, Verdict
+from sphere_ray.records import (
+    LabelledStep,
+    ModelRef,
+    PhaseReport,
+    Problem,
+    Rollout,
+    ScoreRow,
+    Verdict,
+)
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
     ScoreReport,
     SourceReport,
     TrainedRewardSummary,
-    scored_candidates,
 )
 from sphere_ray.reward.labels import labelled_steps
+from sphere_ray.engines.sources import source_of
+from sphere_ray.reward.sources import Cost, RewardSource
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs import storage
 from sphere_ray.runs.phases import DATA, committed, read_rollouts, roll_out, stream
-from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
 from sphere_ray.runs.store import MANIFEST, PhaseDir, RunStore
@@ -48,6 +57,7 @@ _FEWEST_STEPS = 2
 class _Truth:
     """Fresh values by step, and the labels that the run recorded (the baseline learns on them)."""
 
+    rollouts: Sequence[Rollout]
     steps: Mapping[Any, LabelledStep]
     known: Sequence[LabelledStep]
 
@@ -89,9 +99,9 @@ def score_report(
     known = _known(source)
     unseen = _unseen(settings, split, place, {step.problem_id for step in known})
     fresh = _fresh(settings, place, unseen, completions, policy)
-    truth = _Truth(
-        steps=_by_step(labelled_steps(read_rollouts(fresh.path), trained=False)), known=known
-    )
+    rollouts = list(read_rollouts(fresh.path))
+    steps = _by_step(labelled_steps(rollouts, trained=False))
+    truth = _Truth(rollouts=rollouts, steps=steps, known=known)
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Any, float]] = {}
     names = [settings.engines.scorer.kind, *([TRAINED] if trained else [])]
@@ -216,8 +226,12 @@ def _unseen(settings: RunSettings, split: SplitSettings, place: str, seen: Set[s
 
 def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, float]]:
     """The figures of one source, and its scores by step."""
-    rows = list(read_rollouts(phase.path))
-    scored = _by_step(labelled_steps(rows, trained=True))
+    rows = from_table(storage.read_table(phase.path), ScoreRow)
+    scored = {
+        (row.problem_id, score.prefix, score.text): score.reward
+        for row in rows
+        for score in row.scores
+    }
     keys = [key for key in truth.steps if key in scored]
     if len(keys) < _FEWEST_STEPS:
         errors = [row.error for row in rows if row.error]
@@ -225,33 +239,38 @@ def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, flo
             f"{phase.path}: hardly a step could be scored; most rows failed, for example: "
             f"{errors[0] if errors else 'no step had a reward'}"
         )
-    steps, scores = [truth.steps[key] for key in keys], [scored[key].value for key in keys]
+    steps, scores = [truth.steps[key] for key in keys], [scored[key] for key in keys]
     baseline = shape_scores(truth.known, steps) if truth.known else None
     figures: Any = asdict(quality(steps, scores, baseline=baseline))
     report: SourceReport = {
         "quality": figures,
-        "inversions": _inversions(rows),
+        "inversions": _inversions(truth.rollouts, scored),
         "failed_rows": sum(row.error is not None for row in rows),
         "cost_per_1000": storage.read_json(f"{phase.path}/{COST}"),
     }
     return report, dict(zip(keys, scores, strict=True))
 
 
-def _inversions(rows: Sequence[Rollout]) -> float | None:
+def _inversions(rows: Sequence[Rollout], scored: Mapping[Any, float]) -> float | None:
     """Among pairs of a right and a wrong chain of a problem, by the score of the last step."""
     pairs = [
         (right, wrong)
         for row in rows
-        for right in _last_scores(row, Verdict.CORRECT)
-        for wrong in _last_scores(row, Verdict.WRONG)
+        for right in _last_scores(row, Verdict.CORRECT, scored)
+        for wrong in _last_scores(row, Verdict.WRONG, scored)
     ]
     return inversion_rate(pairs)
 
 
-def _last_scores(rollout: Rollout, verdict: Verdict) -> list[float]:
-    chains = [chain for chain in rollout.chains if chain.verdict == verdict and chain.steps]
-    last = [chain.steps[-1].candidate.audit for chain in chains]
-    return [score for score in last if score is not None]
+def _last_scores(
+    rollout: Rollout, verdict: Verdict, scored: Mapping[Any, float]
+) -> list[float]:
+    found = []
+    for chain in rollout.chains:
+        if chain.verdict is verdict and chain.steps:
+            *before, last = (step.candidate.text for step in chain.steps)
+            found.append(scored.get((rollout.problem.problem_id, tuple(before), last)))
+    return [score for score in found if score is not None]
 
 
 def _rescored(
@@ -268,7 +287,6 @@ def _rescored(
     engines = settings.engines.model_copy(update={"scorer": scorer})
     changed = settings.model_copy(update={"engines": engines})
     roles = roles_of(engines, policy, trained)
-    scoring = roles.trained or roles.reward or roles.policy
     upstream = {"rollouts": fresh.fingerprint, "policy": policy.fingerprint}
     upstream |= {"trained": trained.fingerprint} if trained else {}
     with (
@@ -283,13 +301,8 @@ def _rescored(
         with stopwatch(phase) as seconds:
             done = stream(session, pipeline.rescore, fresh.path, phase, roles, 0)
         if not resumed:
-            if scorer.kind == "judge" and trained is None:
-                spent = [done.counts.get(f"judge_{kind}_tokens", 0) for kind in ("output", "input")]
-                _write_cost(phase, *spent, seconds=seconds())
-            else:
-                (use,) = (each for each in done.pools if each.name == scoring.name)
-                prefilled = use.prefix_queries - use.prefix_hits
-                _write_cost(phase, use.generated_tokens, prefilled, seconds=use.seconds)
+            scoring = RewardSource(scorer) if trained else source_of(scorer)
+            _write_cost(phase, scoring.cost(done.counts, done.pools), done.pools[0].seconds)
         rows = storage.count_rows(phase.path)
         committed(
             phase,
@@ -305,14 +318,14 @@ def _rescored(
     return phase
 
 
-def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: float) -> None:
-    candidates = (c for row in read_rollouts(phase.path) for c in scored_candidates(row))
-    steps = sum(candidate.audit is not None for candidate in candidates)
+def _write_cost(phase: PhaseDir, spent: Cost, seconds: float) -> None:
+    rows = from_table(storage.read_table(phase.path), ScoreRow)
+    steps = sum(len(row.scores) for row in rows)
     if not steps:
         return
     cost: CostSummary = {
-        "decoded_tokens": 1000 * decoded / steps,
-        "prefilled_tokens": 1000 * prefilled / steps,
+        "decoded_tokens": 1000 * spent.decoded / steps,
+        "prefilled_tokens": 1000 * spent.prefilled / steps,
         "seconds": 1000 * seconds / steps,
     }
     storage.write_json(cost, f"{phase.path}/{COST}")

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray.config import RunSettings
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.placement import engines_share_cores
-from sphere_ray.config.scorers import JudgeSettings
-from sphere_ray.engines.engine import EngineSpec, EngineStats
+from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
@@ -22,9 +22,9 @@ from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.pools import Pools
+from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.cluster import connected
-from sphere_ray.runs.roles import Roles
 from sphere_ray.runs.store import RunStore
 
 
@@ -103,23 +103,12 @@ class Session:
         if self._grader is None:
             self._grader = start_graders(self.settings.grading)
         assert self._pools is not None
-        settings, scorer = self.settings, self.settings.engines.scorer
-        if isinstance(scorer, JudgeSettings):
-            stages = len(settings.method.taken_stages)
-            scorer = scorer.shared_by(stages * settings.rollout.stage_actors)
         return Assignment(
-            method=settings.method,
-            scorer=scorer,
-            evaluation=settings.evaluation,
-            policy=self._pools.client(roles.policy),
-            small=self._pools.client(roles.small),
-            reward=self._pools.client(roles.reward) if roles.reward else None,
-            trained=self._pools.client(roles.trained) if roles.trained else None,
+            settings=self.settings,
+            clients=self._pools.clients(roles),
             grader=self._grader,
             progress=progress,
-            seed=settings.seed,
             iteration=iteration,
-            problem_timeout_s=settings.rollout.problem_timeout_s,
         )
 
     def __enter__(self) -> Self:

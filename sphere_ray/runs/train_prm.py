@@ -10,9 +10,9 @@ from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
+from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.roles import base_model, policy_alone
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import CONFIG, MANIFEST, RunStore
 from sphere_ray.runs.trained_reward import Recorded, train_reward
