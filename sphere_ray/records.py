@@ -272,6 +272,25 @@ class LabelledStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepScore:
+    """What a reward source says about a step: the texts of the steps before it, and its own."""
+
+    prefix: tuple[str, ...]
+    text: str
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """The scores that a source gave the steps of one rollout, and the tokens decoded for them."""
+
+    problem_id: str
+    scores: tuple[StepScore, ...] = ()
+    tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
     """A model directory and where it came from."""
 

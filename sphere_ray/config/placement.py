@@ -1,11 +1,9 @@
 """What a configuration needs of a cluster, added up before anything starts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sphere_ray.config.models import PoolSettings
 from sphere_ray.config.run import RunSettings
-from sphere_ray.config.scorers import ProcessRewardSettings, StepClassifierSettings
 from sphere_ray.errors import PlacementError
 
 STAGE_CPUS = 0.1
@@ -39,7 +37,7 @@ def needed_resources(settings: RunSettings) -> Resources:
     rollout, training = _rollout(settings), _training(settings)
     engines = ", ".join(
         f"{name} {p.replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
-        for name, p in _pools(settings)
+        for name, p in settings.engines.pools.items()
     )
     return Resources(
         cpus=max(rollout.cpus, training.cpus),
@@ -68,14 +66,14 @@ def has_room_beside(settings: RunSettings, free: NodeResources) -> bool:
 
 def engines_share_cores(settings: RunSettings) -> bool:
     """Whether several pools have no GPU, and so work beside each other on the same cores."""
-    return sum(pool.gpus == 0 for _, pool in _pools(settings)) > 1
+    return sum(pool.gpus == 0 for pool in settings.engines.pools.values()) > 1
 
 
 def _rollout(settings: RunSettings) -> NodeResources:
     actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
     return NodeResources(
         cpus=round(actors * STAGE_CPUS + STREAM_CPUS, 3),
-        gpus=sum(p.replicas * p.gpus * p.tensor_parallel for _, p in _pools(settings)),
+        gpus=sum(p.replicas * p.gpus * p.tensor_parallel for p in settings.engines.pools.values()),
     )
 
 
@@ -109,7 +107,7 @@ def _place_engines(settings: RunSettings, nodes: Sequence[NodeResources]) -> Non
     free = [[1.0] * int(node.gpus) for node in nodes]
     engines = [
         (pool.gpus, pool.tensor_parallel, name)
-        for name, pool in _pools(settings)
+        for name, pool in settings.engines.pools.items()
         for _ in range(pool.replicas)
         if pool.gpus
     ]
@@ -131,14 +129,3 @@ def _take(gpus: list[float], share: float, ranks: int) -> bool:
     for gpu in fitting[:ranks]:
         gpus[gpu] -= share
     return True
-
-
-def _pools(settings: RunSettings) -> Iterator[tuple[str, PoolSettings]]:
-    engines = settings.engines
-    yield "policy", engines.policy_pool
-    if engines.small_pool is not None:
-        yield "small", engines.small_pool
-    if isinstance(engines.scorer, ProcessRewardSettings | StepClassifierSettings):
-        yield "reward", engines.scorer.pool
-    if engines.scorer.trained is not None:
-        yield "trained reward", engines.scorer.trained.pool

@@ -1,10 +1,11 @@
 """Parameters of the reward sources: what judges steps, and how a trained model takes over."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.training import RewardTrainingSettings
 
@@ -32,7 +33,7 @@ class HandoverSettings(Settings):
 
 
 class TrainedScorerSettings(Settings):
-    """A process reward model of one's own, trained on what rollouts recorded.
+    """A process reward model that is trained here, on what rollouts recorded.
 
     `base: policy` starts from the run's base model. `shape: step_tags` is the public format
     (Qwen2ForProcessRewardModel; bases of the Qwen2 or Llama architecture), `classifier` a
@@ -63,9 +64,15 @@ class TrainedScorerSettings(Settings):
 
 
 class SourceSettings(Settings):
-    """What every reward source has: perhaps a successor of one's own."""
+    """What every reward source has: a kind, and perhaps a model trained here that replaces it."""
 
+    kind: str
     trained: TrainedScorerSettings | None = None
+
+    @property
+    def pools(self) -> Mapping[str, PoolSettings]:
+        """The pools that this source and its trained successor need, by name."""
+        return {} if self.trained is None else {"trained reward": self.trained.pool}
 
 
 class ServedRewardSettings(SourceSettings):
@@ -73,6 +80,11 @@ class ServedRewardSettings(SourceSettings):
 
     model: ModelSettings
     pool: PoolSettings
+
+    @property
+    def pools(self) -> Mapping[str, PoolSettings]:
+        """See `SourceSettings.pools`."""
+        return {"reward": self.pool, **super().pools}
 
     @model_validator(mode="after")
     def _precision_is_settled(self) -> Self:
@@ -101,33 +113,32 @@ class RolloutValueSettings(SourceSettings):
     kind: Literal["rollout_value"] = "rollout_value"
     num_completions: int = Field(4, ge=1)
     temperature: float = Field(0.8, gt=0)
-    top_p: float = Field(1.0, gt=0, le=1)
 
 
 class JudgeSettings(SourceSettings):
     """A language model behind an OpenAI-compatible endpoint that grades steps.
 
     `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
-    keep to a JSON schema. Answers are kept in `cache_dir` (every node sees it) by content.
-    `max_concurrent` and `requests_per_minute` hold for the run: stage actors share
-    them, with one request at a time for each at least.
+    keep to a JSON schema. Answers are kept by content in `cache_dir`, a directory that every node
+    can see. `max_concurrent` and `requests_per_minute` hold for the whole run: the stage actors
+    share them, and each may have at least one request under way.
     """
 
     kind: Literal["judge"] = "judge"
-    base_url: str = Field(pattern=r"^https?://")
+    base_url: Annotated[str, Placement] = Field(pattern=r"^https?://")
     model: str
-    api_key_env: str | None = None
+    api_key_env: Annotated[str | None, Placement] = None
     structured: bool = True
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(1024, ge=1)
-    timeout_s: float = Field(120.0, gt=0)
-    max_retries: int = Field(4, ge=0)
-    max_concurrent: int = Field(32, ge=1)
-    requests_per_minute: float | None = Field(None, gt=0)
-    cache_dir: str | None = None
+    timeout_s: Annotated[float, Placement] = Field(120.0, gt=0)
+    max_retries: Annotated[int, Placement] = Field(4, ge=0)
+    max_concurrent: Annotated[int, Placement] = Field(32, ge=1)
+    requests_per_minute: Annotated[float | None, Placement] = Field(None, gt=0)
+    cache_dir: Annotated[str | None, Placement] = None
 
     def shared_by(self, actors: int) -> "JudgeSettings":
-        """One actor's part of the limits."""
+        """Return the settings of one of so many actors, with its part of the limits."""
         rate = self.requests_per_minute
         return self.model_copy(
             update={
@@ -144,11 +155,25 @@ class SimulatedRewardSettings(SourceSettings):
     noise: float = Field(0.1, ge=0)
 
 
+class PythonRewardSettings(SourceSettings):
+    """A reward source from outside this package.
+
+    `object` is `package.module:Class`, a class that implements `sphere_ray.method.ports.Scorer`. It
+    is made in every stage actor with `options` as keyword arguments, and with `generator` (the
+    policy) and `grader` if its constructor has parameters of these names.
+    """
+
+    kind: Literal["python"] = "python"
+    object: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 ScorerSettings = Annotated[
     ProcessRewardSettings
     | StepClassifierSettings
     | RolloutValueSettings
     | JudgeSettings
-    | SimulatedRewardSettings,
+    | SimulatedRewardSettings
+    | PythonRewardSettings,
     Field(discriminator="kind"),
 ]

@@ -1,66 +1,26 @@
-"""What a pool actor hosts: an engine's lifecycle, the spec it is built from, its counters.
+"""What a pool actor hosts: the lifecycle of an engine, and its counters.
 
-Knows no engine library: `build_engine` imports the one module a kind needs.
+Knows no engine library; `sphere_ray.engines.sources.build_engine` constructs engines.
 """
 
-import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
-from sphere_ray.config.engines import SimulationSettings
-from sphere_ray.config.models import ModelSettings, PoolSettings
-from sphere_ray.config.scorers import (
-    ProcessRewardSettings,
-    SimulatedRewardSettings,
-    StepClassifierSettings,
-)
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.records import Candidate
 
 Request: TypeAlias = GenerateRequest | ScoreRequest
 Response: TypeAlias = tuple[Candidate, ...] | tuple[Score, ...]
 
-EngineKind: TypeAlias = Literal[
-    "vllm_generator", "process_reward", "step_classifier", "simulated_generator", "simulated_scorer"
-]
-
-FACTORIES: Mapping[EngineKind, tuple[str, str]] = {
-    "vllm_generator": ("sphere_ray.engines.vllm_generator", "VllmGenerator"),
-    "process_reward": ("sphere_ray.engines.process_reward", "ProcessRewardScorer"),
-    "step_classifier": ("sphere_ray.engines.step_classifier", "StepClassifier"),
-    "simulated_generator": ("sphere_ray.engines.simulated", "SimulatedGenerator"),
-    "simulated_scorer": ("sphere_ray.engines.simulated", "SimulatedScorer"),
-}
-
-
-EngineKindSettings: TypeAlias = (
-    ProcessRewardSettings | StepClassifierSettings | SimulatedRewardSettings | SimulationSettings
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSpec:
-    """Everything an engine is built from; picklable, and equal specs share one pool.
-
-    `name` is recorded with each chain; `path` is the model's directory (empty when simulated);
-    `settings` are those of the kind: none for vllm_generator.
-    """
-
-    kind: EngineKind
-    name: str
-    path: str
-    model: ModelSettings
-    pool: PoolSettings
-    settings: EngineKindSettings | None = None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Counters of one engine: sequences now; seconds with any, and tokens, since start; processes.
+    """Counters of one engine.
 
-    `running` are those of its last step, 0 once none is left; `finished` counts sequences; `pids`
-    are those of its child processes.
+    `running` and `waiting` count the sequences of its last step (0 once none is left). All others
+    are sums since its start: `finished` sequences, `busy_s` seconds with at least one request, and
+    tokens. `pids` are its child processes.
     """
 
     running: int = 0
@@ -81,7 +41,7 @@ class Engine(Protocol):
     """
 
     async def start(self) -> None:
-        """Load the model and begin to serve; to be awaited once.
+        """Load the model and begin to serve; await this once.
 
         Raises:
             ModelError: the model cannot be used for this role.
@@ -101,7 +61,7 @@ class Engine(Protocol):
     async def reload(self, spec: EngineSpec) -> None:
         """Serve the weights of `spec` from now on; it differs in name and path alone.
 
-        To be called while nothing is in flight.
+        Call this while no request is in flight.
 
         Raises:
             EngineError: the weights could not be exchanged; what the engine serves is undefined.
@@ -109,10 +69,10 @@ class Engine(Protocol):
         ...
 
     async def check(self) -> None:
-        """Do nothing while the engine lives.
+        """Return if the engine is alive.
 
         Raises:
-            EngineError: it is dead, or was never started.
+            EngineError: the engine is dead, or was never started.
         """
         ...
 
@@ -126,18 +86,12 @@ class Engine(Protocol):
 
 
 def differ_in_weights_alone(one: EngineSpec, other: EngineSpec) -> bool:
-    """Whether an engine of the first can reload to be one of the second."""
+    """Whether an engine of `one` can become an engine of `other` by reloading weights."""
     return one.path != "" and replace(one, name=other.name, path=other.path) == other
 
 
-def build_engine(spec: EngineSpec) -> Engine:
-    """Construct the engine of `spec`, not yet started."""
-    module, factory = FACTORIES[spec.kind]
-    return cast(Engine, getattr(importlib.import_module(module), factory)(spec))
-
-
 def engine_environment(spec: EngineSpec) -> dict[str, str]:
-    """Environment variables that the process hosting this engine must be born with."""
+    """Return environment variables that must be set when the engine's process starts."""
     environment = {
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",

@@ -1,29 +1,35 @@
 """A judge: a language model behind an OpenAI-compatible endpoint that grades steps.
 
 One request holds all siblings of a step. Answers are kept on disk by content, so nothing is paid
-for twice. A refusal, nonsense or silence is an error of the row, never a score.
+for twice. A refusal, a nonsensical answer, or an endpoint that is busy, failing or silent is an
+error of the row, never a score. Only an endpoint that can serve no request ends the run.
 """
 
 import asyncio
 import hashlib
 import json
 import os
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AuthenticationError
+from aiolimiter import AsyncLimiter
+from httpx import ConnectError
+from openai import APIError, APITimeoutError, AsyncOpenAI
 from pydantic import BaseModel, Field, ValidationError
 
 from sphere_ray.config.scorers import JudgeSettings
 from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
-from sphere_ray.method.ports import Progress, Score, ScoreRequest
+from sphere_ray.method.ports import Progress, Score, Scorer, ScoreRequest
+from sphere_ray.records import PoolUse
+from sphere_ray.reward.sources import Cost, RewardSource, Surroundings
 
 SCALE = 10
 """Grades are whole numbers from 0 to this; rewards are their tenth."""
 _MINUTE = 60.0
-_FAULTY_REQUEST = (400, 413, 422)
-"""The endpoint works, but not with this prompt."""
+_UNUSABLE = {401: "refuses the key", 403: "refuses the key", 404: "does not know the model"}
+"""Status codes that every later request would get, too."""
 INSTRUCTION = """You grade steps of solutions to mathematical problems.
 Given are a problem, the steps so far, and {n} alternative next steps. For each alternative, in
 order, give a whole number from 0 to 10: how likely is it that a careful student who goes on from
@@ -33,21 +39,37 @@ Answer with JSON alone: {{"grades": [...]}}, exactly {n} numbers."""
 
 
 class _Answer(BaseModel):
-    """What the judge has to say, and nothing else."""
+    """What the judge must answer."""
 
     model_config = {"extra": "forbid", "strict": True}
 
     grades: list[int] = Field(min_length=1)
 
 
+class JudgeSource(RewardSource[JudgeSettings]):
+    """Scores by asking the endpoint; its cost is what the endpoint counts."""
+
+    def scorer(self, around: Surroundings) -> Scorer:
+        """See `RewardSource.scorer`."""
+        return JudgeScorer(self.settings.shared_by(around.stage_actors), around.progress)
+
+    def cost(self, counts: Mapping[str, int | float], pools: Sequence[PoolUse]) -> Cost:
+        """See `RewardSource.cost`."""
+        del pools
+        return Cost(
+            decoded=int(counts.get("judge_output_tokens", 0)),
+            prefilled=int(counts.get("judge_input_tokens", 0)),
+        )
+
+
 class JudgeScorer:
-    """The port `Scorer`; it runs with the stages and needs no pool of its own."""
+    """The port `Scorer`; it runs in the stage actors and needs no pool of its own."""
 
     def __init__(self, settings: JudgeSettings, progress: Progress) -> None:
-        """Remember whom to ask, and where to count what it costs; nothing is sent yet.
+        """Remember the endpoint, and count requests and tokens in `progress`; nothing is sent yet.
 
         Raises:
-            EngineError: the variable of the key is not set.
+            EngineError: the environment variable of the key is not set.
         """
         key = "none"
         if settings.api_key_env is not None:
@@ -61,28 +83,31 @@ class JudgeScorer:
         self._key = key
         self._client: AsyncOpenAI | None = None
         self._slots = asyncio.Semaphore(settings.max_concurrent)
-        self._next_start = 0.0
+        # One start at a time, so that starts are spread evenly over a minute.
+        rate = settings.requests_per_minute
+        self._turns = None if rate is None else AsyncLimiter(1, _MINUTE / rate)
         self._progress = progress
 
     async def score(self, request: ScoreRequest) -> tuple[Score, ...]:
         """See `Scorer.score`.
 
         Raises:
-            RequestError: the judge refused, or answered with something else than grades.
+            RequestError: the judge refused, failed after all retries, or gave no grades.
             DeadlineExceededError: it took too long, retries included.
-            EngineError: the endpoint cannot be reached, or does not know the key or the model.
+            EngineError: nothing listens at the endpoint, or it refuses the key or the model.
         """
         body = self._body(request)
-        place = self._place(body)
-        text = None if place is None or not place.is_file() else place.read_text("utf-8")
+        file = self._cache_file(body)
+        # Files may lie on a network mount, where reading one would hold up all other requests.
+        text = None if file is None else await asyncio.to_thread(_read, file)
         cached = text is not None
         if text is None:
             text = await self._ask(body)
         grades = _grades(text, len(request.candidates))
         if cached:
             self._progress.add(judge_cached=1)
-        elif place is not None:
-            _keep(text, place)
+        elif file is not None:
+            await asyncio.to_thread(_write, text, file)
         return tuple(Score(reward=grade / SCALE) for grade in grades)
 
     async def close(self) -> None:
@@ -119,7 +144,8 @@ class JudgeScorer:
                 max_retries=settings.max_retries,
             )
         async with self._slots:
-            await self._wait_for_turn()
+            if self._turns is not None:
+                await self._turns.acquire()
             try:
                 response = await self._client.chat.completions.create(**body)
             except APITimeoutError as error:
@@ -127,15 +153,8 @@ class JudgeScorer:
                     f"the judge at {settings.base_url} did not answer within "
                     f"{settings.timeout_s:g} s, asked {settings.max_retries + 1} times"
                 ) from error
-            except APIConnectionError as error:
-                raise EngineError(
-                    f"the judge at {settings.base_url} cannot be reached "
-                    f"({error.__cause__ or error}); start it, or correct engines.scorer.base_url"
-                ) from error
-            except AuthenticationError as error:
-                raise EngineError(f"the judge at {settings.base_url} refuses the key") from error
             except APIError as error:
-                raise _refused(settings.base_url, error) from error
+                raise _failure(settings.base_url, error) from error
             except ValueError as error:
                 raise RequestError(f"the judge's answer is no JSON ({error})") from error
         self._progress.add(judge_requests=1)
@@ -153,16 +172,7 @@ class JudgeScorer:
             raise RequestError(f"the judge gave no grades ({reason})")
         return str(choice.message.content)
 
-    async def _wait_for_turn(self) -> None:
-        """Keep to `requests_per_minute`: starts are spread evenly."""
-        if self._settings.requests_per_minute is None:
-            return
-        now = time.monotonic()
-        start = max(now, self._next_start)
-        self._next_start = start + _MINUTE / self._settings.requests_per_minute
-        await asyncio.sleep(start - now)
-
-    def _place(self, body: dict[str, Any]) -> Path | None:
+    def _cache_file(self, body: dict[str, Any]) -> Path | None:
         if self._settings.cache_dir is None:
             return None
         asked = json.dumps([self._settings.base_url, body], sort_keys=True).encode()
@@ -211,18 +221,29 @@ def _grades(text: str, number: int) -> list[int]:
     return grades
 
 
-def _refused(url: str, error: APIError) -> Exception:
+def _failure(url: str, error: APIError) -> EngineError | RequestError:
+    """The error of the run if no request can succeed, else the error of this row."""
+    if isinstance(error.__cause__, ConnectError):
+        return EngineError(
+            f"the judge at {url} cannot be reached ({error.__cause__}); start it, or correct "
+            "engines.scorer.base_url"
+        )
     status = getattr(error, "status_code", None)
-    if status == 404:
-        return EngineError(f"the judge at {url} does not know the model ({error.message})")
-    if status in _FAULTY_REQUEST:
-        return RequestError(f"the judge at {url} refused a request: {error.message}")
-    return EngineError(f"the judge at {url} failed: {error.message}")
+    if status in _UNUSABLE:
+        return EngineError(f"the judge at {url} {_UNUSABLE[status]} ({error.message})")
+    return RequestError(f"the judge at {url} failed ({status or error!r}): {error.message}")
 
 
-def _keep(text: str, place: Path) -> None:
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _write(text: str, file: Path) -> None:
     """Write an answer by rename: several stage actors share the directory."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{uuid4().hex}.tmp")
     partial.write_text(text, "utf-8")
-    partial.replace(place)
+    partial.replace(file)

@@ -12,8 +12,8 @@ from transformers import AutoConfig
 from vllm import AsyncEngineArgs, PoolingParams, TokensPrompt
 from vllm.config import PoolerConfig
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.scorers import ProcessRewardSettings
-from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.engines.reward_engine import RewardEngine
 from sphere_ray.engines.reward_prompt import NUM_LABELS, RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer

@@ -10,20 +10,35 @@ from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import DeadlineExceededError
 from sphere_ray.method.concurrency import gather_or_cancel
-from sphere_ray.method.ports import GenerateRequest, Generator, Grader, Score, ScoreRequest
+from sphere_ray.method.ports import (
+    GenerateRequest,
+    Generator,
+    Grader,
+    Score,
+    Scorer,
+    ScoreRequest,
+)
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
 from sphere_ray.records import Candidate, StopReason, Verdict
+from sphere_ray.reward.sources import RewardSource, Surroundings
+
+
+class RolloutValueSource(RewardSource[RolloutValueSettings]):
+    """The policy's own engine completes the steps."""
+
+    def scorer(self, around: Surroundings) -> Scorer:
+        """See `RewardSource.scorer`."""
+        return RolloutValueScorer(around.generator, around.grader, self.settings, around.search)
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutValueScorer:
     """The port `Scorer`. The reward of a step is the share of completions graded correct.
 
-    A candidate that ends the chain is graded itself, for no tokens; one that uses up the chain's
-    tokens without an answer is worth 0. Completions on which the grader ran out of time are left
-    out of the share; any other verdict but correct counts as not reaching the gold. Errors
-    propagate.
+    A candidate that ends the chain is graded itself, which costs no tokens. A candidate that uses
+    up the chain's tokens without an answer is worth 0. Completions on which the grader ran out of
+    time are left out of the share; any other verdict but correct does not reach the gold.
     """
 
     generator: Generator
@@ -64,7 +79,6 @@ class RolloutValueScorer:
             prefix_ids=token_ids,
             n=self.settings.num_completions,
             temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
             max_tokens=room,
             seed=derive_seed(request.seed, "completions", index),
             priority=request.priority,

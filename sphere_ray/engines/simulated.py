@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
 
-from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.engines import EngineSettings, EngineSpec, SimulationSettings
 from sphere_ray.config.scorers import SimulatedRewardSettings
-from sphere_ray.engines.engine import EngineSpec, EngineStats, Request
+from sphere_ray.engines.engine import EngineStats, Request
 from sphere_ray.errors import EngineError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
-from sphere_ray.records import Candidate, Problem, StopReason
+from sphere_ray.records import Candidate, StopReason
+from sphere_ray.reward.sources import RewardSource
 
 END_OF_SEQUENCE = 256
 BOUNDARY = "\n\n"
@@ -44,51 +45,26 @@ class _Claim:
     value: int
 
 
-def simulated_problem(number: int) -> Problem:
-    """A problem that the simulated engines can solve; equal numbers give equal problems."""
-    bits = _bits("problem", number)
-    terms = [10 + (bits >> shift) % 990 for shift in (0, 16, 32)]
-    question = f"What is {' + '.join(map(str, terms))}?"
-    return Problem(
-        problem_id=blake2b(question.encode(), digest_size=16).hexdigest(),
-        question=question,
-        answer=str(sum(terms)),
-        source="simulated",
-    )
-
-
-class SimulatedGenerator:
-    """The port `Generator`, and an `Engine`.
-
-    A problem's own accuracy is Beta-distributed around `accuracy`; a question without a sum gets
-    an answer that is as good as never right.
-    """
+class _SimulatedEngine:
+    """An `Engine` that has nothing to load, is never dead, and counts what it is told."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        """Take the knobs from `spec.settings`."""
-        if not isinstance(spec.settings, SimulationSettings):
-            raise TypeError("a simulated generator needs SimulationSettings")
-        self._settings = spec.settings
-        self._name = spec.name
+        """Take the name of the model."""
+        self.model = spec.name
         self._running = self._generated = self._prompted = 0
 
-    @property
-    def model(self) -> str:
-        """Name of the model, recorded with each chain."""
-        return self._name
-
     async def start(self) -> None:
-        """See `Engine.start`; nothing to load."""
+        """See `Engine.start`."""
 
     async def reload(self, spec: EngineSpec) -> None:
         """See `Engine.reload`; only the name changes."""
-        self._name = spec.name
+        self.model = spec.name
 
     async def check(self) -> None:
-        """See `Engine.check`; never dead."""
+        """See `Engine.check`."""
 
     async def close(self) -> None:
-        """See `Engine.close`; nothing to end."""
+        """See `Engine.close`."""
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""
@@ -98,6 +74,21 @@ class SimulatedGenerator:
             prompt_tokens=self._prompted,
         )
 
+
+class SimulatedGenerator(_SimulatedEngine):
+    """The port `Generator`, and an `Engine`.
+
+    A problem's own accuracy is Beta-distributed around `accuracy`. A question without a sum gets
+    an answer that is practically never right.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        """Take the knobs from `spec.settings`."""
+        if not isinstance(spec.settings, SimulationSettings):
+            raise TypeError("a simulated generator needs SimulationSettings")
+        super().__init__(spec)
+        self._settings = spec.settings
+
     async def handle(self, request: Request) -> tuple[Candidate, ...]:
         """See `Engine.handle`."""
         if not isinstance(request, GenerateRequest):
@@ -106,11 +97,10 @@ class SimulatedGenerator:
 
     async def generate(self, request: GenerateRequest) -> tuple[Candidate, ...]:
         """See `Generator.generate`."""
-        knobs = self._settings
         self._running += request.n
         try:
-            if latency := knobs.latency_s + knobs.latency_per_sequence_s * request.n:
-                await asyncio.sleep(latency)
+            if self._settings.latency_s:
+                await asyncio.sleep(self._settings.latency_s)
             candidates = self._candidates(request)
         finally:
             self._running -= request.n
@@ -135,30 +125,30 @@ class SimulatedGenerator:
         return float(_uniform(_bits("difficulty", problem_id)) ** ((1 - mean) / mean))
 
 
-class SimulatedScorer:
+class SimulatedSource(RewardSource[SimulatedRewardSettings]):
+    """Rewards of `SimulatedScorer`, in a pool like the policy's."""
+
+    def engine(self, engines: EngineSettings) -> EngineSpec:
+        """See `RewardSource.engine`."""
+        return EngineSpec(
+            kind=self.settings.kind,
+            name="reward",
+            path="",
+            model=engines.policy,
+            pool=engines.policy_pool,
+            settings=self.settings,
+        )
+
+
+class SimulatedScorer(_SimulatedEngine):
     """The port `Scorer`, and an `Engine`: noise around whether a step's claim is true."""
 
     def __init__(self, spec: EngineSpec) -> None:
         """Take the noise from `spec.settings`."""
         if not isinstance(spec.settings, SimulatedRewardSettings):
             raise TypeError("a simulated scorer needs SimulatedRewardSettings")
+        super().__init__(spec)
         self._noise = spec.settings.noise
-
-    async def start(self) -> None:
-        """See `Engine.start`; nothing to load."""
-
-    async def reload(self, spec: EngineSpec) -> None:
-        """See `Engine.reload`; there are no weights."""
-
-    async def check(self) -> None:
-        """See `Engine.check`; never dead."""
-
-    async def close(self) -> None:
-        """See `Engine.close`; nothing to end."""
-
-    def stats(self) -> EngineStats:
-        """See `Engine.stats`; it decodes nothing."""
-        return EngineStats()
 
     async def handle(self, request: Request) -> tuple[Score, ...]:
         """See `Engine.handle`."""

@@ -20,7 +20,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from sphere_ray.engines.engine import EngineSpec, EngineStats
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import DeadlineExceededError, EngineError, ModelError, RequestError
 
 GIB = 1 << 30
@@ -44,7 +45,7 @@ def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
         "generation_config": "vllm",  # requests say how to sample, not the model's directory
         "max_num_seqs": pool.max_num_seqs,
         "max_num_batched_tokens": pool.max_num_batched_tokens,
-        "block_size": pool.block_size or (CPU_BLOCK_SIZE if on_cpu else None),
+        "block_size": CPU_BLOCK_SIZE if on_cpu else None,
         "enforce_eager": pool.enforce_eager,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",

@@ -6,7 +6,8 @@ from typing import Any
 from vllm import AsyncEngineArgs, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from sphere_ray.engines.engine import EngineSpec, Request
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.engines.engine import Request
 from sphere_ray.engines.tokens import load_tokenizer, prompt_ids, text_of
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, RequestError

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 
 import ray
 
-from sphere_ray.engines.engine import EngineSpec, EngineStats, Request, Response, build_engine
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.engines.engine import EngineStats, Request, Response
+from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError, RowError
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+RESTARTS_PER_HOUR = 4
+"""Deaths of one engine that Ray mends; more have a cause that it cannot mend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,13 +207,12 @@ class EngineActor:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        budget = self._spec.pool.max_restarts_per_hour
         ledger = ray.get_actor(self._ledger)
         if (spec := await ledger.assigned.remote(self._name)) is not None:
             self._spec, self._engine = spec, build_engine(spec)
-        if not await ledger.allows.remote(self._name, budget):
+        if not await ledger.allows.remote(self._name, RESTARTS_PER_HOUR):
             raise EngineError(
-                f"{self._name} died more than {budget} times within an hour; look for the cause in "
+                f"{self._name} died more than {RESTARTS_PER_HOUR} times within an hour; look for the cause in "
                 "the Ray logs of this actor, then run the same command again"
             )
         await self._engine.start()

@@ -12,10 +12,11 @@ from typing import Any, cast
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.engines.engine import Request, Response
-from sphere_ray.errors import EngineError, RequestError, SphereError
+from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.records import Candidate
 from sphere_ray.rollout.actor import Reply
+from sphere_ray.rollout.errors import cause_of
 
 COALESCE_S = 0.002
 """An actor call costs about 1.6 ms of CPU; what becomes ready meanwhile travels together."""
@@ -194,18 +195,6 @@ def _settle(answer: "asyncio.Future[Response]", reply: Reply) -> None:
     else:
         assert reply.response is not None
         answer.set_result(reply.response)
-
-
-def cause_of(error: RayError) -> Exception:
-    """The error of ours inside Ray's wrapper, or the wrapper itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        # Ray's wrapper of an error is an instance of that error's class, with a traceback as text.
-        if isinstance(cause, SphereError) and not isinstance(cause, RayError):
-            return cause
-        cause = inner
-    return error
 
 
 class PoolClient:

@@ -12,7 +12,7 @@ from sphere_ray.errors import GraderError
 from sphere_ray.grading.pool import GraderPool, decide
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
-from sphere_ray.rollout.client import cause_of
+from sphere_ray.rollout.errors import cause_of
 from sphere_ray.rollout.nodes import living_nodes
 
 

@@ -1,131 +1,171 @@
-"""The Ray Data graphs: problems stream through the stages and are committed batch by batch."""
+"""The Ray Data graphs: problems stream through the stages and are committed batch by batch.
 
+A graph writes many small files below its output, so that little is lost when it is killed. When
+all rows are there, `compact` makes few large ones of them.
+"""
+
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ray.data
-from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
+from upath import UPath
 
+from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
-from sphere_ray.errors import EngineError, SphereError
+from sphere_ray.errors import SphereError
 from sphere_ray.records import StageName
-from sphere_ray.rollout.client import cause_of
+from sphere_ray.rollout.errors import cause_of, sphere_error
+from sphere_ray.rollout.labelling import label
+from sphere_ray.rollout.pairing import pair
 from sphere_ray.rollout.rescore import Rescore
+from sphere_ray.rollout.shards import (
+    TASK_CPUS,
+    ShardWriter,
+    bundles,
+    data_files,
+    in_tasks,
+    part,
+    row_groups,
+)
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
     Assignment,
-    CountProblems,
     Diversify,
     Evaluate,
-    MethodStage,
+    RowStage,
     SelfCorrect,
     SelfGenerate,
 )
 
-Graph: TypeAlias = Callable[[str, str, Assignment, RolloutSettings], None]
+__all__ = ["compact", "evaluate", "label", "pair", "parts_dir", "rescore", "rollout"]
 
-NO_PROGRESS_TIMEOUT_S = 6 * 3600
-TASK_CPUS = 0.1
-"""Reading and writing small tables; whole CPUs for them hang a machine with two."""
+logger = logging.getLogger(__name__)
+
+Graph: TypeAlias = Callable[[str, str, Assignment], None]
+
+ATTEMPTS = 3
+"""Starts of a graph in a row without a row committed in between."""
 WRITERS = 2
 """Writing tasks at a time for each actor of a stage; more processes would only wait for rows."""
-SEARCHES: Mapping[StageName, type[MethodStage]] = {
+ROWS_PER_FILE = 2048
+SEARCHES: Mapping[StageName, type[RowStage]] = {
     StageName.SELF_GENERATION: SelfGenerate,
     StageName.SELF_CORRECTION: SelfCorrect,
     StageName.DIVERSITY: Diversify,
 }
 
 
-def rollout(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
+def rollout(problems: str, output: str, assignment: Assignment) -> None:
     """Run the stages over the problem files in `problems`; rows already in `output` are kept.
 
-    Stages that take nothing up are not started, and pairs are built by the tasks that write.
+    Stages that no problem can be routed to are not started.
 
     Raises:
         EngineError: an engine pool was lost.
         GraderError: the graders were lost.
     """
-    stages = [SEARCHES[name] for name in assignment.method.taken_stages]
-    finish = CountProblems(assignment.progress)
-    _stream(problems, output, stages, assignment, settings, finish=finish)
+    stages = [SEARCHES[name] for name in assignment.settings.method.taken_stages]
+    _stream(problems, output, stages, assignment)
 
 
-def evaluate(problems: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
+def evaluate(problems: str, output: str, assignment: Assignment) -> None:
     """Evaluate the policy on the problem files in `problems`, resumable like `rollout`."""
-    _stream(problems, output, (Evaluate,), assignment, settings)
+    _stream(problems, output, (Evaluate,), assignment)
 
 
-def rescore(rollouts: str, output: str, assignment: Assignment, settings: RolloutSettings) -> None:
-    """Score the steps of the rollout files in `rollouts` again, resumable like `rollout`."""
-    _stream(rollouts, output, (Rescore,), assignment, settings)
+def rescore(rollouts: str, output: str, assignment: Assignment) -> None:
+    """Score the steps of the rollout files in `rollouts` again, resumable like `rollout`.
+
+    The rows are `ScoreRow`s, one for each rollout.
+    """
+    _stream(rollouts, output, (Rescore,), assignment)
 
 
-def checkpoint_dir(output: str) -> str:
-    """Where the ids of committed rows are kept while `output` is incomplete."""
-    return f"{output}/_checkpoint"
+def parts_dir(output: str) -> str:
+    """Where a graph keeps its rows, and the ids of committed ones, while `output` is incomplete."""
+    return f"{output}/_parts"
+
+
+def compact(output: str, rows_per_file: int = ROWS_PER_FILE) -> None:
+    """Write the rows of `parts_dir(output)` as few large files of `output`.
+
+    The parts stay, so that this may be done again; remove them when the output is committed.
+    """
+    for file in data_files(output):
+        UPath(file).unlink()
+    files = data_files(parts_dir(output))
+    groups = bundles(files, rows_per_file)
+    in_tasks(_joined, [(group, part(output, index)) for index, group in enumerate(groups)])
 
 
 def _stream(
-    problems: str,
-    output: str,
-    stages: Sequence[type],
-    assignment: Assignment,
-    settings: RolloutSettings,
-    *,
-    finish: CountProblems | None = None,
+    source: str, output: str, stages: Sequence[type[RowStage]], assignment: Assignment
 ) -> None:
-    defaults = ray.data.DataContext.get_current()
-    defaults.enable_progress_bars = False
-    # The second reader lists files in tasks of a whole CPU each, which two CPUs do not have left.
-    defaults.use_datasource_v2 = False
-    dataset = ray.data.read_parquet(problems, num_cpus=TASK_CPUS)
-    context = dataset.context
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    context.checkpoint_config = CheckpointConfig(
-        id_column=ID_COLUMN,
-        checkpoint_path=checkpoint_dir(output),
-        delete_checkpoint_on_success=False,
-    )
-    # Its filter actors take a whole CPU each; more than one would starve a small machine.
-    context.checkpoint_config.checkpoint_actor_pool_max_size = 1
-    # Small tables are read as one block; the batch decides parallelism, streaming and commits.
+    """Run a graph until every row is committed; start it again where a stage actor was lost.
+
+    A row that leaves its stage when it is done makes the order of a task's output accidental. Ray
+    repeats lost tasks on the assumption that the order is fixed, so its repetition is turned off:
+    a graph that lost an actor ends, and the next one takes up the rows without a commit.
+    """
+    parts = parts_dir(output)
+    attempts, committed = 0, -1
+    while True:
+        try:
+            _run_graph(source, parts, stages, assignment)
+            return
+        except RayError as error:
+            files = len(data_files(parts))
+            attempts = 1 if files > committed else attempts + 1
+            committed = files
+            if isinstance(cause_of(error), SphereError) or attempts >= ATTEMPTS:
+                raise sphere_error(error, "stream of problems") from error
+            logger.warning("the stream of problems lost an actor and goes on (%s)", error)
+
+
+def _run_graph(
+    source: str, parts: str, stages: Sequence[type[RowStage]], assignment: Assignment
+) -> None:
+    settings = assignment.settings.rollout
+    dataset = compat.read_parquet(data_files(source), num_cpus=TASK_CPUS)
+    compat.keep_ids(dataset, ID_COLUMN, f"{parts}/_checkpoint")
+    # Small tables are read as one block; smaller ones keep all stage actors busy.
     dataset = dataset.repartition(target_num_rows_per_block=settings.batch_size)
-    for stage in stages:
-        dataset = dataset.map_batches(stage, **_options(assignment, settings))
-    writers = WRITERS * settings.stage_actors
-    if finish is not None:
-        # Resources and concurrency are those of the write, so that Ray Data fuses the two.
-        dataset = dataset.map_batches(
-            finish,
-            batch_format="pyarrow",
-            batch_size=settings.batch_size,
-            num_cpus=TASK_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=writers),
+    for index, stage in enumerate(stages):
+        options = _options(settings, first=index == 0)
+        arguments = {"assignment": assignment, "last": stage is stages[-1]}
+        dataset = dataset.map_batches(stage, fn_constructor_kwargs=arguments, **options)
+    with compat.batches_as_blocks():
+        dataset.write_parquet(
+            parts,
+            min_rows_per_file=settings.batch_size,
+            ray_remote_args={"num_cpus": TASK_CPUS},
+            concurrency=WRITERS * settings.stage_actors,
         )
-    try:
-        dataset.write_parquet(output, ray_remote_args={"num_cpus": TASK_CPUS}, concurrency=writers)
-    except RayError as error:
-        raise _sphere_error(error) from error
 
 
-def _options(assignment: Assignment, settings: RolloutSettings) -> dict[str, Any]:
+def _options(settings: RolloutSettings, *, first: bool) -> dict[str, Any]:
+    """Arguments of `map_batches`; later stages take blocks as they come, mostly of one row."""
+    calls = settings.batches_in_flight * (1 if first else settings.batch_size)
     return {
         "batch_format": "pyarrow",
-        "batch_size": settings.batch_size,
+        "batch_size": settings.batch_size if first else None,
         "num_cpus": STAGE_CPUS,
-        "fn_constructor_kwargs": {"assignment": assignment},
+        "max_restarts": 0,
         "compute": ray.data.ActorPoolStrategy(
             size=settings.stage_actors,
-            max_tasks_in_flight_per_actor=settings.batches_in_flight,
-            max_concurrent_calls_per_actor=settings.batches_in_flight,
+            max_tasks_in_flight_per_actor=calls,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=True,
         ),
     }
 
 
-def _sphere_error(error: RayError) -> SphereError:
-    cause = cause_of(error)
-    if isinstance(cause, SphereError):
-        return cause
-    return EngineError(f"the rollout stopped: {error}")
+def _joined(job: tuple[Sequence[str], str]) -> None:
+    files, output = job
+    with ShardWriter(output) as writer:
+        for file in files:
+            for table in row_groups(file):
+                writer.write(table)

@@ -15,16 +15,14 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sphere_ray.engines.engine import (
-    EngineSpec,
-    EngineStats,
-    differ_in_weights_alone,
-    engine_environment,
-)
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.rollout.actor import EngineActor, ReplicaStatus, RestartLedger
-from sphere_ray.rollout.client import PoolClient, cause_of
+from sphere_ray.rollout.client import PoolClient
+from sphere_ray.rollout.errors import cause_of
 from sphere_ray.rollout.nodes import living_nodes
+from sphere_ray.rollout.roles import Roles
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeState]:
 class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
-    def __init__(self, release_timeout_s: float, *, share_cores: bool = False) -> None:
+    def __init__(self, release_timeout_s: float = 120.0, *, share_cores: bool = False) -> None:
         """Take the memory baseline; no pool runs yet.
 
         With `share_cores` several pools on the CPU will work at once.
@@ -151,8 +149,13 @@ class Pools:
             self._stop([spec for spec in missing if spec in self._members])
             raise
 
+    def clients(self, roles: Roles) -> dict[str, PoolClient]:
+        """Return a client for each role, to be sent to stages; roles of one pool share theirs."""
+        made = {spec: self.client(spec) for spec in roles.specs}
+        return {name: made[spec] for name, spec in roles.filled.items()}
+
     def client(self, spec: EngineSpec) -> PoolClient:
-        """A client of the running pool of `spec`, to be sent to stages."""
+        """Return a client of the running pool of `spec`."""
         actors = [member.actor for member in self._members[spec]]
         return PoolClient(actors, ADMITTED * spec.pool.max_num_seqs, spec.name)
 

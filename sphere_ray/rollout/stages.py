@@ -1,122 +1,197 @@
 """The Ray Data stages: each turns a table into records, calls the method, and turns them back.
 
-One row is one problem, one row in is one row out; a batch is the unit of commit.
+One row is one problem, and one row in is one row out. A row leaves a stage as soon as it is done.
 """
 
 import asyncio
-import importlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import pyarrow as pa
 
-from sphere_ray.config.evaluation import EvaluationSettings
-from sphere_ray.config.method import MethodSettings
-from sphere_ray.config.scorers import JudgeSettings, RolloutValueSettings, ScorerSettings
-from sphere_ray.engines.rollout_value import RolloutValueScorer
+from sphere_ray.config.run import RunSettings
+from sphere_ray.engines.sources import source_of
 from sphere_ray.errors import DeadlineExceededError, RowError
-from sphere_ray.method.concurrency import gather_or_cancel
 from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem, failed_row
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.sphere import World, enter
 from sphere_ray.records import EvaluationRow, Problem, Rollout, StageName
 from sphere_ray.reward.audited import AuditedScorer
+from sphere_ray.reward.sources import Surroundings
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
+LATER = 1 << 30
+"""What a later stage subtracts from a priority; no stage sees so many rows."""
+TICK_S = 0.1
+"""Rows that are done within this time travel together: each block costs Ray Data milliseconds."""
 
 T = TypeVar("T")
+Row: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """Everything a stage actor is given: plain parameters and clients of the pools."""
+    """Everything a stage actor is given: the settings, and clients of the pools by role.
 
-    method: MethodSettings
-    scorer: ScorerSettings
-    evaluation: EvaluationSettings
-    policy: PoolClient
-    small: PoolClient
-    reward: PoolClient | None
-    trained: PoolClient | None
+    Roles are `policy`, and where an engine plays them `small`, `reward` and `trained`.
+    """
+
+    settings: RunSettings
+    clients: Mapping[str, PoolClient]
     grader: GraderClient
     progress: Progress
-    seed: int
     iteration: int
-    problem_timeout_s: float
 
-    def context(self) -> World:
-        """The method's view of this assignment."""
+    def world(self) -> World:
+        """Return what the method works with."""
+        policy = self.clients["policy"]
         return World(
-            settings=self.method,
-            policy=self.policy,
-            small=self.small,
-            scorer=self._scorer(),
+            settings=self.settings.method,
+            policy=policy,
+            small=self.clients.get("small", policy),
+            scorer=self.scorer(),
             grader=self.grader,
             progress=self.progress,
-            run_seed=self.seed,
+            run_seed=self.settings.seed,
             iteration=self.iteration,
         )
 
-    def _scorer(self) -> Scorer:
-        if self.trained is None or self.scorer.trained is None:
+    def scorer(self) -> Scorer:
+        """Return what scores steps: the trained reward model, the configured source, or both."""
+        settings, trained = self.settings.engines.scorer, self.clients.get("trained")
+        if trained is None or settings.trained is None:
             return self._source()
-        share = self.scorer.trained.schedule.audit_share
-        return AuditedScorer(self.trained, self._source(), share) if share else self.trained
+        share = settings.trained.schedule.audit_share
+        return AuditedScorer(trained, self._source(), share) if share else trained
 
     def _source(self) -> Scorer:
-        """The configured reward source."""
-        if isinstance(self.scorer, RolloutValueSettings):
-            return RolloutValueScorer(self.policy, self.grader, self.scorer, self.method.search)
-        if isinstance(self.scorer, JudgeSettings):
-            # Its client takes a second to import, in every stage actor.
-            judge: Any = importlib.import_module("sphere_ray.engines.judge")
-            return cast(Scorer, judge.JudgeScorer(self.scorer, self.progress))
-        if self.reward is None:
-            raise ValueError(f"scorer {self.scorer.kind} has no pool")
-        return self.reward
+        settings = self.settings
+        around = Surroundings(
+            engine=self.clients.get("reward"),
+            generator=self.clients["policy"],
+            grader=self.grader,
+            search=settings.method.search,
+            progress=self.progress,
+            stage_actors=len(settings.method.taken_stages) * settings.rollout.stage_actors,
+        )
+        return source_of(settings.engines.scorer).scorer(around)
 
 
-class MethodStage:
-    """Base of the stages that run a coroutine of the method on each row."""
+class RowStage(ABC):
+    """Runs a coroutine for every row of a block, and passes each row on as soon as it is done.
 
-    stage: StageName
+    Ray Data collects all that an async stage yields before it passes anything on. So a stage is an
+    ordinary generator, called in a thread of its actor for each block, and all coroutines of the
+    actor run in an event loop of its own.
+    """
 
-    def __init__(self, assignment: Assignment) -> None:
-        """Build the method's context once per stage actor."""
-        self._context = assignment.context()
-        self._timeout_s = assignment.problem_timeout_s
+    def __init__(self, assignment: Assignment, *, last: bool = True) -> None:
+        """Start the event loop; the `last` stage of a graph counts the problems that are done."""
+        self._timeout_s = assignment.settings.rollout.problem_timeout_s
+        self._progress = assignment.progress
+        self._last = last
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Run all rows at once; yield those that are done, in the order in which they end.
+
+        Raises:
+            SphereError: a row met an error that ends the run; the other rows are cancelled.
+        """
+        tasks = [
+            asyncio.run_coroutine_threadsafe(self._within(row), self._loop)
+            for row in self.read(table)
+        ]
+        done: queue.SimpleQueue[Future[Row]] = queue.SimpleQueue()
+        for task in tasks:
+            task.add_done_callback(done.put)
+        left = len(tasks)
+        try:
+            while left:
+                ready = [done.get()]
+                if left > 1:
+                    time.sleep(TICK_S)
+                while not done.empty():
+                    ready.append(done.get())
+                left -= len(ready)
+                yield self.write([task.result() for task in ready])
+                if self._last:
+                    self._progress.add(problems=len(ready))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _within(self, row: Row) -> Row:
+        try:
+            return await within(self.work(row), self._timeout_s)
+        except RowError as error:
+            self._progress.add(errors=1)
+            return self.failed(row, error)
+
+    @abstractmethod
+    def read(self, table: pa.Table) -> Sequence[Row]:
+        """Return the records of a block."""
+
+    @abstractmethod
+    async def work(self, row: Row) -> Row:
+        """Return the row that comes out for a row."""
+
+    @abstractmethod
+    def failed(self, row: Row, error: RowError) -> Row:
+        """Return the row that comes out if `work` failed for good."""
+
+    @abstractmethod
+    def write(self, rows: list[Row]) -> pa.Table:
+        """Return rows that come out as a block."""
+
+
+class MethodStage(RowStage):
+    """Base of the stages of SPHERE: rollouts in, rollouts out."""
+
+    name: ClassVar[StageName]
+
+    def __init__(self, assignment: Assignment, *, last: bool = True) -> None:
+        """Build what the method works with, once per stage actor."""
+        super().__init__(assignment, last=last)
+        self._world = assignment.world()
         self._arrivals = itertools.count()
 
-    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
-        """Run all rows of a batch at once."""
-        rollouts = self.read(table)
-        done = await asyncio.gather(*(self._run(rollout) for rollout in rollouts))
-        yield rollout_table(list(done))
-
     def read(self, table: pa.Table) -> list[Rollout]:
-        """Records of a batch."""
+        """See `RowStage.read`."""
         return rollouts_of(table)
 
-    async def _run(self, rollout: Rollout) -> Rollout:
-        if rollout.error is not None:
-            return rollout
-        work = enter(self.stage, rollout, self._context, next(self._arrivals))
-        try:
-            return await within(work, self._timeout_s)
-        except RowError as error:
-            self._context.progress.add(errors=1)
-            return replace(rollout, error=f"{type(error).__name__}: {error}")
+    async def work(self, row: Rollout) -> Rollout:
+        """See `RowStage.work`.
+
+        Of two problems the one in the later stage is served first, else the one that came first.
+        """
+        later = list(StageName).index(self.name)
+        return await enter(self.name, row, self._world, next(self._arrivals) - later * LATER)
+
+    def failed(self, row: Rollout, error: RowError) -> Rollout:
+        """See `RowStage.failed`."""
+        return replace(row, error=reason_of(error))
+
+    def write(self, rows: list[Rollout]) -> pa.Table:
+        """See `RowStage.write`."""
+        return rollout_table(rows)
 
 
 class SelfGenerate(MethodStage):
     """Stage 1: problems in, rollouts with Sol_max and Sol_min out."""
 
-    stage = StageName.SELF_GENERATION
+    name = StageName.SELF_GENERATION
 
     def read(self, table: pa.Table) -> list[Rollout]:
         """Problems become empty rollouts."""
@@ -126,55 +201,45 @@ class SelfGenerate(MethodStage):
 class SelfCorrect(MethodStage):
     """Stage 2."""
 
-    stage = StageName.SELF_CORRECTION
+    name = StageName.SELF_CORRECTION
 
 
 class Diversify(MethodStage):
     """Stage 3."""
 
-    stage = StageName.DIVERSITY
+    name = StageName.DIVERSITY
 
 
-class CountProblems:
-    """The last operator of the rollouts: counts the rows that are about to be written."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Count into `progress`."""
-        self._progress = progress
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Count the rows of a batch."""
-        self._progress.add(problems=table.num_rows)
-        return table
-
-
-class Evaluate:
+class Evaluate(RowStage):
     """Problems in, graded answers of the policy out."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, *, last: bool = True) -> None:
         """Build what the evaluation works with."""
-        self._timeout_s = assignment.problem_timeout_s
+        super().__init__(assignment, last=last)
         self._exam = EvaluationContext(
-            settings=assignment.evaluation,
-            prompts=assignment.method.prompts,
-            policy=assignment.policy,
+            settings=assignment.settings.evaluation,
+            prompts=assignment.settings.method.prompts,
+            policy=assignment.clients["policy"],
             grader=assignment.grader,
             progress=assignment.progress,
-            run_seed=assignment.seed,
+            run_seed=assignment.settings.seed,
         )
 
-    async def __call__(self, table: pa.Table) -> AsyncIterator[pa.Table]:
-        """Answer and grade all problems of a batch at once; a failed one becomes a row too."""
-        rows = await gather_or_cancel(self._row(problem) for problem in from_table(table, Problem))
-        self._exam.progress.add(problems=len(rows))
-        yield to_table(rows, EvaluationRow)
+    def read(self, table: pa.Table) -> list[Problem]:
+        """See `RowStage.read`."""
+        return from_table(table, Problem)
 
-    async def _row(self, problem: Problem) -> EvaluationRow:
-        try:
-            return await within(evaluate_problem(problem, self._exam), self._timeout_s)
-        except RowError as error:
-            self._exam.progress.add(errors=1)
-            return failed_row(problem, error)
+    async def work(self, row: Problem) -> EvaluationRow:
+        """See `RowStage.work`."""
+        return await evaluate_problem(row, self._exam)
+
+    def failed(self, row: Problem, error: RowError) -> EvaluationRow:
+        """See `RowStage.failed`."""
+        return failed_row(row, error)
+
+    def write(self, rows: list[EvaluationRow]) -> pa.Table:
+        """See `RowStage.write`."""
+        return to_table(rows, EvaluationRow)
 
 
 async def within(work: Awaitable[T], seconds: float) -> T:
@@ -190,12 +255,17 @@ async def within(work: Awaitable[T], seconds: float) -> T:
         raise DeadlineExceededError(f"not finished within {seconds:g} s") from error
 
 
+def reason_of(error: RowError) -> str:
+    """Return the text that a failed row records as its error."""
+    return f"{type(error).__name__}: {error}"
+
+
 def rollout_table(rollouts: list[Rollout]) -> pa.Table:
-    """Rollouts as a table, with the id as a column of its own for the checkpoint."""
+    """Return rollouts as a table, with the id as a column of its own for the checkpoint."""
     ids = pa.array([rollout.problem.problem_id for rollout in rollouts], pa.string())
     return to_table(rollouts, Rollout).append_column(ID_COLUMN, ids)
 
 
 def rollouts_of(table: pa.Table) -> list[Rollout]:
-    """The inverse of `rollout_table`."""
+    """Return the rollouts of a table of `rollout_table`."""
     return from_table(table.drop_columns([ID_COLUMN]), Rollout)

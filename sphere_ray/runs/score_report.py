@@ -152,9 +152,7 @@ def _fresh(
         }
     )
     given = executor.make(GivenProblemsStep(split="train", problems=tuple(problems)))
-    return executor.make(
-        RolloutsStep(settings=changed, problems=given, policy=policy, iteration=0)
-    )
+    return executor.make(RolloutsStep(settings=changed, problems=given, policy=policy, iteration=0))
 
 
 def _unseen(

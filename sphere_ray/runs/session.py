@@ -60,7 +60,7 @@ class Session:
 
     def record(self, event: str, *, iteration: int | None = None, **fields: Field) -> None:
         """Note an event in events.jsonl."""
-        self.events.record(event, iteration=iteration, **fields)
+        self.events.record(event, phase=None, iteration=iteration, **fields)
 
     def connect(self) -> None:
         """Be connected to Ray from now on.

@@ -143,7 +143,9 @@ def pairs(folder: Path) -> dict[str, Any]:
     """The `pairs` part of an iteration."""
     kept = rows(folder / "pairs")
     assert len({pair["pair_id"] for pair in kept}) == len(kept)
-    refused = rows(folder / "pairs" / "dropped") if any((folder / "pairs/dropped").glob("*")) else []
+    refused = (
+        rows(folder / "pairs" / "dropped") if any((folder / "pairs/dropped").glob("*")) else []
+    )
     chains = {c["chain_id"] for row in rows(folder / "rollouts") for c in row["chains"]}
     for pair in (*kept, *refused):
         assert {pair["chosen_chain"], pair["rejected_chain"]} <= chains

@@ -81,7 +81,10 @@ def test_placement_and_limits_make_nothing_again(load: Any, override: str) -> No
 def test_limits_of_a_judge_make_nothing_again(load: Any) -> None:
     judge = "kind: judge, base_url: 'http://localhost/v1', model: m"
     limits = "max_concurrent: 4, timeout_s: 9, max_retries: 1, cache_dir: x, api_key_env: KEY"
-    before, after = load(f"engines.scorer={{{judge}}}"), load(f"engines.scorer={{{judge}, {limits}}}")
+    before, after = (
+        load(f"engines.scorer={{{judge}}}"),
+        load(f"engines.scorer={{{judge}, {limits}}}"),
+    )
     assert changed(before, after) == set()
 
 

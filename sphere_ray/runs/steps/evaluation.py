@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pyarrow.compute as pc
+
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.records import ModelRef
@@ -44,11 +46,12 @@ class EvaluationStep(Step):
             EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
         """
         spec = policy_spec(self.settings.engines, self.model)
-        done = stream(work, pipeline.evaluate, self.rows_of, Roles(policy=spec))
+        roles = Roles(policy=spec)
+        done = stream(work, pipeline.evaluate, self.rows_of, settings=self.settings, roles=roles)
         errors, rows, tokens = Counter[str](), 0, 0
         for table in storage.tables(work.path, ["error", "num_tokens"]):
             rows += table.num_rows
-            tokens += sum(table["num_tokens"].to_pylist())
+            tokens += pc.sum(table["num_tokens"]).as_py() or 0
             errors.update(error for error in table["error"].to_pylist() if error is not None)
         check_failures(errors, rows, self.settings.rollout.max_failed_share, work.path)
         return Result(

@@ -49,9 +49,13 @@ class RolloutsStep(Step):
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Problems, policy, and every other model by its fingerprint."""
         models = self.roles().models
-        trained = {"trained": self.trained} if models.pop("trained", None) else {}
-        others = {role: model_fingerprint(path) for role, path in models.items()}
-        return {"problems": self.problems, "policy": self.policy, **others, **trained}
+        inputs = {
+            role: model_fingerprint(path) for role, path in models.items() if role != "trained"
+        }
+        found: dict[str, Made | ModelRef | str] = {"problems": self.problems, **inputs}
+        if self.trained is not None:
+            found["trained"] = self.trained
+        return found | {"policy": self.policy}
 
     def run(self, work: Work) -> Result:
         """Stream the problems through the stages.
@@ -60,7 +64,12 @@ class RolloutsStep(Step):
             EngineError: engines were lost, or more rows failed than `rollout.max_failed_share`.
         """
         done = stream(
-            work, pipeline.rollout, self.rows_of, self.roles(), call_workers=self.then_trains
+            work,
+            pipeline.rollout,
+            self.rows_of,
+            settings=self.settings,
+            roles=self.roles(),
+            call_workers=self.then_trains,
         )
         errors, rows, tokens = Counter[str](), 0, 0
         for table in storage.tables(work.path, ["error", "tokens"]):

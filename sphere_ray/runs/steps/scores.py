@@ -48,7 +48,7 @@ class ScoresStep(Step):
         """Ask the source about every step that has a reward."""
         roles = self._as_rollouts().roles()
         resumed = storage.count_rows(pipeline.parts_dir(work.path)) > 0
-        done = stream(work, pipeline.rescore, self.rollouts.path, roles)
+        done = stream(work, pipeline.rescore, self.rows_of, settings=self.settings, roles=roles)
         steps = sum(
             len(scores)
             for table in storage.tables(work.path, ["scores"])

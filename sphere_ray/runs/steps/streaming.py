@@ -13,7 +13,6 @@ from sphere_ray.rollout.roles import Roles
 from sphere_ray.runs import storage
 from sphere_ray.runs.step import Work
 
-
 LEFTOVERS = ("_parts",)
 """The many small files of a stream."""
 
@@ -49,9 +48,7 @@ def stream(
             work.session.call_workers_early(work.iteration or 0)
         with work.progress(total, "problems", first=done) as tracker:
             with follow(tracker, done="problems") as hub:
-                given = work.session.assignment(
-                    settings, roles, work.iteration or 0, hub.sink()
-                )
+                given = work.session.assignment(settings, roles, work.iteration or 0, hub.sink())
                 with work.session.metered(roles.specs) as pools:
                     graph(source, work.path, given)
             # The last counts of a stage actor are lost when it ends; the files are the truth.

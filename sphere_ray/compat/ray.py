@@ -1,0 +1,107 @@
+"""All that leans on private or unstable names of Ray 2.60, checked before it is used."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import ray.data
+from ray.data import DataContext, Dataset
+from ray.data._internal.planner import plan_udf_map_op as planner
+from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError, RayTaskError
+
+from sphere_ray.compat.names import doubts
+
+logger = logging.getLogger(__name__)
+
+TESTED = "2.60.0"
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+
+Error = TypeVar("Error", bound=Exception)
+
+
+@cache
+def found_doubts() -> tuple[str, ...]:
+    """Return reasons not to rely on the names below, and log them; empty if there are none."""
+    context = DataContext.get_current()
+    block_options = getattr(planner, "OutputBlockSizeOption", None)
+    private: list[tuple[object, str]] = [
+        (planner, "OutputBlockSizeOption"),
+        (block_options, "disable_block_shaping"),
+        (context, "use_datasource_v2"),
+        (context, "enable_progress_bars"),
+        (context, "execution_no_progress_timeout_s"),
+        (CheckpointConfig, "CHECKPOINT_ACTOR_POOL_MAX_SIZE"),
+        (RayTaskError, "as_instanceof_cause"),
+        (ray, "nodes"),
+    ]
+    found = tuple(doubts(["ray"], TESTED, private))
+    if found:
+        logger.warning(
+            "Ray is not as tested (%s): rows pass from stage to stage in whole batches, and a run "
+            "on two CPUs may stall; install ray==%s",
+            "; ".join(found),
+            TESTED,
+        )
+    return found
+
+
+def read_parquet(files: str | list[str], num_cpus: float) -> Dataset:
+    """Read parquet files with tasks of `num_cpus` each, and without progress bars."""
+    defaults = DataContext.get_current()
+    defaults.enable_progress_bars = False
+    # The second reader lists files in tasks of a whole CPU each, which two CPUs do not have left.
+    defaults.use_datasource_v2 = False
+    dataset = ray.data.read_parquet(files, num_cpus=num_cpus)
+    dataset.context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    return dataset
+
+
+def keep_ids(dataset: Dataset, column: str, directory: str) -> None:
+    """Record the ids of committed rows in a directory, and skip rows that it knows."""
+    config: Any = CheckpointConfig(
+        id_column=column, checkpoint_path=directory, delete_checkpoint_on_success=False
+    )
+    # Its filter actors take a whole CPU each; more than one would starve a small machine.
+    config.checkpoint_actor_pool_max_size = 1
+    dataset.context.checkpoint_config = config
+
+
+@contextmanager
+def batches_as_blocks() -> Iterator[None]:
+    """Plan `map_batches` so that each batch a function yields is passed on at once, as a block.
+
+    Ray Data can do so, but offers no argument for it: it collects batches until a block is full
+    (128 MB). If there are doubts this does nothing, and rows wait for the last of their batch.
+    """
+    if found_doubts():
+        yield
+        return
+    module: Any = planner
+    options: Any = module.OutputBlockSizeOption
+
+    class Unshaped(options):  # type: ignore[misc]  # its base is a value
+        @classmethod
+        def of(cls, **_: Any) -> Any:
+            return options(disable_block_shaping=True)
+
+    module.OutputBlockSizeOption = Unshaped
+    try:
+        yield
+    finally:
+        module.OutputBlockSizeOption = options
+
+
+def cause_of(error: RayError, kind: type[Error]) -> Error | None:
+    """Return the error of `kind` inside Ray's wrapper, None if there is none.
+
+    Ray's wrapper of an error is also an instance of that error's class, with a traceback as text.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, kind) and not isinstance(cause, RayError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return None

@@ -1,0 +1,79 @@
+"""Training data of a reward model: the recorded steps of rollouts, as files of labelled steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sphere_ray.records import LabelledStep
+from sphere_ray.reward.labels import labelled_steps, split_by_problem
+from sphere_ray.rollout.shards import (
+    ShardWriter,
+    data_files,
+    in_tasks,
+    part,
+    remove_directory,
+    row_groups,
+)
+from sphere_ray.rollout.stages import rollouts_of
+from sphere_ray.schema import to_table
+
+TRAIN, HELD_OUT = "train", "held_out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCounts:
+    """Labelled steps to train on, and those of the problems that are held out."""
+
+    train: int
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A file of rollouts to label, and how."""
+
+    file: str
+    trained: bool
+    output: str
+    index: int
+    share: float
+    seed: int
+
+
+def label(
+    rollouts: Sequence[tuple[str, bool]], output: str, *, share: float, seed: int
+) -> LabelCounts:
+    """Write every step with a label as files of `output/train` and `output/held_out`.
+
+    `rollouts` are directories of rollout files, each with whether the trained reward model scored
+    them. About `share` of the problems are held out, the same ones for the same `seed`.
+
+    Raises:
+        EngineError: a task failed for a reason outside of it.
+    """
+    for split in (TRAIN, HELD_OUT):
+        remove_directory(f"{output}/{split}")
+    files = [(file, trained) for directory, trained in rollouts for file in data_files(directory)]
+    counts = in_tasks(
+        _label_file,
+        [
+            _Job(file=file, trained=trained, output=output, index=index, share=share, seed=seed)
+            for index, (file, trained) in enumerate(files)
+        ],
+    )
+    return LabelCounts(
+        train=sum(train for train, _ in counts), held_out=sum(held for _, held in counts)
+    )
+
+
+def _label_file(job: _Job) -> tuple[int, int]:
+    with (
+        ShardWriter(part(f"{job.output}/{TRAIN}", job.index)) as train,
+        ShardWriter(part(f"{job.output}/{HELD_OUT}", job.index)) as held_out,
+    ):
+        for table in row_groups(job.file):
+            rollouts = rollouts_of(table)
+            steps = [s for each in rollouts for s in labelled_steps(each, trained=job.trained)]
+            halves = split_by_problem(steps, share=job.share, seed=job.seed)
+            for writer, half in zip((train, held_out), halves, strict=True):
+                writer.write(to_table(half, LabelledStep))
+        return train.rows, held_out.rows
