@@ -10,9 +10,11 @@ from sphere_ray.config.run import PromotionSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
 from sphere_ray.method.metrics import mean_at_k
-from sphere_ray.records import EvaluationRow, ModelRef, PreferencePair, Verdict
+from sphere_ray.records import EvaluationRow, ModelRef, Verdict
+from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary, reward_summary
 from sphere_ray.reporting.summary import (
+    PAIR_COLUMNS,
     IterationSummary,
     RunSummary,
     TrainingSummary,
@@ -24,12 +26,11 @@ from sphere_ray.reporting.summary import (
 from sphere_ray.runs import storage
 from sphere_ray.runs.learning import Ahead, Trained, learn
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_rollouts, roll_out
+from sphere_ray.runs.phases import collect_pairs, evaluate, ingest_problems, read_columns, roll_out
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import PhaseDir, RunStore
 from sphere_ray.runs.trained_reward import Recorded, reward_base_dir, train_reward
-from sphere_ray.schema import from_table
 
 Seconds: TypeAlias = defaultdict[str, float]
 
@@ -110,6 +111,7 @@ def _run(session: Session) -> RunSummary:
         _count(seconds, manifest)
     return {
         "run": settings.name,
+        "steps": [],
         "base": {"path": settings.engines.policy.path, "fingerprint": base.fingerprint},
         "iterations": state.iterations,
         "test": held_out_summary(base_test, final_test, **_statistics(settings)),
@@ -178,20 +180,23 @@ def _rolled_out(
     )
     _count(seconds, manifest)
     report = manifest.report
-    done = rollout_summary(read_rollouts(rollouts.path), report.seconds, report.pools)
+    done = rollout_summary(
+        read_columns(rollouts.path, ROLLOUT_COLUMNS), report.seconds, report.pools
+    )
     source = "trained" if trained else settings.engines.scorer.kind
-    reward = reward_summary(read_rollouts(rollouts.path), source)
+    reward = reward_summary(read_columns(rollouts.path, REWARD_COLUMNS), source)
     state.recorded.append(
         Recorded(path=rollouts.path, fingerprint=rollouts.fingerprint, trained=trained is not None)
     )
     pairs, manifest = collect_pairs(session, rollouts, iteration)
     _count(seconds, manifest)
-    kept = from_table(storage.read_table(pairs.path), PreferencePair)
     item: IterationSummary = {
         "iteration": iteration,
         "rollout": done,
         "reward": reward,
-        "pairs": pairs_summary(kept, manifest.report.dropped, report.seconds),
+        "pairs": pairs_summary(
+            read_columns(pairs.path, PAIR_COLUMNS), manifest.report.dropped, report.seconds
+        ),
         "training": None,
         "evaluation": None,
         "promoted": False,
@@ -200,7 +205,7 @@ def _rolled_out(
     state.iterations.append(item)
     if hands_over is not None:
         reward["trained"] = _hand_over(session, hands_over, base, state, seconds)
-    return pairs, len(kept)
+    return pairs, item["pairs"]["total"]
 
 
 def _trained_at(settings: RunSettings, state: State, iteration: int) -> ModelRef | None:

@@ -2,11 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import EngineError
@@ -239,6 +240,14 @@ def read_rollouts(path: str) -> Iterator[Rollout]:
     """Rollouts of a phase, file by file."""
     for name in storage.data_files(path):
         yield from rollouts_of(storage.read_table(f"{path}/{name}"))
+
+
+def read_columns(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Leaf columns of a phase, file by file."""
+    for name in storage.data_files(path):
+        filesystem, inner = storage._open(f"{path}/{name}")
+        with filesystem.open(inner, "rb") as file:
+            yield pq.ParquetFile(file).read(columns=list(columns))
 
 
 def read_evaluation(path: str) -> list[EvaluationRow]:

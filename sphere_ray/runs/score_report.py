@@ -18,19 +18,20 @@ from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, PhaseReport, Problem, Rollout, Verdict
+from sphere_ray.reporting.columns import REWARD_COLUMNS
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import (
     CostSummary,
     ScoreReport,
     SourceReport,
     TrainedRewardSummary,
-    scored_candidates,
+    reward_summary,
 )
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.rollout import pipeline
 from sphere_ray.runs import storage
-from sphere_ray.runs.phases import DATA, committed, read_rollouts, roll_out, stream
+from sphere_ray.runs.phases import DATA, committed, read_columns, read_rollouts, roll_out, stream
 from sphere_ray.runs.roles import base_model, roles_of
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.stopwatch import stopwatch
@@ -304,8 +305,7 @@ def _rescored(
 
 
 def _write_cost(phase: PhaseDir, decoded: float, prefilled: float, *, seconds: float) -> None:
-    candidates = (c for row in read_rollouts(phase.path) for c in scored_candidates(row))
-    steps = sum(candidate.audit is not None for candidate in candidates)
+    steps = reward_summary(read_columns(phase.path, REWARD_COLUMNS), "")["audited"]
     if not steps:
         return
     cost: CostSummary = {
