@@ -1,5 +1,6 @@
 """Evaluation of one problem: a greedy answer and, where configured, samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sphere_ray.config.evaluation import EvaluationSettings
@@ -64,6 +65,21 @@ def failed_row(problem: Problem, error: RowError) -> EvaluationRow:
         level=problem.level,
         error=f"{type(error).__name__}: {error}",
     )
+
+
+def answered_by_both(
+    first: Sequence[EvaluationRow], second: Sequence[EvaluationRow]
+) -> tuple[list[EvaluationRow], list[EvaluationRow]]:
+    """Return the rows of the problems that both models answered, ordered by problem id.
+
+    Raises:
+        ValueError: the two were asked different problems.
+    """
+    one, two = (sorted(rows, key=lambda row: row.problem_id) for rows in (first, second))
+    if [row.problem_id for row in one] != [row.problem_id for row in two]:
+        raise ValueError("two models are compared on different problems")
+    both = [pair for pair in zip(one, two, strict=True) if all(row.error is None for row in pair)]
+    return [row for row, _ in both], [row for _, row in both]
 
 
 def _request(

@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from typing import TypedDict
 
-from sphere_ray.records import Candidate, Rollout
+import numpy as np
+import pyarrow as pa
+
+from sphere_ray.reporting.columns import scored_steps
 from sphere_ray.reward.quality import rank_correlation
 
 
@@ -32,8 +35,9 @@ class QualitySummary(TypedDict):
 class TrainedRewardSummary(TypedDict):
     """The reward model trained from what this and earlier iterations recorded.
 
-    `labels` steps of `problems` problems; `held_out` are its figures on problems it never saw,
-    null where it was not trained. `refusal` says why it does not take over, and is null if it does.
+    It learned from `labels` steps of `problems` problems. `held_out` are its figures on problems
+    it never saw, null where it was not trained. `refusal` says why it does not take over, and is
+    null if it does.
     """
 
     problems: int
@@ -48,8 +52,8 @@ class TrainedRewardSummary(TypedDict):
 class RewardSummary(TypedDict):
     """Who scored a rollout: the kind of the configured source, or `trained`.
 
-    `steps` were scored, `audited` of them by the original source too; `agreement` is Spearman's
-    correlation of the two on these.
+    `steps` were scored, and the original source scored `audited` of them too. `agreement` is
+    Spearman's correlation of the two on the audited steps.
     """
 
     source: str
@@ -89,32 +93,24 @@ class ScoreReport(TypedDict):
     agreement: dict[str, float | None]
 
 
-def reward_summary(rollouts: Iterable[Rollout], source: str) -> RewardSummary:
-    """Count what the rollouts record about their rewards; `trained` is filled in by its phase."""
-    rewards, audits, steps = list[float](), list[float](), 0
-    for rollout in rollouts:
-        for candidate in scored_candidates(rollout):
-            steps += 1
-            if candidate.audit is not None and candidate.reward is not None:
-                rewards.append(candidate.reward)
-                audits.append(candidate.audit)
+def reward_summary(tables: Iterable[pa.Table], source: str) -> RewardSummary:
+    """Count the columns `REWARD_COLUMNS` of rollouts; tables may be a stream, file by file.
+
+    `source` is the kind of the reward source. A later step fills in `trained`.
+    """
+    steps = 0
+    rewards, audits = [np.empty(0)], [np.empty(0)]
+    for table in tables:
+        reward, audit = scored_steps(table)
+        steps += len(reward)
+        audited = audit.is_valid()
+        rewards.append(reward.filter(audited).to_numpy())
+        audits.append(audit.filter(audited).to_numpy())
+    one, other = np.concatenate(rewards), np.concatenate(audits)
     return {
         "source": source,
         "steps": steps,
-        "audited": len(audits),
-        "agreement": rank_correlation(rewards, audits),
+        "audited": len(other),
+        "agreement": rank_correlation(one, other),
         "trained": None,
     }
-
-
-def scored_candidates(rollout: Rollout) -> list[Candidate]:
-    """Every candidate with a reward, once: chains share the siblings of their first steps."""
-    sets: dict[tuple[tuple[int, ...], tuple[Candidate, ...]], None] = {}
-    for chain in rollout.chains:
-        prefix: tuple[int, ...] = ()
-        for step in chain.steps:
-            sets[prefix, step.candidates] = None
-            prefix += step.candidate.token_ids
-    return [
-        candidate for _, siblings in sets for candidate in siblings if candidate.reward is not None
-    ]

@@ -1,4 +1,4 @@
-"""From records to summary.json: pure counting, in the public shape of `RunSummary`.
+"""From the files of a run to summary.json: pure counting, in the public shape of `RunSummary`.
 
 Every count can be recomputed from the parquet files of the run (tests/e2e/recompute.py does).
 """
@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TypedDict
 
+import pyarrow as pa
+
+from sphere_ray.method.evaluate import answered_by_both
 from sphere_ray.method.metrics import (
     bootstrap_interval,
     macro_average,
@@ -18,18 +21,17 @@ from sphere_ray.method.metrics import (
 )
 from sphere_ray.records import (
     CORRECTION_CHECK,
-    Chain,
     EvaluationRow,
     Outcome,
     PoolUse,
-    PreferencePair,
-    Rollout,
     StageName,
     Verdict,
 )
+from sphere_ray.reporting.columns import count_rollouts
 from sphere_ray.reporting.reward_summary import RewardSummary
 
 FAILED_ROUTE = "failed"
+PAIR_COLUMNS = ("stage",)
 
 
 class StageSummary(TypedDict):
@@ -43,8 +45,9 @@ class StageSummary(TypedDict):
 class PoolSummary(TypedDict):
     """One engine pool in the session that finished the rollouts.
 
-    Tokens a second are decoded ones over all replicas; `prefix_hits` is the share of prompt tokens
-    found in the cache (null: none were looked for), `idle` the share of the time without work.
+    `tokens_per_second` counts decoded tokens over all replicas. `prefix_hits` is the share of
+    prompt tokens found in the prefix cache (null: no prompt was looked up). `idle` is the share of
+    the time without a request.
     """
 
     replicas: int
@@ -57,10 +60,10 @@ class PoolSummary(TypedDict):
 class RolloutSummary(TypedDict):
     """What happened to the problems of one iteration.
 
-    `tokens` are all decoded tokens. `by_stage` has the three stages and `correction_check`;
-    `routes` counts each `stage:outcome`, and failed rows as `failed`. `prm_inversions` are
-    problems whose Sol_max was wrong while Sol_min was right; `wrong_to_correct` those that
-    self-correction repaired, `correct_to_wrong` checked ones that it spoiled.
+    `tokens` are all decoded tokens. `by_stage` has every stage and `correction_check`. `routes`
+    counts each `stage:outcome`, and failed rows as `failed`. `prm_inversions` are problems whose
+    Sol_max was wrong while Sol_min was right. `wrong_to_correct` are problems that self-correction
+    repaired, `correct_to_wrong` checked ones that it spoiled.
     """
 
     problems: int
@@ -91,8 +94,8 @@ class PairsSummary(TypedDict):
 class TrainingSummary(TypedDict):
     """How training went: mean loss of the first and last step, accuracy of the last.
 
-    Tokens are those of both rows of each pair; `padding` is the share of the computed ones that
-    belonged to no pair of the step.
+    `tokens_per_second` counts the tokens of both sides of each pair. `padding` is the share of the
+    computed tokens that belonged to no pair of the step.
     """
 
     pairs: int
@@ -127,34 +130,44 @@ class FamilyScore(Score):
 
 
 class ModelScore(Score):
-    """A score over all problems, the mean of the families' pass@1 (null without), each family."""
+    """A score over all problems and by family.
+
+    `macro_average` is the mean of the families' pass@1, null if no problem has a family.
+    """
 
     macro_average: float | None
     by_family: dict[str, FamilyScore]
 
 
 class EvaluationSummary(ModelScore):
-    """What `sphere evaluate` measures of one model on `n` problems."""
+    """What `sphere evaluate` measures of one model on the `n` problems it answered.
+
+    `failed` problems could not be answered (a question that is too long, a deadline). They count
+    neither as right nor as wrong, in this and in the next two summaries.
+    """
 
     n: int
+    failed: int
 
 
 class ValidationSummary(TypedDict):
-    """The `n` validation problems under the policy before and after an iteration's training."""
+    """The policy before and after an iteration's training, on the `n` problems both answered."""
 
     n: int
+    failed: int
     before: Score
     after: Score
 
 
 class HeldOutSummary(TypedDict):
-    """The `n` test problems under the base and the final model.
+    """The base and the final model on the `n` test problems that both answered.
 
-    `difference` is final minus base pass@1, with its 95% bootstrap interval paired by problem;
-    `p_value` that of the paired test, two-sided.
+    `difference` is final minus base pass@1, with its 95% bootstrap interval paired by problem.
+    `p_value` is that of the paired test, two-sided.
     """
 
     n: int
+    failed: int
     base: ModelScore
     final: ModelScore
     difference: float
@@ -165,9 +178,9 @@ class HeldOutSummary(TypedDict):
 class IterationSummary(TypedDict):
     """One iteration.
 
-    `reward` is about who scored. `training` and `evaluation` are null where no model came of it:
-    too few pairs, or a collapse.
-    `refusal` says why the policy stays, and is null where the new one was promoted.
+    `reward` says who scored. `training` and `evaluation` are null where the iteration made no
+    model: it had too few pairs, or training collapsed. `refusal` says why the policy stays, and is
+    null where the new one was promoted.
     """
 
     iteration: int
@@ -188,9 +201,10 @@ class BaseSummary(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """The whole of summary.json."""
+    """The whole of summary.json; `steps` are the directories of the steps it is about."""
 
     run: str
+    steps: list[str]
     base: BaseSummary
     iterations: list[IterationSummary]
     test: HeldOutSummary
@@ -198,46 +212,36 @@ class RunSummary(TypedDict):
 
 
 def rollout_summary(
-    rollouts: Iterable[Rollout], seconds: float, pools: Sequence[PoolUse] = ()
+    tables: Iterable[pa.Table], seconds: float, pools: Sequence[PoolUse] = ()
 ) -> RolloutSummary:
-    """Count what rollouts record; they are read once, so a stream is fine."""
-    problems = tokens = 0
-    routes: Counter[str] = Counter()
-    chains: Counter[str] = Counter()
-    correct: Counter[str] = Counter()
-    for rollout in rollouts:
-        problems += 1
-        tokens += rollout.tokens
-        routes.update(rollout.route)
-        if rollout.error is not None:
-            routes[FAILED_ROUTE] += 1
-        for chain in rollout.chains:
-            stage = _stage_of(chain, rollout)
-            chains[stage] += 1
-            correct[stage] += chain.correct
+    """Count the columns `ROLLOUT_COLUMNS` of rollouts; tables may be a stream, file by file."""
+    counts = count_rollouts(tables)
+    routes, chains = counts.routes, counts.chains
+    if counts.rows["failed"]:
+        routes[FAILED_ROUTE] = counts.rows["failed"]
     entered: Counter[str] = Counter()
-    inversions = 0
     for entry, count in routes.items():
-        stage, _, outcome = entry.partition(":")
-        entered[stage] += count
-        inversions += count if outcome == Outcome.INVERSION else 0
+        entered[entry.partition(":")[0]] += count
+    stages = (*map(str, StageName), CORRECTION_CHECK)
     repaired = (Outcome.PAIR, Outcome.BOTH_RIGHT)
     return {
-        "problems": problems,
+        "problems": counts.rows["problems"],
         "chains": chains.total(),
-        "tokens": tokens,
+        "tokens": counts.rows["tokens"],
         "seconds": round(seconds, 3),
         "chains_per_second": round(chains.total() / seconds, 3) if seconds else 0.0,
         "pools": {use.name: _pool_summary(use) for use in pools},
         "by_stage": {
-            stage: {"problems": entered[stage], "chains": chains[stage], "correct": correct[stage]}
-            for stage in (*StageName, CORRECTION_CHECK)
+            stage: {
+                "problems": entered[stage],
+                "chains": chains[stage],
+                "correct": counts.correct[stage],
+            }
+            for stage in stages
         },
         "routes": dict(sorted(routes.items())),
-        "prm_inversions": inversions,
-        "wrong_to_correct": sum(
-            routes[f"{StageName.SELF_CORRECTION}:{outcome}"] for outcome in repaired
-        ),
+        "prm_inversions": sum(routes[f"{stage}:{Outcome.INVERSION}"] for stage in stages),
+        "wrong_to_correct": sum(routes[f"{StageName.SELF_CORRECTION}:{end}"] for end in repaired),
         "correct_to_wrong": routes[f"{CORRECTION_CHECK}:{Outcome.LOST}"],
     }
 
@@ -254,13 +258,15 @@ def _pool_summary(use: PoolUse) -> PoolSummary:
 
 
 def pairs_summary(
-    pairs: Iterable[PreferencePair], dropped: Mapping[str, int], seconds: float
+    tables: Iterable[pa.Table], dropped: Mapping[str, int], seconds: float
 ) -> PairsSummary:
-    """Count the pairs to train on.
+    """Count the pairs to train on, from their column `PAIR_COLUMNS`.
 
     `dropped` is by reason, over all gates; `seconds` are those of the rollouts.
     """
-    by_stage = Counter(str(pair.stage) for pair in pairs)
+    by_stage: Counter[str] = Counter()
+    for table in tables:
+        by_stage.update(table["stage"].to_pylist())
     return {
         "total": by_stage.total(),
         "by_stage": {str(stage): by_stage[stage] for stage in StageName},
@@ -278,17 +284,19 @@ def evaluation_summary(
     """Score one model; the order of rows does not matter.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: no problem was answered.
     """
     ordered = sorted(rows, key=lambda row: row.problem_id)
+    answered = [row for row in ordered if row.error is None]
     families: dict[str, list[EvaluationRow]] = {}
-    for row in ordered:
+    for row in answered:
         if row.family is not None:
             families.setdefault(row.family, []).append(row)
     greedy = {family: _greedy(members) for family, members in families.items()}
     return {
-        "n": len(ordered),
-        **_score(ordered, seed, resamples),
+        "n": len(answered),
+        "failed": len(ordered) - len(answered),
+        **_score(answered, seed, resamples),
         "macro_average": macro_average(greedy) if greedy else None,
         "by_family": {
             family: {"n": len(members), **_score(members, seed, resamples)}
@@ -303,13 +311,14 @@ def validation_summary(
     """Compare the policy before and after an iteration on the same problems.
 
     Raises:
-        ValueError: the problems differ, or there are none.
+        ValueError: the problems differ, or none was answered by both.
     """
-    before, after = _aligned(before, after)
+    first, last = answered_by_both(before, after)
     return {
-        "n": len(before),
-        "before": _score(before, seed, resamples),
-        "after": _score(after, seed, resamples),
+        "n": len(first),
+        "failed": len(before) - len(first),
+        "before": _score(first, seed, resamples),
+        "after": _score(last, seed, resamples),
     }
 
 
@@ -319,23 +328,26 @@ def held_out_summary(
     """Compare the base and the final model on the test problems, paired by problem.
 
     Raises:
-        ValueError: the problems differ, or there are none.
+        ValueError: the problems differ, or none was answered by both.
     """
-    base, final = _aligned(base, final)
-    first = evaluation_summary(base, seed=seed, resamples=resamples)
-    last = evaluation_summary(final, seed=seed, resamples=resamples)
-    gains = [after - before for before, after in zip(_greedy(base), _greedy(final), strict=True)]
+    pairs = answered_by_both(base, final)
+    first, last = (evaluation_summary(rows, seed=seed, resamples=resamples) for rows in pairs)
+    before, after = map(_greedy, pairs)
+    gains = [new - old for old, new in zip(before, after, strict=True)]
     return {
-        "n": len(base),
+        "n": first["n"],
+        "failed": len(base) - first["n"],
         "base": first,
         "final": last,
         "difference": last["pass@1"] - first["pass@1"],
         "difference_ci95": list(bootstrap_interval(gains, seed=seed, resamples=resamples)),
-        "p_value": paired_test(_greedy(base), _greedy(final), seed=seed),
+        "p_value": paired_test(before, after, seed=seed),
     }
 
 
 def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int) -> Score:
+    if not rows:
+        raise ValueError("no problem was answered, so there is nothing to score")
     greedy = _greedy(rows)
     answers = [row.sample_answers for row in rows if row.sample_verdicts]
     right = [
@@ -354,21 +366,3 @@ def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int) -> Score:
 
 def _greedy(rows: Sequence[EvaluationRow]) -> list[float]:
     return [float(row.verdict is Verdict.CORRECT) for row in rows]
-
-
-def _aligned(
-    first: Sequence[EvaluationRow], second: Sequence[EvaluationRow]
-) -> tuple[list[EvaluationRow], list[EvaluationRow]]:
-    """Both in the order of problem ids."""
-    one, two = (sorted(rows, key=lambda row: row.problem_id) for rows in (first, second))
-    if [row.problem_id for row in one] != [row.problem_id for row in two]:
-        raise ValueError("two models are compared on different problems")
-    return one, two
-
-
-def _stage_of(chain: Chain, rollout: Rollout) -> str:
-    """The stage a chain counts for: chains of the check look like those of self-correction."""
-    checked = any(entry.startswith(f"{CORRECTION_CHECK}:") for entry in rollout.route)
-    if checked and chain.stage is StageName.SELF_CORRECTION:
-        return CORRECTION_CHECK
-    return str(chain.stage)

@@ -39,6 +39,7 @@ def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
         table.add_row(family, str(score["n"]), *_score_cells(score))
     table.add_section()
     table.add_row("all", str(summary["n"]), *_score_cells(summary))
+    table.caption = _not_answered(summary["failed"])
     console.print(table)
 
 
@@ -151,7 +152,8 @@ def _validation(item: IterationSummary) -> str:
     if evaluation is None:
         return f"none, {decision}"
     before, after = (_interval(evaluation[side]) for side in ("before", "after"))
-    return f"pass@1 {before} to {after} on {evaluation['n']:,} problems, {decision}"
+    failed = _not_answered(evaluation["failed"], ", ")
+    return f"pass@1 {before} to {after} on {evaluation['n']:,} problems{failed}, {decision}"
 
 
 def _held_out(test: HeldOutSummary) -> Table:
@@ -173,8 +175,13 @@ def _held_out(test: HeldOutSummary) -> Table:
     table.caption = (
         f"all, paired by problem: {_points(test['difference'])} "
         f"(95%: {_points(low)} to {_points(high)}), p = {test['p_value']:.3g}"
+        f"{_not_answered(test['failed'], ', ')}"
     )
     return table
+
+
+def _not_answered(failed: int, before: str = "") -> str:
+    return f"{before}{failed:,} not answered" if failed else ""
 
 
 def _time(seconds_by_phase: Mapping[str, float]) -> Table:

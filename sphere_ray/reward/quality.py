@@ -216,7 +216,9 @@ def handover_refusal(figures: Quality, settings: HandoverSettings) -> str:
     return ""
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+def rank_correlation(
+    one: Sequence[float] | Floats, other: Sequence[float] | Floats
+) -> float | None:
     """Spearman's rank correlation of two sources on the same steps; None if either is constant."""
     if len(one) < 2 or min(map(np.ptp, (one, other))) == 0:
         return None

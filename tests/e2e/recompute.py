@@ -40,9 +40,11 @@ def check_run(run_dir: Path) -> None:
         assert item["promoted"] == (item["refusal"] is None)
         if item["evaluation"] is None:
             continue
-        check_score(item["evaluation"]["before"], rows(policy_evaluation))
-        check_score(item["evaluation"]["after"], rows(folder / "evaluation"))
-        assert item["evaluation"]["n"] == len(rows(folder / "evaluation"))
+        before, after = answered(rows(policy_evaluation), rows(folder / "evaluation"))
+        check_score(item["evaluation"]["before"], before)
+        check_score(item["evaluation"]["after"], after)
+        assert item["evaluation"]["n"] == len(after)
+        assert item["evaluation"]["failed"] == len(rows(folder / "evaluation")) - len(after)
         if item["promoted"]:
             policy_evaluation = folder / "evaluation"
     promoted = [item["iteration"] for item in summary["iterations"] if item["promoted"]]
@@ -75,7 +77,7 @@ def check_reward(said: dict[str, Any], folder: Path) -> None:
         for chain in row["chains"]:
             before: tuple[int, ...] = ()
             for step in chain["steps"]:
-                siblings = json.dumps([before, step["candidates"]])
+                siblings = json.dumps([chain["stage"], before, step["candidates"]])
                 if siblings not in seen:
                     seen.add(siblings)
                     rewarded = [c for c in step["candidates"] if c["reward"] is not None]
@@ -154,7 +156,7 @@ def pairs(folder: Path) -> dict[str, Any]:
     return {
         "total": len(kept),
         "by_stage": {stage: stages[stage] for stage in STAGES},
-        "dropped": dict(+dropped),
+        "dropped": report["dropped"],
     }
 
 
@@ -183,6 +185,15 @@ def check_seconds(said: dict[str, float], run_dir: Path) -> None:
     assert said == pytest.approx(dict(found), abs=0.01)
 
 
+def answered(
+    one: list[dict[str, Any]], other: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of the problems that both models answered."""
+    failed = {row["problem_id"] for row in (*one, *other) if row["error"] is not None}
+    first, second = ([r for r in each if r["problem_id"] not in failed] for each in (one, other))
+    return first, second
+
+
 def check_score(said: dict[str, Any], found: list[dict[str, Any]]) -> None:
     """Assert one pass@1, mean@k and interval."""
     right = [row["verdict"] == "correct" for row in found]
@@ -202,18 +213,26 @@ def check_score(said: dict[str, Any], found: list[dict[str, Any]]) -> None:
 
 
 def majority(row: dict[str, Any]) -> bool:
-    """Whether the answer that most samples gave is right; of two the one given first."""
-    given = [answer for answer in row["sample_answers"] if answer is not None]
-    if not given:
-        return False
-    best = max(given, key=lambda answer: (given.count(answer), -given.index(answer)))
-    return row["sample_verdicts"][row["sample_answers"].index(best)] == "correct"
+    """Whether the answer that most samples gave is right; of two the one given first.
+
+    All right answers are one, however they are spelt.
+    """
+    given = [
+        "right" if verdict == "correct" else f"wrong: {answer}"
+        for answer, verdict in zip(row["sample_answers"], row["sample_verdicts"], strict=True)
+        if answer is not None
+    ]
+    best = max(given, key=lambda answer: (given.count(answer), -given.index(answer)), default="")
+    return best == "right"
 
 
 def check_test(
     said: dict[str, Any], base: list[dict[str, Any]], final: list[dict[str, Any]]
 ) -> None:
     """Assert the held-out comparison, with the exact sign test."""
+    asked = len(base)
+    base, final = answered(base, final)
+    assert said["failed"] == asked - len(base)
     first, last = ({r["problem_id"]: r for r in found} for found in (base, final))
     assert said["n"] == len(first) == len(base)
     assert first.keys() == last.keys()

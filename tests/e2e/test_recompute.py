@@ -49,7 +49,7 @@ def chain(stage, branch, *, correct):
         audit=audit,
     )
     return Chain(
-        chain_id=f"{stage}-{branch}",
+        chain_id=f"{stage}-{branch}",  # the same in every row: a pair names chains of its run
         stage=stage,
         branch=branch,
         model="m",
@@ -74,31 +74,27 @@ def pair(pair_id, stage):
         prompt=(Message(role="user", content="1+1?"),),
         chosen="2",
         rejected="3",
+        chosen_chain=f"{stage}-max",
+        rejected_chain=f"{stage}-min",
     )
 
 
-def rollout(problem_id, route, chains=(), pairs=(), dropped=(), error=None):
+def rollout(problem_id, route, chains=(), error=None):
     return Rollout(
         problem=Problem(problem_id=problem_id, question="1+1?", answer="2", source="test"),
         chains=chains,
         route=route,
-        pairs=pairs,
-        dropped=dropped,
         tokens=7 * len(chains),
         error=error,
     )
 
 
 ROLLOUTS = [
-    rollout(
-        "a", ("self_generation:pair",), both(GENERATION, True, False), (pair("1", GENERATION),)
-    ),
+    rollout("a", ("self_generation:pair",), both(GENERATION, True, False)),
     rollout(
         "b",
         ("self_generation:both_wrong", "self_correction:pair"),
         (*both(GENERATION, False, False), *both(CORRECTION, True, False)),
-        (pair("2", CORRECTION),),
-        ("too_long", "too_similar"),
     ),
     rollout(
         "c",
@@ -108,7 +104,6 @@ ROLLOUTS = [
             *both(CORRECTION, True, True),
             *both(DIVERSITY, True, False),
         ),
-        (pair("3", DIVERSITY),),
     ),
     rollout(
         "d",
@@ -124,13 +119,12 @@ ROLLOUTS = [
             *both(CORRECTION, False, True),
             *both(DIVERSITY, False, False),
         ),
-        (pair("3", DIVERSITY), pair("4", DIVERSITY)),
     ),
     rollout("g", ("self_generation:both_wrong", "self_correction:no_attempt")),
     rollout("h", (), error="the problem ran out of time"),
 ]
 PAIRS = [pair("1", GENERATION), pair("2", CORRECTION), pair("3", DIVERSITY)]
-DROPPED = {"too_long": 1, "too_similar": 1, "duplicate": 1, "off_policy_cap": 1}
+DROPPED = {"too_long": 1, "too_similar": 1, "off_policy_cap": 1}
 
 
 def evaluated(problem_id, family, *, correct, samples=()):
@@ -153,6 +147,11 @@ BEFORE = [
     for i, family in enumerate(["ages", "ages", "trains", "trains", "trains", None])
 ]
 AFTER = [replace(row, verdict=Verdict.CORRECT) for row in BEFORE]
+FAILED = EvaluationRow(problem_id="9", family="ages", level=1, error="RequestError: too long")
+BEFORE.append(evaluated("9", "ages", correct=True))
+AFTER.append(FAILED)
+TABLES = [to_table(ROLLOUTS[:3], Rollout), to_table(ROLLOUTS[3:], Rollout)]
+PAIR_TABLES = [to_table(PAIRS, PreferencePair)]
 POOL = PoolUse(
     name="policy",
     replicas=2,
@@ -183,20 +182,22 @@ def run_dir(tmp_path):
     (tmp_path / "test" / "iter-000" / "manifest.json").write_text(json.dumps(report))
     report = {"report": {"phase": "rollouts", "seconds": 3.0, "pools": [asdict(POOL)]}}
     (tmp_path / "iter-000" / "rollouts" / "manifest.json").write_text(json.dumps(report))
+    report = {"report": {"phase": "pairs", "seconds": 0.0, "dropped": DROPPED}}
+    (tmp_path / "iter-000" / "pairs" / "manifest.json").write_text(json.dumps(report))
     summary = {
         "iterations": [
             {
                 "iteration": 0,
-                "rollout": rollout_summary(iter(ROLLOUTS), 3.0, [POOL]),
-                "reward": reward_summary(iter(ROLLOUTS), "rollout_value"),
-                "pairs": pairs_summary(iter(PAIRS), DROPPED, 3.0),
+                "rollout": rollout_summary(iter(TABLES), 3.0, [POOL]),
+                "reward": reward_summary(iter(TABLES), "rollout_value"),
+                "pairs": pairs_summary(iter(PAIR_TABLES), DROPPED, 3.0),
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
                 "promoted": True,
                 "refusal": None,
             }
         ],
-        "seconds_by_phase": {"test": 3.5, "rollouts": 3.0},
+        "seconds_by_phase": {"test": 3.5, "rollouts": 3.0, "pairs": 0.0},
         "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -220,6 +221,7 @@ def test_the_recount_agrees_with_the_summary(run_dir):
         ("reward", "audited"),
         ("pairs", "total"),
         ("evaluation", "n"),
+        ("evaluation", "failed"),
     ],
 )
 def test_the_recount_notices_a_wrong_count(run_dir, wrong):
@@ -233,7 +235,7 @@ def test_the_recount_notices_a_wrong_count(run_dir, wrong):
 
 
 def test_counts_of_the_example_by_hand():
-    summary = rollout_summary(ROLLOUTS, 3.0)
+    summary = rollout_summary(TABLES, 3.0)
     assert summary["problems"] == 8
     assert summary["chains"] == 24
     assert summary["tokens"] == 168
@@ -250,7 +252,7 @@ def test_counts_of_the_example_by_hand():
 
 
 def test_pools_and_pairs_by_hand():
-    summary = rollout_summary(ROLLOUTS, 3.0, [POOL])
+    summary = rollout_summary(TABLES, 3.0, [POOL])
     assert summary["chains_per_second"] == 8
     assert summary["pools"]["policy"] == {
         "replicas": 2,
@@ -259,20 +261,20 @@ def test_pools_and_pairs_by_hand():
         "prefix_hits": 0.75,
         "idle": 0.2,
     }
-    hourly = pairs_summary(PAIRS, DROPPED, 1800.0)
+    hourly = pairs_summary(PAIR_TABLES, DROPPED, 1800.0)
     assert hourly["per_hour"] == {stage: 2 * n for stage, n in hourly["by_stage"].items()}
 
 
 def test_rewards_by_hand():
-    summary = reward_summary(ROLLOUTS, "trained")
-    # The same siblings count once a problem: six problems, and two more where they were audited.
-    assert (summary["steps"], summary["audited"]) == (8, 2)
+    summary = reward_summary(TABLES, "trained")
+    # The two chains of a stage share their only step, so each stage of a problem scored one.
+    assert (summary["steps"], summary["audited"]) == (12, 2)
     assert summary["agreement"] is None  # all rewards are equal
 
 
 def test_scores_by_hand():
-    score = evaluation_summary(BEFORE, seed=0, resamples=200)
-    assert score["n"] == 6
+    score = evaluation_summary([*BEFORE[:6], FAILED], seed=0, resamples=200)
+    assert (score["n"], score["failed"]) == (6, 1)
     assert score["pass@1"] == pytest.approx(2 / 6)
     assert score["mean@k"] == pytest.approx(0.75)
     assert {name: part["n"] for name, part in score["by_family"].items()} == {
@@ -298,3 +300,13 @@ def test_votes_and_tries_by_hand():
 def test_models_are_compared_on_the_same_problems_only():
     with pytest.raises(ValueError, match="different problems"):
         held_out_summary(BEFORE, AFTER[1:], seed=0, resamples=200)
+
+
+def test_a_problem_that_one_model_could_not_answer_counts_for_neither():
+    rows = [evaluated("0", None, correct=True), evaluated("1", None, correct=True)]
+    lost = [replace(FAILED, problem_id="0"), evaluated("1", None, correct=False)]
+    summary = held_out_summary(rows, lost, seed=0, resamples=200)
+    assert (summary["n"], summary["failed"]) == (1, 1)
+    assert (summary["base"]["pass@1"], summary["final"]["pass@1"]) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="no problem was answered"):
+        validation_summary(rows[:1], lost[:1], seed=0, resamples=200)

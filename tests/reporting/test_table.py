@@ -42,6 +42,7 @@ REWARD = {
 }
 SUMMARY = {
     "run": "laptop",
+    "steps": [],
     "base": {"path": "m", "fingerprint": "f"},
     "iterations": [
         {
@@ -89,7 +90,7 @@ SUMMARY = {
                 "reward_accuracy": 0.875,
                 "seconds": 61.0,
             },
-            "evaluation": {"n": 100, "before": SCORE, "after": BETTER},
+            "evaluation": {"n": 100, "failed": 0, "before": SCORE, "after": BETTER},
             "promoted": True,
             "refusal": None,
         },
@@ -124,6 +125,7 @@ SUMMARY = {
     ],
     "test": {
         "n": 300,
+        "failed": 2,
         "base": {
             **SCORE,
             "macro_average": 0.315,
@@ -175,7 +177,7 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "fares", "9", "-7.7")
     line_with(console, "mean of families", "31.5", "32.5", "+1.0")
     line_with(console, "all", "300", "+7.7")
-    line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213")
+    line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213", "2 not answered")
     line_with(console, "rollouts", "1:30", "75.0")
 
 
@@ -192,9 +194,12 @@ def test_an_iteration_without_training_says_so(console):
 
 
 def test_one_model(console):
-    print_evaluation({"n": 60, **BETTER, "by_family": {"ages": {"n": 60, **SCORE}}}, console)
+    print_evaluation(
+        {"n": 60, "failed": 3, **BETTER, "by_family": {"ages": {"n": 60, **SCORE}}}, console
+    )
     line_with(console, "ages", "60", "27.7", "20.0 to 35.0", "-")
     line_with(console, "all", "60", "35.3", "28.0 to 43.0", "30.0", "41.0", "60.0")
+    line_with(console, "3 not answered")
 
 
 def test_a_refused_reward_model_says_why(console):

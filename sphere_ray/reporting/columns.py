@@ -1,0 +1,118 @@
+"""Counts over the columns of rollout files, so that texts and token ids are never read.
+
+`*_COLUMNS` name the leaf columns a count needs, as `pyarrow.parquet.ParquetFile.read` takes them;
+a table may have more. Tables come one after the other, and one at a time is in memory.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sphere_ray.records import CORRECTION_CHECK, StageName, Verdict
+
+_CHAIN = "chains.list.element"
+_STEP = f"{_CHAIN}.steps.list.element"
+_CANDIDATE = f"{_STEP}.candidates.list.element"
+ROLLOUT_COLUMNS = ("route", "tokens", "error", f"{_CHAIN}.stage", f"{_CHAIN}.verdict")
+REWARD_COLUMNS = (
+    f"{_CHAIN}.stage",
+    f"{_CHAIN}.seed",
+    f"{_STEP}.chosen",
+    f"{_CANDIDATE}.reward",
+    f"{_CANDIDATE}.audit",
+)
+
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutCounts:
+    """Sums over rollouts. A chain of the correction check counts for that and not for stage 2."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Of these names: problems, failed, tokens."""
+    routes: Counter[str] = field(default_factory=Counter)
+    chains: Counter[str] = field(default_factory=Counter)
+    correct: Counter[str] = field(default_factory=Counter)
+
+
+def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
+    """Count rollouts, and their route entries and chains (all, and correct ones) by stage."""
+    counts = RolloutCounts()
+    for table in tables:
+        failed = table.num_rows - table["error"].null_count
+        tokens = pc.sum(table["tokens"]).as_py() or 0
+        counts.rows.update(problems=table.num_rows, failed=failed, tokens=tokens)
+        in_row, entries = _flat(table["route"].combine_chunks())
+        counts.routes.update(_tally(entries))
+        checked = np.zeros(table.num_rows, dtype=bool)
+        checked[in_row[pc.starts_with(entries, f"{CORRECTION_CHECK}:").to_numpy(False)]] = True
+        in_row, chains = _flat(table["chains"].combine_chunks())
+        stage = pc.struct_field(chains, "stage")
+        second = pc.equal(stage, StageName.SELF_CORRECTION)
+        stage = pc.if_else(pc.and_(second, pa.array(checked[in_row])), CORRECTION_CHECK, stage)
+        right = pc.equal(pc.struct_field(chains, "verdict"), Verdict.CORRECT)
+        counts.chains.update(_tally(stage))
+        counts.correct.update(_tally(stage.filter(right)))
+    return counts
+
+
+def scored_steps(table: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Return the reward and the audit (null: none) of every scored step of a table, once each.
+
+    Chains of one search share their first steps: they have the same step at a depth if they took
+    the same siblings before it. A stage and a seed identify the search of a problem.
+    """
+    in_row, chains = _flat(table["chains"].combine_chunks())
+    keys = zip(
+        in_row.tolist(),
+        pc.struct_field(chains, "stage").to_pylist(),
+        pc.struct_field(chains, "seed").to_pylist(),
+        strict=True,
+    )
+    numbers: dict[tuple[int, str, int], int] = {}
+    searches = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    paths = pc.struct_field(chains, "steps")
+    _, steps = _flat(paths)
+    first = _first_visits(
+        searches,
+        paths.value_lengths().to_numpy(False).astype(np.int64),
+        pc.struct_field(steps, "chosen").to_numpy(False).astype(np.int64),
+    )
+    in_step, candidates = _flat(pc.struct_field(steps, "candidates"))
+    rewards = pc.struct_field(candidates, "reward")
+    counted = pc.and_(rewards.is_valid(), pa.array(first[in_step]))
+    return rewards.filter(counted), pc.struct_field(candidates, "audit").filter(counted)
+
+
+def _first_visits(searches: Integers, lengths: Integers, chosen: Integers) -> Flags:
+    """Which steps no earlier chain of the same search has; chains lie one after the other.
+
+    `searches` and `lengths` have one entry a chain, `chosen` (the sibling taken) one a step.
+    """
+    first = np.zeros(len(chosen), dtype=bool)
+    starts = np.cumsum(lengths) - lengths
+    width = chosen.max(initial=0) + 1
+    alive, path = np.arange(len(lengths)), searches
+    for depth in range(lengths.max(initial=0)):
+        longer = lengths[alive] > depth
+        alive, path = alive[longer], path[longer]
+        steps = starts[alive] + depth
+        first[steps[np.unique(path, return_index=True)[1]]] = True
+        path = np.unique(path * width + chosen[steps], return_inverse=True)[1]
+    return first
+
+
+def _flat(lists: pa.ListArray) -> tuple[Integers, pa.Array]:
+    """The items of all lists in one array, and for each the index of its list."""
+    return pc.list_parent_indices(lists).to_numpy(False), lists.flatten()
+
+
+def _tally(values: pa.Array) -> dict[str, int]:
+    return {each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()}
