@@ -188,7 +188,7 @@ def _problem_of(row: RawRow, source: str) -> Problem:
     answer = _answer(pick(values, columns.answer))
     family = pick(values, FAMILY)
     return Problem(
-        problem_id=problem_id(question, answer),
+        problem_id=_problem_id(question, answer),
         question=question,
         answer=answer,
         source=source,
@@ -197,7 +197,7 @@ def _problem_of(row: RawRow, source: str) -> Problem:
     )
 
 
-def problem_id(question: str, answer: str) -> str:
+def _problem_id(question: str, answer: str) -> str:
     """Hash normalised content to 32 hex digits."""
     content = json.dumps([question, answer])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -279,21 +279,15 @@ def _answer_text(value: object) -> str:
 
 
 def _gold(text: str) -> str:
-    """The bare final answer; repeated because a gold may itself hold a box."""
+    """The bare final answer; taken again until nothing changes, because a gold may hold a box."""
     for _ in range(_MAX_NESTING):
-        gold = _gold_once(text)
+        gold = normalise(extract_gold(text))
+        if gold == normalise(text):  # perhaps a solution in words, as MetaMath's "The answer is: 5"
+            gold = normalise(extract_answer(text) or gold)
         if gold == text:
             return gold
         text = gold
     raise _RefusedError(Reason.NO_FINAL_ANSWER, "answers are nested too deeply")
-
-
-def _gold_once(text: str) -> str:
-    gold = normalise(extract_gold(text))
-    if gold != normalise(text):
-        return gold
-    # A solution in words, such as MetaMath's "The answer is: 5".
-    return normalise(extract_answer(text) or gold)
 
 
 def _refuse_surrogates(text: str) -> None:

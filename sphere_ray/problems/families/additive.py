@@ -24,7 +24,6 @@ _GATHER = Family(
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
             steps="both = a + b; total = both + c",
-            limit=20,
             story=told("""
                 {who} has {a} {item}, {who2} has {b} and {who3} has {c}.
                 {who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.
@@ -38,7 +37,6 @@ _GATHER = Family(
         3: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 6), "d": (2, 9)},
             steps="first = a + b; most = first + c; left = most - d",
-            limit=20,
             story=told("""
                 {who} had {a} {item}. {who.cap} got {b} from {who2} and {c} from {who3}.
                 {who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.
@@ -60,7 +58,6 @@ _GIVE = Family(
         1: Level(
             operands={"a": (4, 20), "b": (2, 16)},
             steps="left = a - b",
-            limit=20,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} of them to {who2}.
                 There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.
@@ -74,7 +71,6 @@ _GIVE = Family(
         2: Level(
             operands={"a": (6, 20), "b": (2, 9), "c": (2, 9)},
             steps="rest = a - b; left = rest - c",
-            limit=20,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.
                 There were {a} {item} on the table. {who} ate {b} and {who2} ate {c}.
@@ -87,7 +83,6 @@ _GIVE = Family(
         3: Level(
             operands={"a": (6, 20), "b": (2, 9), "c": (2, 9), "d": (2, 9)},
             steps="rest = a - b; less = rest - c; left = less + d",
-            limit=20,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} to {who2} and {c} to {who3}.
                 {who} had {a} {item}. {who.cap} ate {b} and sold {c}.
@@ -135,7 +130,6 @@ _COMPARE = Family(
         3: Level(
             operands={"a": (2, 8), "b": (2, 8), "c": (2, 5)},
             steps="second = a + b; third = second + c; total = a + third",
-            limit=20,
             story=told("""
                 {who} has {a} {item}. {who2} has {b} more than {who}. {who3} has {c} more than
                     {who2}.
@@ -170,7 +164,6 @@ _BEFORE = Family(
         2: Level(
             operands={"b": (2, 12), "c": (2, 9), "d": (2, 6)},
             steps="given = b + c; start = given + d",
-            limit=20,
             story=told("""
                 {who} had some {item}. {who.cap} gave {b} to {who2} and {c} to {who3}, and now has
                     {d} left.
@@ -190,7 +183,6 @@ _ASIDE = Family(
         1: Level(
             operands={"a": (2, 14), "b": (2, 9), "c": (2, 20)},
             steps="total = a + b",
-            limit=20,
             story=told("""
                 {who} has {a} {item} and {c} {thing}. {who2} has {b} {item}.
                 {who} bought {a} {item} on Monday and {b} {item} on Tuesday. {who.cap} also bought
@@ -204,7 +196,6 @@ _ASIDE = Family(
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 20), "d": (2, 6)},
             steps="more = a + b; now = more + d",
-            limit=20,
             story=told("""
                 {who} has {a} {item} and {c} {thing}. {who.cap} gets {b} {item} from {who2}.
                 {who} had {c} {thing} and {a} {item}. {who2} gave {b} {item} to {who}.

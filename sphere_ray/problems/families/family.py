@@ -54,8 +54,8 @@ class Level:
 
     operands: Mapping[str, tuple[int, int]]
     steps: str
-    limit: int
     story: Story
+    limit: int = 20
 
     def draw_operands(self, rng: random.Random) -> tuple[int, ...]:
         """Draw operands until every step stays a whole number in range."""

@@ -105,7 +105,6 @@ _SHARE = Family(
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "n": (2, 5)},
             steps="total = a + b; each = total / n",
-            limit=20,
             story=told("""
                 {who} has {a} {item} and {who2} has {b}. They share all of them equally among {n}
                     friends.
@@ -119,7 +118,6 @@ _SHARE = Family(
         3: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 9), "n": (2, 5)},
             steps="total = a + b; more = total + c; each = more / n",
-            limit=20,
             story=told("""
                 {who} has {a} {item}, {who2} has {b} and {who3} has {c}. All of them are divided
                     equally among {n} groups.
@@ -153,7 +151,6 @@ _FILL = Family(
         2: Level(
             operands={"a": (4, 60), "n": (2, 6), "b": (2, 9)},
             steps="boxes = a / n; total = boxes + b",
-            limit=20,
             story=told("""
                 {who} packs {a} {item} into {box.many} with {n} {item} in each {box}.
                 {who} has {a} {item} and puts {n} of them into each {box}.

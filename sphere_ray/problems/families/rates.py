@@ -188,7 +188,6 @@ _READ = Family(
         3: Level(
             operands={"t": (6, 20), "a": (2, 6), "b": (2, 6), "c": (2, 6)},
             steps="first = a + b; pages = first + c; left = t - pages",
-            limit=20,
             story=told("""
                 A {text} has {t} pages. {who} reads {a} pages on Monday, {b} on Tuesday and {c} on
                     Wednesday.
