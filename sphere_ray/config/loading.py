@@ -1,7 +1,7 @@
 """From a YAML file and `--set` overrides to `RunSettings`, or one sentence about what is wrong."""
 
 import difflib
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,8 +12,6 @@ from pydantic_core import ErrorDetails
 from sphere_ray.config.base import Settings
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
-
-_MOST_TELLING_FIRST = ("extra_forbidden", "missing")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -58,25 +56,21 @@ def _read_document(path: Path) -> dict[str, Any]:
     try:
         document = _parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"configuration file {path} does not exist; check the path (examples: jobs/configs)"
-        ) from None
+        trouble = f"{path} does not exist; check the path (examples: jobs/configs)"
     except OSError as error:
-        raise ConfigError(
-            f"configuration file {path} cannot be read: {error.strerror}; give a readable YAML file"
-        ) from None
+        trouble = f"{path} cannot be read: {error.strerror}; give a readable YAML file"
     except UnicodeDecodeError:
-        raise ConfigError(
-            f"configuration file {path} is not UTF-8 text; save it as UTF-8"
-        ) from None
+        trouble = f"{path} is not UTF-8 text; save it as UTF-8"
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_where(error)}; correct the YAML there") from None
-    if not isinstance(document, dict):
-        raise ConfigError(
-            f"{path}: a configuration is a mapping of keys to values, "
-            f"but this file holds {_kind(document)}; see jobs/configs for examples"
+        trouble = f"{path}{_where(error)}; correct the YAML there"
+    else:
+        if isinstance(document, dict):
+            return document
+        trouble = (
+            f"{path} must hold a mapping of keys to values, "
+            f"but it holds {_kind(document)}; see jobs/configs for examples"
         )
-    return document
+    raise ConfigError(f"configuration file {trouble}")
 
 
 def _parse_yaml(text: str) -> Any:
@@ -96,8 +90,8 @@ def _where(error: yaml.YAMLError) -> str:
 def _apply(document: dict[str, Any], override: str) -> None:
     """Set one dotted path; groups that the file leaves out are made, unknown keys fail later."""
     dotted, equals, text = override.partition("=")
-    parts = dotted.strip().split(".")
-    if not equals or not all(parts):
+    *groups, last = dotted.strip().split(".")
+    if not equals or not all([*groups, last]):
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. training.learning_rate=1e-5")
     try:
         value = _parse_yaml(text)
@@ -107,84 +101,68 @@ def _apply(document: dict[str, Any], override: str) -> None:
             "quote it, e.g. --set 'name=\"my run\"'"
         ) from None
     target: Any = document
-    for i, part in enumerate(parts[:-1]):
-        key = _key(target, part, override, ".".join(parts[:i]))
+    for depth, part in enumerate(groups):
+        key = _key(target, part, override, ".".join(groups[:depth]))
         if isinstance(target, dict) and target.get(part) is None:
             target[part] = {}
         target = target[key]
-    target[_key(target, parts[-1], override, ".".join(parts[:-1]))] = value
+    target[_key(target, last, override, ".".join(groups))] = value
 
 
 def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
-    """The key or list index `part` means in `target`."""
+    """The key or list index that `part` means in `target`, which lies at `dotted`."""
     if isinstance(target, dict):
         return part
-    if isinstance(target, list):
-        if part.isdecimal() and int(part) < len(target):
-            return int(part)
-        raise ConfigError(
-            f"--set {override}: '{part}' is no position in {dotted}, "
-            f"which has {len(target)} entries counted from 0"
-        )
+    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+        return int(part)
+    length = f" of {len(target)} entries, counted from 0" if isinstance(target, list) else ""
     raise ConfigError(
-        f"--set {override}: {dotted} holds {_kind(target)}, so nothing can be set below it; "
-        f"set {dotted} as a whole"
+        f"--set {override}: {dotted} holds {_kind(target)}{length}, so '{part}' cannot be set in "
+        f"it; set {dotted} as a whole"
     )
 
 
 def _sentence(
     error: ValidationError, document: Mapping[str, Any], path: str, overrides: Sequence[str]
 ) -> str:
-    errors = _of_chosen_branches(error.errors(include_url=False))
-    first = min(errors, key=_rank)
+    """One sentence about the most telling of pydantic's errors, and how many more there are."""
+    errors = error.errors(include_url=False)
+    # A group of keys was not meant as the word that the field also takes.
+    errors = [
+        e for e in errors if not (_branch_of(e) and isinstance(e["input"], Mapping))
+    ] or errors
+    kinds = [e["type"] for e in errors]
+    telling = next((kind for kind in ("extra_forbidden", "missing") if kind in kinds), kinds[0])
+    first = errors[kinds.index(telling)]
     dotted = _dotted(first, document)
-    source = next((f"--set {o}" for o in reversed(overrides) if _concerns(o, dotted)), path)
+    origin = next((f"--set {o}" for o in reversed(overrides) if _concerns(o, dotted)), path)
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{source}: {_explain(first, dotted)}{others}"
+    return f"{origin}: {_explain(first, dotted)}{others}"
 
 
-def _of_chosen_branches(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the complaints of union branches that the input clearly did not mean."""
-    kept = [
-        e
-        for e in errors
-        if not (
-            isinstance(e["input"], Mapping)
-            and e["loc"]
-            and str(e["loc"][-1]).startswith("literal[")
-        )
-    ]
-    return kept or errors
-
-
-def _rank(error: ErrorDetails) -> int:
-    kind = error["type"]
-    return _MOST_TELLING_FIRST.index(kind) if kind in _MOST_TELLING_FIRST else 9
+def _branch_of(error: ErrorDetails) -> bool:
+    """Whether the last part of the error's path is a branch of a union that takes fixed words."""
+    return bool(error["loc"]) and str(error["loc"][-1]).startswith("literal[")
 
 
 def _dotted(error: ErrorDetails, document: Any) -> str:
-    """The error's place as the user wrote it: pydantic adds the names of union branches."""
+    """The error's path as the user wrote it, without pydantic's names of union branches."""
     parts: list[str] = []
     here = document
     for part in error["loc"]:
-        if part in _keys(here):
+        keys = range(len(here)) if isinstance(here, list) else here
+        if part in (keys if isinstance(keys, Mapping | range) else ()):
             here = here[part]
-        elif error["type"] != "missing" or part != error["loc"][-1]:
-            continue
-        parts.append(str(part))
+            parts.append(str(part))
+    if error["type"] == "missing":
+        parts.append(str(error["loc"][-1]))
     return ".".join(parts)
-
-
-def _keys(value: Any) -> Collection[Any]:
-    if isinstance(value, list):
-        return range(len(value))
-    return value.keys() if isinstance(value, Mapping) else ()
 
 
 def _concerns(override: str, dotted: str) -> bool:
     """Whether the override set the faulty value, a group around it or a part of it."""
-    place, name = f"{dotted}.", f"{override.partition('=')[0].strip()}."
-    return bool(dotted) and (place.startswith(name) or name.startswith(place))
+    faulty, name = f"{dotted}.", f"{override.partition('=')[0].strip()}."
+    return bool(dotted) and (faulty.startswith(name) or name.startswith(faulty))
 
 
 def _explain(error: ErrorDetails, dotted: str) -> str:
@@ -199,8 +177,8 @@ def _explain(error: ErrorDetails, dotted: str) -> str:
         case "model_type" | "dict_type":
             return f"{dotted} must be a group of keys, not {_kind(error['input'])}"
         case _:
-            demand = error["msg"].removeprefix("Input should be ")
-            return f"{dotted} must be {demand}, not {_kind(error['input'])}; correct the value"
+            demand = error["msg"].partition(" should ")[2] or f"be valid ({error['msg']})"
+            return f"{dotted} must {demand}, not {_kind(error['input'])}; correct the value"
 
 
 def _kind(value: Any) -> str:
@@ -216,33 +194,27 @@ def _kind(value: Any) -> str:
 
 
 def _suggestion(error: ErrorDetails) -> str:
-    wrong = str(error["loc"][-1])
-    classes = _classes_at(error["loc"][:-1])
-    names = sorted({name for cls in classes for name in cls.model_fields})
-    close = difflib.get_close_matches(wrong, names, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    elsewhere = [p for p in _all_paths(RunSettings) if p.rpartition(".")[2] == wrong]
-    if elsewhere:
-        return f"did you mean {elsewhere[0]}?"
-    return f"known here: {', '.join(names)}"
+    *group, wrong = error["loc"]
+    names = sorted({name for cls in _classes_at(group) for name in cls.model_fields})
+    elsewhere = (p for p in _all_paths(RunSettings) if p.rpartition(".")[2] == wrong)
+    meant = next(iter(difflib.get_close_matches(str(wrong), names, n=1)), next(elsewhere, None))
+    return f"did you mean {meant}?" if meant else f"known here: {', '.join(names)}"
 
 
 def _classes_at(loc: Sequence[int | str]) -> list[type[Settings]]:
-    """The parameter classes that may stand at a pydantic error location."""
+    """The parameter classes that may stand at a path of pydantic's, in which unions have parts."""
     classes: list[type[Settings]] = [RunSettings]
     for part in loc:
         fields = [c.model_fields[str(part)] for c in classes if str(part) in c.model_fields]
-        if fields:
-            classes = [c for field in fields for c in _settings_in(field.annotation)]
-        else:
-            classes = [c for c in classes if part in _branch_names(c)] or classes
+        inner = [c for field in fields for c in _settings_in(field.annotation)]
+        classes = inner or [c for c in classes if _is_branch(c, part)] or classes
     return classes
 
 
-def _branch_names(cls: type[Settings]) -> tuple[object, ...]:
+def _is_branch(cls: type[Settings], part: int | str) -> bool:
+    """Whether a union calls this class `part`: by its name, or by its `kind`."""
     kind = cls.model_fields.get("kind")
-    return (cls.__name__, *(get_args(kind.annotation) if kind else ()))
+    return part == cls.__name__ or (kind is not None and part in get_args(kind.annotation))
 
 
 def _settings_in(annotation: Any) -> Iterator[type[Settings]]:

@@ -1,8 +1,10 @@
 """Parameters of the problem sources."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 
 
 class SplitSettings(Settings):
@@ -18,12 +20,15 @@ class SplitSettings(Settings):
 
 
 class ProblemSettings(Settings):
-    """The three splits; a problem of one split never appears in another."""
+    """The three splits; a problem of one split never appears in another.
+
+    A split with more rejected rows than `max_rejected_share` is refused.
+    """
 
     train: SplitSettings
     validation: SplitSettings
     test: SplitSettings
-    max_rejected_share: float = Field(0.2, ge=0, le=1)
+    max_rejected_share: Annotated[float, Placement] = Field(0.2, ge=0, le=1)
 
     @model_validator(mode="after")
     def _splits_differ(self) -> "ProblemSettings":

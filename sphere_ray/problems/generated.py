@@ -5,16 +5,18 @@ splits can share a problem however they are drawn.
 """
 
 import hashlib
-import importlib
+import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from urllib.parse import parse_qsl
+from typing import TypeVar
 
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.families import FAMILIES
 from sphere_ray.problems.families.family import WordProblem
+from sphere_ray.problems.rows import parse_options
+
+T = TypeVar("T")
 
 SCHEME = "generated:"
 ARITHMETIC = "arithmetic"
@@ -38,7 +40,7 @@ _ARITHMETIC_ONLY = ("levels", "families", "max_answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedSpec:
-    """A parsed `generated:` URI; the last three are of no use to reasoning-gym.
+    """A parsed `generated:` URI; reasoning-gym has no use for the last three.
 
     `max_answer` keeps problems whose answer is at most that (0: all).
     """
@@ -68,7 +70,8 @@ def parse_generated(uri: str) -> GeneratedSpec:
         raise ProblemSourceError(
             f"{uri}: there is no generator {source!r}; use {ARITHMETIC} or {GYM}NAME"
         )
-    values = _parameters(uri, query, is_arithmetic)
+    known = ("split", "seed", "count", *(_ARITHMETIC_ONLY if is_arithmetic else ()))
+    values = parse_options(uri, query, known)
     split = values.get("split", "")
     if split not in _TENTHS:
         raise ProblemSourceError(
@@ -85,20 +88,6 @@ def parse_generated(uri: str) -> GeneratedSpec:
         levels=levels if is_arithmetic else (),
         max_answer=_number(uri, "max_answer", values.get("max_answer", "0"), 0),
     )
-
-
-def _parameters(uri: str, query: str, is_arithmetic: bool) -> dict[str, str]:
-    known = ("split", "seed", "count", *(_ARITHMETIC_ONLY if is_arithmetic else ()))
-    values: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            raise ProblemSourceError(
-                f"{uri}: unknown parameter {name!r}; this generator takes {', '.join(known)}"
-            )
-        if name in values:
-            raise ProblemSourceError(f"{uri}: {name} is given twice; give it once")
-        values[name] = value
-    return values
 
 
 def _number(uri: str, name: str, text: str, least: int) -> int:
@@ -146,9 +135,45 @@ def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
     Raises:
         ProblemSourceError: the source has fewer distinct problems, or reasoning-gym is missing.
     """
-    if spec.source != ARITHMETIC:
-        yield from _gym_rows(spec)
-        return
+    is_arithmetic = spec.source == ARITHMETIC
+    rows = _word_rows(spec) if is_arithmetic else _gym_rows(spec)
+    missing = spec.count
+    for row in itertools.islice(rows, spec.count):
+        yield row
+        missing -= 1
+    if missing:
+        more = " or add families and levels" if is_arithmetic else ""
+        raise ProblemSourceError(
+            f"{SCHEME}{spec.source} has only {spec.count - missing} distinct problems for "
+            f"split={spec.split}; lower count (now {spec.count}){more}"
+        )
+
+
+def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
+    """Yield all word problems there are for `spec`, taking turns over families and levels.
+
+    Within a family and level no operands repeat. When a family and level has no more operands,
+    the others go on without it.
+    """
+    cells = [
+        _draw_cell(spec, name, level)
+        for level in spec.levels
+        for name in spec.families
+        if level in FAMILIES[name].levels
+    ]
+    while cells:
+        turn = [(cell, next(cell, None)) for cell in cells]
+        cells = [cell for cell, problem in turn if problem]
+        yield from (problem for _, problem in turn if problem)
+
+
+def _split_of(text: str) -> str:
+    """Return the one split that `text` belongs to, by its hash."""
+    tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10
+    return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
+
+
+def _word_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
     for problem in draw_problems(spec):
         yield {
             "question": problem.question,
@@ -158,97 +183,59 @@ def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
         }
 
 
-def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
-    """Yield `spec.count` word problems, taking turns over families and levels.
-
-    Within a family and level no operands repeat; one that has no more of them drops out of the
-    turns. A smaller count gives a prefix of a larger one.
-
-    Raises:
-        ProblemSourceError: all families and levels together have fewer problems.
-    """
-    cells = [
-        _draw_cell(spec, name, level)
-        for level in spec.levels
-        for name in spec.families
-        if level in FAMILIES[name].levels
-    ]
-    drawn = 0
-    while cells:
-        turn = [(cell, next(cell, None)) for cell in cells]
-        cells = [cell for cell, problem in turn if problem]
-        for _, problem in turn:
-            if problem:
-                yield problem
-                drawn += 1
-            if drawn == spec.count:
-                return
-    raise ProblemSourceError(
-        f"these families and levels have only {drawn} distinct problems for split={spec.split}; "
-        f"lower count (now {spec.count}) or add families and levels"
-    )
-
-
-def split_of_operands(operands: tuple[int, ...]) -> str:
-    """Return the one split these numbers belong to, in any order and in every family."""
-    return _split_of(",".join(map(str, sorted(operands))))
-
-
-def _split_of(text: str) -> str:
-    tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10
-    return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
-
-
 def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProblem]:
-    """Yield problems of one family and level until new operands no longer turn up."""
+    """Yield problems of one family and level until new operands no longer turn up.
+
+    Operands decide the split in any order and in every family: no split repeats the sums of
+    another.
+    """
     rng = random.Random(f"{spec.seed}/{spec.split}/{name}/{level}")
-    family, seen, misses = FAMILIES[name], set[tuple[int, ...]](), 0
-    while misses < _MAX_MISSES:
-        operands = family.levels[level].draw_operands(rng)
-        if operands in seen or split_of_operands(operands) != spec.split:
-            misses += 1
-            continue
-        misses = 0
-        seen.add(operands)
+    family = FAMILIES[name]
+    draws = (family.levels[level].draw_operands(rng) for _ in itertools.count())
+    for operands in _new(
+        draws, spec.split, lambda drawn: (drawn, ",".join(map(str, sorted(drawn))))
+    ):
         problem = family.pose(level, operands, rng)
         if not spec.max_answer or problem.answer <= spec.max_answer:
             yield problem
 
 
+def _new(draws: Iterable[T], split: str, key: Callable[[T], tuple[Hashable, str]]) -> Iterator[T]:
+    """Yield the draws of a split that were not drawn before, until no new ones turn up.
+
+    `key` gives what makes a draw the same as another, and the text whose hash is its split.
+    """
+    seen, misses = set[Hashable](), 0
+    for draw in draws:
+        identity, text = key(draw)
+        if identity in seen or _split_of(text) != split:
+            misses += 1
+            if misses == _MAX_MISSES:
+                return
+        else:
+            misses = 0
+            seen.add(identity)
+            yield draw
+
+
 def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
     """Yield rows of a reasoning-gym data set whose question hashes into the split."""
-    gym = _reasoning_gym()
-    name = spec.source.removeprefix(GYM)
-    if name not in gym.factory.DATASETS:
-        raise ProblemSourceError(
-            f"reasoning-gym has no data set {name!r}; its README lists the names, "
-            "for example chain_sum, basic_arithmetic, gsm_symbolic"
-        )
-    items = gym.create_dataset(name, seed=spec.seed * _GYM_SEED_STRIDE, size=_GYM_SEED_STRIDE)
-    seen, misses = set[str](), 0
-    for item in items:
-        question = item["question"]
-        if question in seen or _split_of(question) != spec.split:
-            misses += 1
-            if misses >= _MAX_MISSES:
-                break
-            continue
-        misses = 0
-        seen.add(question)
-        yield {"question": question, "answer": str(item["answer"]), "family": name, "level": None}
-        if len(seen) == spec.count:
-            return
-    raise ProblemSourceError(
-        f"reasoning-gym/{name} has only {len(seen)} distinct problems for split={spec.split}; "
-        f"lower count (now {spec.count})"
-    )
-
-
-def _reasoning_gym() -> ModuleType:
     try:
-        return importlib.import_module("reasoning_gym")
+        import reasoning_gym
     except ImportError as error:
         raise ProblemSourceError(
             "generated:reasoning-gym needs the package reasoning-gym; "
             "install it with: pip install 'sphere-ray[reasoning-gym]'"
         ) from error
+    name = spec.source.removeprefix(GYM)
+    if name not in reasoning_gym.factory.DATASETS:
+        raise ProblemSourceError(
+            f"reasoning-gym has no data set {name!r}; its README lists the names, "
+            "for example chain_sum, basic_arithmetic, gsm_symbolic"
+        )
+    items = reasoning_gym.create_dataset(
+        name, seed=spec.seed * _GYM_SEED_STRIDE, size=_GYM_SEED_STRIDE
+    )
+    for item in _new(items, spec.split, lambda item: (item["question"], item["question"])):
+        answer = str(item["answer"])
+        yield {"question": item["question"], "answer": answer, "family": name, "level": None}

@@ -10,14 +10,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from enum import StrEnum
 
 from sphere_ray.config.problems import ProblemSettings, SplitSettings
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.grading.extract import extract_answer, extract_gold
-from sphere_ray.problems.rows import FAMILY, LEVEL, Columns, RawRow, pick
+from sphere_ray.problems.rows import FAMILY, LEVEL, RawRow, pick
 from sphere_ray.problems.sources import read_source
 from sphere_ray.records import Problem
 
@@ -91,40 +91,57 @@ class _RefusedError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ledger:
-    """What happened so far, over all splits."""
-
-    taken: dict[str, tuple[str, Problem]] = field(default_factory=dict)
-    rejected: list[Rejected] = field(default_factory=list)
-    rows: Counter[str] = field(default_factory=Counter)
-
-
 def ingest(
-    settings: ProblemSettings, read: Callable[[str], Iterator[RawRow]] = read_source
+    settings: ProblemSettings,
+    read: Callable[[str], Iterator[RawRow]] = read_source,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+    max_tokens: int | None = None,
 ) -> IngestResult:
-    """Read all splits; call `require_usable` once the rejected rows are written.
-
-    Raises:
-        ProblemSourceError: a source cannot be read at all.
-    """
-    return ingest_splits({split: getattr(settings, split) for split in SPLITS}, read)
+    """Read all splits; see `ingest_splits`."""
+    splits = {split: getattr(settings, split) for split in SPLITS}
+    return ingest_splits(splits, read, count_tokens=count_tokens, max_tokens=max_tokens)
 
 
 def ingest_splits(
-    splits: Mapping[str, SplitSettings], read: Callable[[str], Iterator[RawRow]] = read_source
+    splits: Mapping[str, SplitSettings],
+    read: Callable[[str], Iterator[RawRow]] = read_source,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+    max_tokens: int | None = None,
 ) -> IngestResult:
     """Read splits in the order given; a question belongs to the first split that has it.
+
+    `count_tokens` gives the length of the whole prompt that is made of a question; a question with
+    more than `max_tokens` is rejected. Both or neither must be given. Call `require_usable` once
+    the rejected rows are written.
 
     Raises:
         ProblemSourceError: a source cannot be read at all.
     """
-    ledger = _Ledger()
-    problems = {name: _ingest_split(name, split, read, ledger) for name, split in splits.items()}
+    kept: dict[str, tuple[str, Problem]] = {}
+    rejected: list[Rejected] = []
+    rows = Counter[str]()
+    for name, split in splits.items():
+        left = split.limit or math.inf
+        for row in read(split.source):
+            rows[name] += 1
+            try:
+                problem = _problem_of(row, split.source)
+                _refuse_repeated(problem, name, kept)
+                if count_tokens is not None and max_tokens is not None:
+                    _refuse_long_prompt(count_tokens(problem.question), max_tokens)
+            except _RefusedError as refusal:
+                rejected.append(_rejected(name, row, refusal))
+                continue
+            kept[problem.question] = (name, problem)
+            left -= 1
+            if not left:
+                break
     return IngestResult(
-        problems=problems,
-        rejected=tuple(ledger.rejected),
-        rows={name: ledger.rows[name] for name in splits},
+        problems={name: tuple(p for s, p in kept.values() if s == name) for name in splits},
+        rejected=tuple(rejected),
+        rows={name: rows[name] for name in splits},
         sources={name: split.source for name, split in splits.items()},
     )
 
@@ -162,13 +179,16 @@ def rejected_lines(rejected: Iterable[Rejected]) -> str:
     return "".join(f"{json.dumps(asdict(r))}\n" for r in rejected)
 
 
-def _make_problem(values: Mapping[str, object], columns: Columns, source: str) -> Problem:
-    """Validate and normalise one row; made from a problem's own fields it is that problem."""
+def _problem_of(row: RawRow, source: str) -> Problem:
+    """Validate and normalise one row; a row made of a problem's own fields gives that problem."""
+    if row.values is None:
+        raise _RefusedError(Reason.BROKEN_ROW, row.error or "")
+    values, columns = row.values, row.columns
     question = _question(pick(values, columns.question))
     answer = _answer(pick(values, columns.answer))
     family = pick(values, FAMILY)
     return Problem(
-        problem_id=problem_id(question, answer),
+        problem_id=_problem_id(question, answer),
         question=question,
         answer=answer,
         source=source,
@@ -177,7 +197,7 @@ def _make_problem(values: Mapping[str, object], columns: Columns, source: str) -
     )
 
 
-def problem_id(question: str, answer: str) -> str:
+def _problem_id(question: str, answer: str) -> str:
     """Hash normalised content to 32 hex digits."""
     content = json.dumps([question, answer])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -193,32 +213,12 @@ def normalise(text: str) -> str:
     return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
 
 
-def _ingest_split(
-    split: str,
-    settings: SplitSettings,
-    read: Callable[[str], Iterator[RawRow]],
-    ledger: _Ledger,
-) -> tuple[Problem, ...]:
-    problems: list[Problem] = []
-    for row in read(settings.source):
-        ledger.rows[split] += 1
-        try:
-            problem = _problem_of(row, settings.source)
-            _refuse_repeated(problem, split, ledger.taken)
-        except _RefusedError as refusal:
-            ledger.rejected.append(_rejected(split, row, refusal))
-            continue
-        ledger.taken[problem.question] = (split, problem)
-        problems.append(problem)
-        if len(problems) == settings.limit:
-            break
-    return tuple(problems)
-
-
-def _problem_of(row: RawRow, source: str) -> Problem:
-    if row.values is None:
-        raise _RefusedError(Reason.BROKEN_ROW, row.error or "")
-    return _make_problem(row.values, row.columns, source)
+def _refuse_long_prompt(tokens: int, most: int) -> None:
+    if tokens > most:
+        raise _RefusedError(
+            Reason.QUESTION_TOO_LONG,
+            f"its prompt has {tokens} tokens, and there is room for {most}",
+        )
 
 
 def _refuse_repeated(
@@ -279,21 +279,15 @@ def _answer_text(value: object) -> str:
 
 
 def _gold(text: str) -> str:
-    """The bare final answer; repeated because a gold may itself hold a box."""
+    """The bare final answer; taken again until nothing changes, because a gold may hold a box."""
     for _ in range(_MAX_NESTING):
-        gold = _gold_once(text)
+        gold = normalise(extract_gold(text))
+        if gold == normalise(text):  # perhaps a solution in words, as MetaMath's "The answer is: 5"
+            gold = normalise(extract_answer(text) or gold)
         if gold == text:
             return gold
         text = gold
     raise _RefusedError(Reason.NO_FINAL_ANSWER, "answers are nested too deeply")
-
-
-def _gold_once(text: str) -> str:
-    gold = normalise(extract_gold(text))
-    if gold != normalise(text):
-        return gold
-    # A solution in words, such as MetaMath's "The answer is: 5".
-    return normalise(extract_answer(text) or gold)
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -1,14 +1,18 @@
-"""A row as a source gives it, before anyone judged it, and which of its columns mean what."""
+"""What all problem sources share: the options of a URI, and a row before anyone has judged it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from sphere_ray.errors import ProblemSourceError
+
+FAMILY = ("family", "subject", "type")
+LEVEL = ("level",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Names under which a question and its answer are looked for; the first one present counts.
+    """Names of the question and answer columns; of several names the first one present counts.
 
     GSM8K has question and answer, MATH and NuminaMath problem and solution, MetaMath query and
     response.
@@ -32,10 +36,6 @@ class Columns:
                 )
 
 
-FAMILY = ("family", "subject", "type")
-LEVEL = ("level",)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:
     """One row: `values` as the source has them, or `error`, why there are none.
@@ -55,6 +55,19 @@ def pick(values: Mapping[str, object], names: tuple[str, ...]) -> object:
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 
-def parse_columns(options: Mapping[str, str]) -> Columns:
-    """The columns named by `question=` and `answer=` of a URI, and the usual ones otherwise."""
-    return Columns(**{role: (options[role],) for role in ("question", "answer") if role in options})
+def parse_options(uri: str, query: str, known: Collection[str]) -> dict[str, str]:
+    """Return the options of a URI, `NAME=VALUE` joined by `&`.
+
+    Raises:
+        ProblemSourceError: an option is unknown, empty or given twice.
+    """
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known or not value:
+            raise ProblemSourceError(
+                f"{uri}: {name}={value} is not understood; known are {', '.join(known)}"
+            )
+        if name in options:
+            raise ProblemSourceError(f"{uri}: {name} is given twice; give it once")
+        options[name] = value
+    return options

@@ -1,16 +1,20 @@
-"""Which reader serves which problem URI."""
+"""Which reader serves which problem URI; and the reader of the Hugging Face hub."""
 
-from collections.abc import Iterator
-from urllib.parse import parse_qsl
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.files import read_file
 from sphere_ray.problems.generated import generate_problems, parse_generated
-from sphere_ray.problems.hub import read_hub
-from sphere_ray.problems.rows import RawRow, parse_columns
+from sphere_ray.problems.rows import Columns, RawRow, parse_options
 
 _COLUMN_OPTIONS = ("question", "answer")
 _HUB_OPTIONS = (*_COLUMN_OPTIONS, "split", "config")
+_DATASET = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_MOVING = ("main", "master", "HEAD")
+
+Load = Callable[..., Iterable[Mapping[str, Any]]]
 
 
 def read_source(uri: str) -> Iterator[RawRow]:
@@ -20,18 +24,20 @@ def read_source(uri: str) -> Iterator[RawRow]:
         ProblemSourceError: the source as a whole cannot be read (at the first row or later).
     """
     scheme, _, rest = uri.partition(":")
+    path, _, query = rest.partition("?")
+    if scheme in ("file", "hf") and not path:
+        raise ProblemSourceError(f"{uri} names nothing; write file:PATH or hf:OWNER/NAME@REVISION")
     match scheme:
         case "file" if rest.startswith(("http://", "https://")):
-            # Here a query belongs to the server.
-            yield from read_file(rest, parse_columns({}))
+            yield from read_file(rest, Columns())  # here a query belongs to the server
         case "file":
-            path, options = _options(uri, rest, _COLUMN_OPTIONS)
-            yield from read_file(path, parse_columns(options))
+            yield from read_file(path, _columns(parse_options(uri, query, _COLUMN_OPTIONS)))
         case "hf":
-            dataset, options = _options(uri, rest, _HUB_OPTIONS)
-            yield from read_hub(dataset, options, parse_columns(options))
+            options = parse_options(uri, query, _HUB_OPTIONS)
+            yield from read_hub(path, options, _columns(options))
         case "generated":
-            yield from _generated(uri)
+            for number, values in enumerate(generate_problems(parse_generated(uri)), start=1):
+                yield RawRow(origin=f"{uri} row {number}", values=values)
         case _:
             raise ProblemSourceError(
                 f"problem source {uri!r} has no known scheme; "
@@ -39,19 +45,55 @@ def read_source(uri: str) -> Iterator[RawRow]:
             )
 
 
-def _generated(uri: str) -> Iterator[RawRow]:
-    for number, values in enumerate(generate_problems(parse_generated(uri)), start=1):
-        yield RawRow(origin=f"{uri} row {number}", values=values)
+def _columns(options: Mapping[str, str]) -> Columns:
+    return Columns(**{role: (options[role],) for role in _COLUMN_OPTIONS if role in options})
 
 
-def _options(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    path, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    for name, value in options.items():
-        if name not in known or not value:
-            raise ProblemSourceError(
-                f"{uri}: {name}={value} is not understood; known are {', '.join(known)}"
-            )
-    if not path:
-        raise ProblemSourceError(f"{uri} names nothing; write file:PATH or hf:OWNER/NAME@REVISION")
-    return path, options
+def read_hub(
+    dataset: str, options: Mapping[str, str], columns: Columns, load: Load | None = None
+) -> Iterator[RawRow]:
+    """Yield the rows of `OWNER/NAME@REVISION`; options are `split` (train) and `config`.
+
+    Rows are streamed, so a limit downloads no more than it needs. `load` stands in for
+    `datasets.load_dataset`.
+
+    Raises:
+        ProblemSourceError: no revision, no package `datasets`, or the hub refuses.
+    """
+    match = _DATASET.fullmatch(dataset)
+    if match is None:
+        raise ProblemSourceError(
+            f"hf:{dataset} is not a hub data set; write hf:OWNER/NAME@REVISION?split=train"
+        )
+    name, revision = match["name"], match["revision"]
+    if revision is None or revision in _MOVING:
+        raise ProblemSourceError(
+            f"hf:{dataset} has no fixed revision, so a rerun could read other problems; "
+            f"add the commit shown on its hub page: hf:{name}@COMMIT"
+        )
+    split, config = options.get("split", "train"), options.get("config")
+    load = load or _load_dataset()
+    try:
+        rows = load(name, name=config, split=split, revision=revision, streaming=True)
+        for number, values in enumerate(rows, start=1):
+            if number == 1:
+                columns.require(values, f"hf:{dataset}")
+            origin = f"hf:{dataset} {split} row {number}"
+            yield RawRow(origin=origin, values=values, columns=columns)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ProblemSourceError(
+            f"hf:{dataset} (split {split}, config {config}) cannot be read: {reason}; check the "
+            "names and the network, or download it and use file:"
+        ) from None
+
+
+def _load_dataset() -> Load:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ProblemSourceError(
+            "hf: sources need the package datasets; install it with: pip install 'sphere-ray[hub]'"
+        ) from None
+    loader: Load = load_dataset
+    return loader

@@ -56,7 +56,7 @@ def test_an_override_reaches_into_a_list(config: Path, minimal: dict[str, Any]) 
     config.write_text(yaml.safe_dump(document))
     settings = load_config(config, ["method.prompts.examples.0.response=better"])
     assert settings.method.prompts.examples[0].response == "better"
-    assert "has 1 entries" in complaint(config, "method.prompts.examples.1.response=x")
+    assert "holds a list of 1 entries" in complaint(config, "method.prompts.examples.1.response=x")
 
 
 def test_an_unknown_key_gets_the_closest_name(config: Path, minimal: dict[str, Any]) -> None:
@@ -85,6 +85,8 @@ def test_an_unknown_override_names_the_override_not_the_file(config: Path) -> No
     [
         ("iterations=0", ["iterations must be greater than or equal to 1", "not 0"]),
         ("name=[a]", ["name must be a valid string", "a list"]),
+        ("name=a b", ["name must match pattern", "not 'a b'"]),
+        ("run_dir.x=1", ["run_dir holds 'runs/try'"]),
         ("engines.backend=vlm", ["engines.backend must be 'vllm' or 'simulated', not 'vlm'"]),
         ("training=5", ["training must be a group of keys, not 5"]),
         ("training.loss.kind=robust", ["training.loss: kind: robust needs label_smoothing"]),
@@ -140,7 +142,7 @@ def test_a_key_that_appears_twice_is_refused(config: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
 def test_a_file_that_is_no_mapping_is_refused(config: Path, text: str) -> None:
     config.write_text(text)
-    assert "a configuration is a mapping" in complaint(config)
+    assert "must hold a mapping of keys to values, but it holds" in complaint(config)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sphere_ray.config.problems import ProblemSettings
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.ingest import (
+    SPLITS,
     IngestResult,
     Reason,
     ingest,
@@ -129,6 +130,19 @@ def test_training_never_sees_a_held_out_question() -> None:
     kept = {split: [p.question for p in ps] for split, ps in result.problems.items()}
     assert kept == {"train": ["a"], "validation": ["b"], "test": ["c", "d"]}
     assert result.dropped == {"in_held_out_split": 3}
+
+
+def test_a_question_that_leaves_no_room_for_an_answer_is_rejected_in_every_split() -> None:
+    rows = {split: [qa(f"{split} fits"), qa(f"{split} is too long")] for split in SPLITS}
+    result = ingest(
+        settings(), reader(rows), count_tokens=lambda text: 90 + len(text.split()), max_tokens=92
+    )
+    kept = {split: [p.question for p in problems] for split, problems in result.problems.items()}
+    assert kept == {split: [f"{split} fits"] for split in SPLITS}
+    assert result.dropped == {"question_too_long": 3}
+    assert {r.detail for r in result.rejected} == {
+        "its prompt has 94 tokens, and there is room for 92"
+    }
 
 
 def test_a_limit_keeps_the_first_valid_problems_and_reads_no_further() -> None:

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sphere_ray.errors import ProblemSourceError
-from sphere_ray.problems.hub import read_hub
 from sphere_ray.problems.rows import Columns, RawRow, pick
-from sphere_ray.problems.sources import read_source
+from sphere_ray.problems.sources import read_hub, read_source
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
 

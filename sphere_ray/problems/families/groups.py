@@ -1,6 +1,6 @@
 """Families about equal groups: filling them, counting them, sharing out."""
 
-from sphere_ray.problems.families.family import Family, Level
+from sphere_ray.problems.families.family import Family, Level, told
 
 _PACK = Family(
     name="pack",
@@ -8,49 +8,45 @@ _PACK = Family(
     levels={
         1: Level(
             operands={"a": (2, 20), "b": (2, 20)},
-            steps=("total = a * b",),
+            steps="total = a * b",
             limit=72,
-            story=(
-                (
-                    "{who} has {a} {box.many} with {b} {item} in each {box}.",
-                    "There are {a} {box.many}. Each {box} holds {b} {item}.",
-                    "{who} packs {b} {item} into each {box} and fills {a} {box.many}.",
-                ),
-                (
-                    "How many {item} are there in total?",
-                    "How many {item} is that altogether?",
-                    "How many {item} are there in all the {box.many}?",
-                ),
-            ),
+            story=told("""
+                {who} has {a} {box.many} with {b} {item} in each {box}.
+                There are {a} {box.many}. Each {box} holds {b} {item}.
+                {who} packs {b} {item} into each {box} and fills {a} {box.many}.
+
+                How many {item} are there in total?
+                How many {item} is that altogether?
+                How many {item} are there in all the {box.many}?
+            """),
         ),
         2: Level(
             operands={"a": (2, 6), "b": (2, 6), "c": (2, 9)},
-            steps=("packed = a * b", "total = packed + c"),
+            steps="packed = a * b; total = packed + c",
             limit=40,
-            story=(
-                (
-                    "{who} has {a} {box.many} with {b} {item} in each {box}",
-                    "{who} finds {a} {box.many} of {b} {item} each",
-                ),
-                ("and {c} more {item} on the table.", "and {c} loose {item} besides."),
-                (
-                    "How many {item} does {who} have in total?",
-                    "How many {item} is that altogether?",
-                ),
-            ),
+            story=told("""
+                {who} has {a} {box.many} with {b} {item} in each {box}
+                {who} finds {a} {box.many} of {b} {item} each
+
+                and {c} more {item} on the table.
+                and {c} loose {item} besides.
+
+                How many {item} does {who} have in total?
+                How many {item} is that altogether?
+            """),
         ),
         3: Level(
             operands={"a": (2, 5), "b": (2, 5), "c": (2, 5), "d": (2, 5)},
-            steps=("first = a * b", "second = c * d", "total = first + second"),
+            steps="first = a * b; second = c * d; total = first + second",
             limit=40,
-            story=(
-                (
-                    "{who} has {a} {box.many} with {b} {item} each, "
-                    "and {c} {box2.many} with {d} {item} each.",
-                    "There are {a} {box.many} of {b} {item} and {c} {box2.many} of {d} {item}.",
-                ),
-                ("How many {item} are there in total?", "How many {item} is that altogether?"),
-            ),
+            story=told("""
+                {who} has {a} {box.many} with {b} {item} each, and {c} {box2.many} with {d} {item}
+                    each.
+                There are {a} {box.many} of {b} {item} and {c} {box2.many} of {d} {item}.
+
+                How many {item} are there in total?
+                How many {item} is that altogether?
+            """),
         ),
     },
 )
@@ -61,29 +57,30 @@ _PARTS = Family(
     levels={
         1: Level(
             operands={"k": (2, 20), "n": (2, 20)},
-            steps=("all = n * k",),
+            steps="all = n * k",
             limit=72,
-            story=(
-                (
-                    "A {thing} has {k} {part}.",
-                    "Every {thing} has {k} {part}.",
-                    "There are {k} {part} on a {thing}.",
-                ),
-                (
-                    "How many {part} do {n} {thing.many} have?",
-                    "How many {part} are there on {n} {thing.many}?",
-                ),
-            ),
+            story=told("""
+                A {thing} has {k} {part}.
+                Every {thing} has {k} {part}.
+                There are {k} {part} on a {thing}.
+
+                How many {part} do {n} {thing.many} have?
+                How many {part} are there on {n} {thing.many}?
+            """),
         ),
         2: Level(
             operands={"k": (2, 6), "n": (2, 6), "b": (2, 9)},
-            steps=("all = n * k", "left = all - b"),
+            steps="all = n * k; left = all - b",
             limit=40,
-            story=(
-                ("A {thing} has {k} {part}.", "Every {thing} has {k} {part}."),
-                ("On {n} {thing.many} {b} {part} are broken.",),
-                ("How many {part} are not broken?", "How many {part} still work?"),
-            ),
+            story=told("""
+                A {thing} has {k} {part}.
+                Every {thing} has {k} {part}.
+
+                On {n} {thing.many} {b} {part} are broken.
+
+                How many {part} are not broken?
+                How many {part} still work?
+            """),
         ),
     },
 )
@@ -94,51 +91,42 @@ _SHARE = Family(
     levels={
         1: Level(
             operands={"a": (4, 100), "n": (2, 10)},
-            steps=("each = a / n",),
+            steps="each = a / n",
             limit=15,
-            story=(
-                (
-                    "{who} shares {a} {item} equally among {n} friends.",
-                    "{a} {item} are divided equally among {n} children.",
-                    "A teacher hands out {a} {item} equally to {n} students.",
-                ),
-                ("How many {item} does each of them get?", "How many {item} does each one get?"),
-            ),
+            story=told("""
+                {who} shares {a} {item} equally among {n} friends.
+                {a} {item} are divided equally among {n} children.
+                A teacher hands out {a} {item} equally to {n} students.
+
+                How many {item} does each of them get?
+                How many {item} does each one get?
+            """),
         ),
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "n": (2, 5)},
-            steps=("total = a + b", "each = total / n"),
-            limit=20,
-            story=(
-                (
-                    "{who} has {a} {item} and {who2} has {b}. "
-                    "They share all of them equally among {n} friends.",
-                    "{who} buys {a} {item} and then {b} more. "
-                    "{who.cap} divides all of them equally among {n} friends.",
-                ),
-                (
-                    "How many {item} does each friend get?",
-                    "How many {item} does every friend receive?",
-                ),
-            ),
+            steps="total = a + b; each = total / n",
+            story=told("""
+                {who} has {a} {item} and {who2} has {b}. They share all of them equally among {n}
+                    friends.
+                {who} buys {a} {item} and then {b} more. {who.cap} divides all of them equally
+                    among {n} friends.
+
+                How many {item} does each friend get?
+                How many {item} does every friend receive?
+            """),
         ),
         3: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 9), "n": (2, 5)},
-            steps=(
-                "total = a + b",
-                "more = total + c",
-                "each = more / n",
-            ),
-            limit=20,
-            story=(
-                (
-                    "{who} has {a} {item}, {who2} has {b} and {who3} has {c}. "
-                    "All of them are divided equally among {n} groups.",
-                    "A class has {a} red, {b} blue and {c} green {item}. "
-                    "They are shared equally among {n} students.",
-                ),
-                ("How many {item} does each one get?", "How many {item} does each receive?"),
-            ),
+            steps="total = a + b; more = total + c; each = more / n",
+            story=told("""
+                {who} has {a} {item}, {who2} has {b} and {who3} has {c}. All of them are divided
+                    equally among {n} groups.
+                A class has {a} red, {b} blue and {c} green {item}. They are shared equally among
+                    {n} students.
+
+                How many {item} does each one get?
+                How many {item} does each receive?
+            """),
         ),
     },
 )
@@ -149,35 +137,30 @@ _FILL = Family(
     levels={
         1: Level(
             operands={"a": (4, 100), "n": (2, 10)},
-            steps=("boxes = a / n",),
+            steps="boxes = a / n",
             limit=15,
-            story=(
-                (
-                    "{who} packs {a} {item} into {box.many} with {n} {item} in each {box}.",
-                    "{who} has {a} {item} and puts {n} of them into each {box}.",
-                    "A {box} holds {n} {item}. {who} wants to pack {a} {item}.",
-                ),
-                (
-                    "How many {box.many} does {who} need?",
-                    "How many {box.many} does {who.she} fill?",
-                ),
-            ),
+            story=told("""
+                {who} packs {a} {item} into {box.many} with {n} {item} in each {box}.
+                {who} has {a} {item} and puts {n} of them into each {box}.
+                A {box} holds {n} {item}. {who} wants to pack {a} {item}.
+
+                How many {box.many} does {who} need?
+                How many {box.many} does {who.she} fill?
+            """),
         ),
         2: Level(
             operands={"a": (4, 60), "n": (2, 6), "b": (2, 9)},
-            steps=("boxes = a / n", "total = boxes + b"),
-            limit=20,
-            story=(
-                (
-                    "{who} packs {a} {item} into {box.many} with {n} {item} in each {box}.",
-                    "{who} has {a} {item} and puts {n} of them into each {box}.",
-                ),
-                ("{who2} fills {b} more {box.many}.", "{who2} brings {b} full {box.many}."),
-                (
-                    "How many full {box.many} are there?",
-                    "How many full {box.many} do they have together?",
-                ),
-            ),
+            steps="boxes = a / n; total = boxes + b",
+            story=told("""
+                {who} packs {a} {item} into {box.many} with {n} {item} in each {box}.
+                {who} has {a} {item} and puts {n} of them into each {box}.
+
+                {who2} fills {b} more {box.many}.
+                {who2} brings {b} full {box.many}.
+
+                How many full {box.many} are there?
+                How many full {box.many} do they have together?
+            """),
         ),
     },
 )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A name and its pronouns."""
+    """A name and its pronoun."""
 
     name: str
     she: str
-    her: str
 
     @property
     def cap(self) -> str:
@@ -43,108 +42,43 @@ _MEN = (
     "Peter Sam Victor Yusuf Adam Carlos Daniel"
 )
 PEOPLE: tuple[Person, ...] = (
-    *(Person(name, "she", "her") for name in _WOMEN.split()),
-    *(Person(name, "he", "his") for name in _MEN.split()),
+    *(Person(name, "she") for name in _WOMEN.split()),
+    *(Person(name, "he") for name in _MEN.split()),
 )
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+def _nouns(text: str) -> tuple[Noun, ...]:
+    """Read `notebook, scarf/scarves`: the plural is given where it does not just end in s."""
+    pairs = (word.partition("/") for word in text.split(", "))
+    return tuple(Noun(one, many or f"{one}s") for one, _, many in pairs)
+
+
 WORDS: Mapping[str, tuple[str | Noun, ...]] = {
-    "collectible": (
-        "stickers",
-        "marbles",
-        "stamps",
-        "coins",
-        "cards",
-        "shells",
-        "buttons",
-        "beads",
-        "badges",
-        "postcards",
-        "pebbles",
-        "ribbons",
+    "collectible": _words(
+        "stickers, marbles, stamps, coins, cards, shells, buttons, beads, badges, postcards, "
+        "pebbles, ribbons"
     ),
-    "food": (
-        "apples",
-        "cookies",
-        "muffins",
-        "oranges",
-        "peaches",
-        "plums",
-        "cupcakes",
-        "candies",
-        "walnuts",
-        "pears",
-        "bagels",
-        "strawberries",
+    "food": _words(
+        "apples, cookies, muffins, oranges, peaches, plums, cupcakes, candies, walnuts, pears, "
+        "bagels, strawberries"
     ),
-    "supply": (
-        "pencils",
-        "crayons",
-        "erasers",
-        "markers",
-        "notebooks",
-        "paper clips",
-        "pens",
-        "folders",
-        "rulers",
-        "brushes",
+    "supply": _words(
+        "pencils, crayons, erasers, markers, notebooks, paper clips, pens, folders, rulers, brushes"
     ),
-    "ware": (
-        Noun("notebook", "notebooks"),
-        Noun("pen", "pens"),
-        Noun("ticket", "tickets"),
-        Noun("sandwich", "sandwiches"),
-        Noun("toy car", "toy cars"),
-        Noun("book", "books"),
-        Noun("plant", "plants"),
-        Noun("cup", "cups"),
-        Noun("puzzle", "puzzles"),
-        Noun("scarf", "scarves"),
-        Noun("juice", "juices"),
-        Noun("poster", "posters"),
+    "ware": _nouns(
+        "notebook, pen, ticket, sandwich/sandwiches, toy car, book, plant, cup, puzzle, "
+        "scarf/scarves, juice, poster"
     ),
-    "box": (
-        Noun("box", "boxes"),
-        Noun("bag", "bags"),
-        Noun("jar", "jars"),
-        Noun("basket", "baskets"),
-        Noun("tray", "trays"),
-        Noun("crate", "crates"),
-        Noun("packet", "packets"),
+    "box": _nouns("box/boxes, bag, jar, basket, tray, crate, packet"),
+    "thing": _nouns("robot, kite, wagon, tent, tower, boat, sled, cabin, jacket, toy train"),
+    "part": _words("lights, flags, bells, wheels, ropes, hooks, buttons, pockets"),
+    "job": _words(
+        "mowing lawns, walking dogs, washing cars, babysitting, raking leaves, delivering papers, "
+        "painting fences, watering gardens"
     ),
-    "thing": (
-        Noun("robot", "robots"),
-        Noun("kite", "kites"),
-        Noun("wagon", "wagons"),
-        Noun("tent", "tents"),
-        Noun("tower", "towers"),
-        Noun("boat", "boats"),
-        Noun("sled", "sleds"),
-        Noun("cabin", "cabins"),
-        Noun("jacket", "jackets"),
-        Noun("toy train", "toy trains"),
-    ),
-    "part": ("lights", "flags", "bells", "wheels", "ropes", "hooks", "buttons", "pockets"),
-    "job": (
-        "mowing lawns",
-        "walking dogs",
-        "washing cars",
-        "babysitting",
-        "raking leaves",
-        "delivering papers",
-        "painting fences",
-        "watering gardens",
-    ),
-    "place": (
-        "bus",
-        "train",
-        "library",
-        "park",
-        "museum",
-        "pool",
-        "theater",
-        "garden",
-        "cafe",
-        "gym",
-    ),
-    "text": ("book", "novel", "comic", "magazine", "diary", "story book"),
+    "text": _words("book, novel, comic, magazine, diary, story book"),
 }
