@@ -156,7 +156,7 @@ def pairs(folder: Path) -> dict[str, Any]:
     return {
         "total": len(kept),
         "by_stage": {stage: stages[stage] for stage in STAGES},
-        "dropped": report["dropped"],
+        "dropped": dict(dropped),
     }
 
 
