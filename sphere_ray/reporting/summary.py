@@ -32,6 +32,8 @@ from sphere_ray.reporting.reward_summary import RewardSummary
 
 FAILED_ROUTE = "failed"
 PAIR_COLUMNS = ("stage",)
+RESAMPLES = 2000
+"""Resamples behind each bootstrap interval."""
 
 
 class StageSummary(TypedDict):
@@ -279,7 +281,7 @@ def pairs_summary(
 
 
 def evaluation_summary(
-    rows: Iterable[EvaluationRow], *, seed: int, resamples: int
+    rows: Iterable[EvaluationRow], *, seed: int, resamples: int = RESAMPLES
 ) -> EvaluationSummary:
     """Score one model; the order of rows does not matter.
 
@@ -306,7 +308,11 @@ def evaluation_summary(
 
 
 def validation_summary(
-    before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], *, seed: int, resamples: int
+    before: Sequence[EvaluationRow],
+    after: Sequence[EvaluationRow],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> ValidationSummary:
     """Compare the policy before and after an iteration on the same problems.
 
@@ -323,7 +329,11 @@ def validation_summary(
 
 
 def held_out_summary(
-    base: Sequence[EvaluationRow], final: Sequence[EvaluationRow], *, seed: int, resamples: int
+    base: Sequence[EvaluationRow],
+    final: Sequence[EvaluationRow],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> HeldOutSummary:
     """Compare the base and the final model on the test problems, paired by problem.
 
@@ -345,7 +355,7 @@ def held_out_summary(
     }
 
 
-def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int) -> Score:
+def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int = RESAMPLES) -> Score:
     if not rows:
         raise ValueError("no problem was answered, so there is nothing to score")
     greedy = _greedy(rows)

@@ -7,10 +7,10 @@ from typing import Any
 
 from sphere_ray.config import RunSettings
 from sphere_ray.records import EvaluationRow, ModelRef
-from sphere_ray.reporting.reward_summary import REWARD_COLUMNS, reward_summary
+from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
+from sphere_ray.reporting.reward_summary import reward_summary
 from sphere_ray.reporting.summary import (
     PAIR_COLUMNS,
-    ROLLOUT_COLUMNS,
     IterationSummary,
     RunSummary,
     TrainingSummary,

@@ -25,13 +25,9 @@ import pyarrow.parquet as pq
 
 from sphere_ray.config.loading import settings_of
 from sphere_ray.records import ModelRef, Problem
-from sphere_ray.reporting.reward_summary import REWARD_COLUMNS, reward_summary
-from sphere_ray.reporting.summary import (
-    PAIR_COLUMNS,
-    ROLLOUT_COLUMNS,
-    pairs_summary,
-    rollout_summary,
-)
+from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
+from sphere_ray.reporting.reward_summary import reward_summary
+from sphere_ray.reporting.summary import PAIR_COLUMNS, pairs_summary, rollout_summary
 from sphere_ray.runs import storage
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
@@ -40,6 +36,7 @@ from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.schema import to_table
 from tests.benchmarks.report import emit, rounded
+from tests.simulated import simulated_problem
 
 SAMPLES, BRANCHES = 8, 2
 SIZES = {"sampled": (10_000, 100_000, 1_000_000), "pruned_steps": (1_000, 10_000, 100_000)}

@@ -28,6 +28,8 @@ from typing import Any
 
 import ray
 from pyarrow.parquet import read_table
+from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
+from sphere_ray.runs.store import RunStore
 
 from sphere_ray.config.loading import load_config
 from sphere_ray.config.run import RunSettings
@@ -37,10 +39,8 @@ from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.rollout.pools import ADMITTED
-from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.rollout.roles import base_model, policy_spec, roles_of
 from sphere_ray.runs.session import Session
-from sphere_ray.runs.store import RunStore
 from tests.benchmarks.report import emit, rounded
 
 CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml"

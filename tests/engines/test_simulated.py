@@ -13,12 +13,13 @@ from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import SimulatedRewardSettings
 from sphere_ray.engines.engine import EngineSpec, build_engine
-from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer, simulated_problem
+from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer
 from sphere_ray.errors import EngineError
 from sphere_ray.grading.extract import extract_answer
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.steps import is_final, is_plausible
 from sphere_ray.records import Candidate, Message, Problem, StopReason
+from tests.simulated import simulated_problem
 
 PROBLEM = simulated_problem(7)
 LIMITS = SearchSettings()

@@ -2,13 +2,13 @@
 
 import pytest
 
-from sphere_ray.config.method import PromptSettings
 from sphere_ray.config.evaluation import EvaluationSettings
-from sphere_ray.engines.simulated import simulated_problem
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.records import Candidate, FinishReason, StopReason, Verdict
+from tests.simulated import simulated_problem
 
 
 class Silent:
