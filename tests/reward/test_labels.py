@@ -20,8 +20,8 @@ from sphere_ray.records import (
 )
 from sphere_ray.reward.labels import (
     LARGEST_WEIGHT,
+    Balance,
     Target,
-    balanced_targets,
     label_of,
     labelled_steps,
     split_by_problem,
@@ -113,13 +113,21 @@ def test_rewards_of_the_trained_model_are_no_labels_but_audits_are():
 def test_an_external_reward_is_a_label_without_outcomes():
     (step,) = labelled_steps([rollout(chain(((valued("a\n\n", reward=0.3),), 0)))], trained=False)
     assert (step.value, step.outcomes) == (0.3, 0)
-    assert (label_of(step, "soft"), label_of(step, "hard")) == (0.3, 0.0)
+    labels = [label_of(step.value, step.outcomes, kind) for kind in ("soft", "hard")]
+    assert labels == [0.3, 0.0]
 
 
 def test_a_hard_label_is_right_if_anything_reached_the_gold():
-    assert label_of(labelled(value=0.25), "hard") == 1.0
-    assert label_of(labelled(value=0.0), "hard") == 0.0
-    assert label_of(labelled(value=0.25), "soft") == 0.25
+    assert label_of(0.25, 4, "hard") == 1.0
+    assert label_of(0.0, 4, "hard") == 0.0
+    assert label_of(0.25, 4, "soft") == 0.25
+
+
+def balanced_targets(steps):
+    balance = Balance()
+    for step in steps:
+        balance.count(step.depth, step.value)
+    return [balance.target(step.depth, step.value) for step in steps]
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=80), st.integers(0, 9))
@@ -148,7 +156,7 @@ def test_the_share_held_out_is_the_share_asked_for():
 )
 def test_right_and_wrong_weigh_the_same_at_every_depth(rows):
     steps = [labelled(depth=depth, value=value) for depth, value in rows]
-    targets = balanced_targets(steps, [s.value for s in steps])
+    targets = balanced_targets(steps)
     for depth in {step.depth for step in steps}:
         here = [(s.value, t) for s, t in zip(steps, targets, strict=True) if s.depth == depth]
         share = sum(value for value, _ in here) / len(here)
@@ -168,7 +176,7 @@ def test_right_and_wrong_weigh_the_same_at_every_depth(rows):
 def test_the_best_logit_is_that_of_the_share_of_right_steps(share, depth):
     count = 400
     steps = [labelled(depth=depth, value=share) for _ in range(count)]
-    (target, *_) = balanced_targets(steps, [s.value for s in steps])
+    (target, *_) = balanced_targets(steps)
     # Cross entropy is least where the sigmoid of its logit is its target.
     best = math.log(target.right / (1 - target.right)) - target.shift
     assert best == pytest.approx(math.log(share / (1 - share)), abs=1e-6)
