@@ -21,7 +21,6 @@ from sphere_ray.runs.interruption import Interrupted, catch_signals
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
-    from sphere_ray.runs.step import Plan
 
 app = typer.Typer(
     name="sphere",
@@ -102,9 +101,9 @@ def run(
             _show_plan(settings, origin)
             return
         from sphere_ray.reporting.table import print_summary
-        from sphere_ray.runs import evolve
+        from sphere_ray.runs.evolve import run as evolve
 
-        summary = evolve.run(settings, origin)
+        summary = evolve(settings, origin)
         print_summary(summary, Console())
         _out.print(f"results are in {settings.run_dir}")
 
@@ -245,9 +244,9 @@ def _show_settings(settings: "RunSettings") -> None:
 
 def _show_plan(settings: "RunSettings", origin: str | None) -> None:
     """One line a step: what would be done, in which directory, and why."""
-    from sphere_ray.runs import evolve
+    from sphere_ray.runs.evolve import plan as planned
 
-    plans: list[Plan] = evolve.plan(settings, origin)
+    plans = planned(settings, origin)
     width = max(len(plan.step.place) for plan in plans)
     for plan in plans:
         directory = plan.path.rpartition("/")[2]

@@ -1,10 +1,10 @@
 """Parameters of training: DPO of the policy, and the trained process reward model."""
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 from sphere_ray.config.precision import native_bfloat16
 
 MASKED_ATTENTION: Final = "sdpa"
@@ -47,14 +47,14 @@ class GuardSettings(Settings):
 class OptimizationSettings(Settings):
     """What every training under DeepSpeed has.
 
-    `batch_size` is global and equals micro_batch_size x accumulation x workers.
+    `batch_size` is global: micro_batch_size x accumulation x workers.
     `max_length` counts tokens; longer examples are dropped and counted.
     `precision: auto` is bf16 on GPUs and on CPUs that compute in it, else fp32.
     """
 
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
-    micro_batch_size: int = Field(1, ge=1)
+    micro_batch_size: Annotated[int, Placement] = Field(1, ge=1)
     learning_rate: float = Field(5e-7, gt=0)
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -62,8 +62,8 @@ class OptimizationSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(2048, ge=2)
     precision: Literal["bf16", "fp32", "auto"] = "auto"
-    gradient_checkpointing: bool = False
-    checkpoint_every: int = Field(50, ge=1)
+    gradient_checkpointing: Annotated[bool, Placement] = False
+    checkpoint_every: Annotated[int, Placement] = Field(50, ge=1)
 
     def run_on(self, placement: "TrainerPlacement") -> Self:
         """The same with its `auto` settled for that placement."""
@@ -75,8 +75,8 @@ class OptimizationSettings(Settings):
     def zero_stage_on(self, placement: "TrainerPlacement") -> int:
         """The ZeRO stage that runs there.
 
-        One worker has nobody to share with. In fp32 stage 0 trains it the same without ZeRO's
-        copies of weights and gradients; stage 3 may be meant for the partition at loading.
+        A single worker has nothing to shard. In fp32, stage 0 gives the same result without ZeRO's
+        copies of weights and gradients. Stage 3 stays: it also partitions the model at loading.
         """
         alone = placement.workers == 1 and self.precision == "fp32" and not placement.offload
         return 0 if alone and placement.zero_stage < 3 else placement.zero_stage
@@ -103,13 +103,13 @@ class TrainingSettings(OptimizationSettings):
     takes whole rows of various lengths without one, which pays where chains are long.
     """
 
-    attention: Literal["sdpa", "flash_attention_2"] = MASKED_ATTENTION
+    attention: Annotated[Literal["sdpa", "flash_attention_2"], Placement] = MASKED_ATTENTION
 
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
-    guard: GuardSettings = GuardSettings()
+    guard: Annotated[GuardSettings, Placement] = GuardSettings()
     lora: LoraSettings | None = None
-    min_pairs: int = Field(1, ge=1)
+    min_pairs: Annotated[int, Placement] = Field(1, ge=1)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -134,21 +134,21 @@ class RewardTrainingSettings(OptimizationSettings):
     balance: bool = True
     head_rate: float = Field(10.0, gt=0)
     held_out: float = Field(0.2, gt=0, lt=1)
-    min_problems: int = Field(8, ge=2)
+    min_problems: Annotated[int, Placement] = Field(8, ge=2)
 
 
 class TrainerPlacement(Settings):
-    """Where training runs. Placement, not identity.
+    """Where training runs.
 
     `zero_stage` 0-3; `offload` moves the optimizer state from the GPU to host memory.
     """
 
-    workers: int = Field(1, ge=1)
-    use_gpu: bool = False
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    offload: bool = False
-    cpus_per_worker: float = Field(1.0, gt=0)
-    max_failures: int = Field(3, ge=0)
+    workers: Annotated[int, Placement] = Field(1, ge=1)
+    use_gpu: Annotated[bool, Placement] = False
+    zero_stage: Annotated[Literal[0, 1, 2, 3], Placement] = 2
+    offload: Annotated[bool, Placement] = False
+    cpus_per_worker: Annotated[float, Placement] = Field(1.0, gt=0)
+    max_failures: Annotated[int, Placement] = Field(3, ge=0)
 
     @model_validator(mode="after")
     def _offload_is_possible(self) -> "TrainerPlacement":

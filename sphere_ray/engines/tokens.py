@@ -18,7 +18,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {path}: its tokenizer cannot be loaded: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"model {path}: its tokenizer cannot be loaded: {reason}") from error
     if tokenizer.chat_template is None:
         raise ModelError(
             f"model {path} has no chat template; use an instruction-tuned model, or add a "

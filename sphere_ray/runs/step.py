@@ -283,7 +283,7 @@ def _begin(plan: Plan, identity: Mapping[str, Any], inputs: Mapping[str, Any]) -
 def _output(value: Made | ModelRef | str) -> str | None:
     if isinstance(value, Made):
         return value.output
-    return value.fingerprint if isinstance(value, ModelRef) else value
+    return (value.fingerprint or None) if isinstance(value, ModelRef) else value
 
 
 def _reuse(step: Step, finished: FinishedStep, mark: str) -> Plan:

@@ -9,8 +9,8 @@ from sphere_ray.training.batches import (
     MicroBatch,
     accumulation,
     collate,
-    global_batches,
     pad_logps,
+    planned_steps,
     shard,
 )
 from sphere_ray.training.encoding import EncodedPair
@@ -40,9 +40,9 @@ def test_every_world_size_sees_the_same_global_batches(
     count: int, micro: int, seed: int, epoch: int, data: st.DataObject
 ) -> None:
     lengths = np.array(data.draw(st.lists(st.integers(2, 500), min_size=count, max_size=count)))
-    batch_size = 12 * micro
-    for batch in global_batches(count, batch_size, seed=seed, epoch=epoch):
-        seen = []
+    settings = settings_for(micro, 12, 1).model_copy(update={"epochs": epoch + 1})
+    for step in planned_steps(count, settings, seed=seed):
+        batch, seen = step.examples, []
         for world in (1, 2, 3, 4):
             settings = settings_for(micro, 12 // world, world)
             shards = [
@@ -60,13 +60,22 @@ def test_every_world_size_sees_the_same_global_batches(
 def test_an_epoch_has_every_pair_once_and_epochs_differ(
     count: int, batch_size: int, seed: int
 ) -> None:
+    settings = TrainingSettings(batch_size=batch_size, epochs=2)
+    steps = list(planned_steps(count, settings, seed=seed))
     epochs = [
-        np.concatenate(global_batches(count, batch_size, seed=seed, epoch=epoch)).tolist()
+        [index for step in steps if step.epoch == epoch for index in step.examples.tolist()]
         for epoch in range(2)
     ]
     assert all(sorted(order) == list(range(count)) for order in epochs)
     if count > 30:
         assert epochs[0] != epochs[1]
+    assert [step.number for step in steps] == list(range(steps[0].steps))
+    # A resumed training sees what the first would have seen.
+    for step, again in zip(
+        steps[3:], planned_steps(count, settings, seed=seed, first=3), strict=True
+    ):
+        assert step.number == again.number
+        assert step.examples.tolist() == again.examples.tolist()
 
 
 def test_fillers_are_the_shortest_pair() -> None:

@@ -271,14 +271,20 @@ def test_a_good_model_is_taken_and_one_of_shuffled_labels_refused(
     outcomes: tuple[Path, dict[str, Any]],
 ) -> None:
     root, _ = outcomes
+    baseline = shape_scores(TRAIN, HELD_OUT)
     good, bad = (
-        judge(TRAIN, HELD_OUT, pq.read_table(root / f"{name}.parquet")["score"].to_pylist(), GATES)
+        quality(
+            HELD_OUT,
+            pq.read_table(root / f"{name}.parquet")["score"].to_pylist(),
+            baseline=baseline,
+        )
         for name in ("tags-zero2", "shuffled-labels")
     )
-    assert good["refusal"] is None
-    assert good["held_out"]["auc"] > 0.95
-    assert bad["refusal"] is not None
-    assert f"{bad['held_out']['auc']:.3f}" in bad["refusal"] or "differ" in bad["refusal"]
+    assert not handover_refusal(good, GATES)
+    assert good.auc is not None
+    assert good.auc > 0.95
+    refusal = handover_refusal(bad, GATES)
+    assert f"{bad.auc:.3f}" in refusal or "differ" in refusal
 
 
 def step(text: str) -> Candidate:

@@ -1,4 +1,4 @@
-"""The driver's side on a local Ray of two CPUs: progress, resuming after deaths, errors."""
+"""Training jobs on a local Ray of two CPUs: several requests, resuming after deaths, errors."""
 
 import os
 import pickle
@@ -15,14 +15,12 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from sphere_ray.training.trainer import train
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import ModelError
 from sphere_ray.training.job import TrainingJob
 from sphere_ray.training.messages import (
-    ReferenceDone,
     ReferenceProgress,
     ReferenceRequest,
     StepMetrics,
@@ -55,50 +53,71 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def request_(address: str, tmp_path_factory: pytest.TempPathFactory) -> TrainRequest:
-    """A request whose reference table was made through Ray, in a job that was started ahead."""
+def root(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root: Path = tmp_path_factory.mktemp("trainer")
     (root / "model").mkdir()
     make_llama(root / "model")
-    reference = ReferenceRequest(
-        model_dir=str(root / "model"),
-        pairs_path=write_pairs(root / "pairs.parquet", 22),
-        output_dir=str(root / "reference"),
-        settings=SETTINGS,
-        placement=PLACEMENT,
-    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def request_(root: Path) -> TrainRequest:
+    """A request whose reference table a job made, which then trained two policies on it."""
+    write_pairs(root / "pairs", 22)
     request = TrainRequest(
         model_dir=str(root / "model"),
-        reference_path=reference.output_dir,
+        reference_path=str(root / "reference"),
         output_dir=str(root / "policy"),
-        storage_path=str(root / "storage"),
-        name="dpo",
         seed=1,
         learning_rate=1e-4,
         settings=SETTINGS,
         placement=PLACEMENT,
     )
     seen: list[Any] = []
-    ahead = TrainingJob("first", request.storage_path, PLACEMENT)
-    first = train(named(request, "first"), seen.append, reference=reference, job=ahead)
-    # All log-probs are there before the first step.
-    done = next(place for place, message in enumerate(seen) if isinstance(message, ReferenceDone))
-    assert seen[done - 1] == ReferenceProgress(done=22)
-    assert (seen[done].pairs, seen[done].dropped) == (22, {})
-    assert [step.step for step in seen[done + 1 :]] == list(range(1, first.steps + 1))
+    with TrainingJob("several", str(root / "storage"), PLACEMENT) as job:
+        assert job.waits
+        done = job.run(reference_of(request, root / "reference"), seen.append)
+        assert (done.pairs, done.dropped) == (22, {})
+        assert seen[-1] == ReferenceProgress(done=22)
+        seen.clear()
+        first = job.run(to(request, "first"), seen.append)
+        assert job.waits
+        assert [step.step for step in seen] == list(range(1, first.steps + 1))
+        # The checkpoint of another policy is not taken over, nor is it a reason to mention.
+        second = job.run(replace(to(request, "second"), learning_rate=2e-4))
+        assert (second.resumed_at, second.restarted_because) == (0, None)
+        assert second.history[-1].loss < first.history[-1].loss
+        # A user's mistake is one sentence, and the job goes on.
+        seen.clear()
+        with pytest.raises(ModelError, match=r"config\.json") as raised:
+            job.run(replace(to(request, "no-model"), model_dir=str(root)), seen.append)
+        assert "\n" not in str(raised.value)
+        assert not seen
+        assert job.waits
+    assert not job.waits
     return request
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(request_: TrainRequest, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     scratch = tmp_path_factory.mktemp("uninterrupted")
-    quiet = replace(request_, storage_path=str(scratch), output_dir=str(scratch / "policy"))
+    quiet = replace(request_, output_dir=str(scratch / "policy"))
     (outcome,) = run_requests([quiet], scratch / "group")
     return [step.loss for step in outcome.history]
 
 
-def named(request: TrainRequest, name: str) -> TrainRequest:
-    return replace(request, name=name, output_dir=str(Path(request.output_dir).with_name(name)))
+def to(request: TrainRequest, name: str) -> TrainRequest:
+    return replace(request, output_dir=str(Path(request.output_dir).with_name(name)))
+
+
+def reference_of(request: TrainRequest, output_dir: Path) -> ReferenceRequest:
+    return ReferenceRequest(
+        model_dir=request.model_dir,
+        pairs_path=str(Path(request.model_dir).with_name("pairs")),
+        output_dir=str(output_dir),
+        settings=SETTINGS,
+        placement=PLACEMENT,
+    )
 
 
 def train_workers() -> list[psutil.Process]:
@@ -111,26 +130,30 @@ def train_workers() -> list[psutil.Process]:
     return [process for *_, process in sorted(workers)]
 
 
-def has_checkpoint(folder: Path) -> bool:
+def has_checkpoint(storage: Path, name: str) -> bool:
     """Whether Ray Train counts on a checkpoint: its directory is there some time before that."""
-    known = folder / "checkpoint_manager_snapshot.json"
-    return known.is_file() and bool(LATEST.search(known.read_text()))
+    known = storage.glob(f"{name}-*/checkpoint_manager_snapshot.json")
+    return any(LATEST.search(file.read_text()) for file in known)
 
 
 def test_a_killed_worker_continues_from_the_last_checkpoint(
-    request_: TrainRequest, uninterrupted: list[float]
+    request_: TrainRequest, uninterrupted: list[float], tmp_path: Path
 ) -> None:
-    request = named(request_, "worker-killed")
+    request = to(request_, "worker-killed")
     killed_at: list[int] = []
 
     def kill_once(metrics: StepMetrics) -> None:
-        if not killed_at and has_checkpoint(Path(request.storage_path) / request.name):
+        if not killed_at and has_checkpoint(tmp_path, "killed"):
             train_workers()[-1].send_signal(signal.SIGKILL)
             killed_at.append(metrics.step)
 
-    result = train(request, kill_once)
+    with TrainingJob("killed", str(tmp_path), PLACEMENT) as job:
+        # A request that is finished is not repeated after a worker failed in a later one.
+        reference = job.run(reference_of(request, tmp_path / "reference"))
+        result = job.run(request, kill_once)
 
     assert killed_at
+    assert reference.pairs == result.pairs
     assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
     # How far the workers got before the signal varies; they do not go back to the start.
     assert 0 < result.resumed_at < STEPS
@@ -139,20 +162,14 @@ def test_a_killed_worker_continues_from_the_last_checkpoint(
 
 
 @pytest.mark.slow  # tests/e2e/test_kills.py kills the whole driver too
-def test_the_same_call_continues_after_the_driver_was_killed(
+def test_a_new_job_continues_after_the_driver_was_killed(
     address: str, request_: TrainRequest, uninterrupted: list[float], tmp_path: Path
 ) -> None:
-    request = named(request_, "driver-killed")
+    request = to(request_, "driver-killed")
     (tmp_path / "request").write_bytes(pickle.dumps(request))
+    given = [address, "dpo", str(tmp_path), str(tmp_path / "request"), "10"]
     driver = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.training.killed_driver",
-            address,
-            str(tmp_path / "request"),
-            "10",
-        ],
+        [sys.executable, "-m", "tests.training.killed_driver", *given],
         cwd=Path(__file__).parents[2],
         env=os.environ,
         timeout=300,
@@ -161,29 +178,23 @@ def test_the_same_call_continues_after_the_driver_was_killed(
     assert driver.returncode == -signal.SIGKILL
     assert not Path(request.output_dir).exists()
 
-    result = train(request)
-
-    assert 0 < result.resumed_at < STEPS
-    assert result.restarted_because is None
-    assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
-
-
-def test_a_users_mistake_is_one_sentence_and_not_retried(
-    request_: TrainRequest, tmp_path: Path
-) -> None:
-    seen: list[Any] = []
-    with pytest.raises(ModelError, match=r"config\.json") as raised:
-        train(replace(named(request_, "no-model"), model_dir=str(tmp_path)), seen.append)
-    assert "\n" not in str(raised.value)
-    assert not seen
+    with TrainingJob("dpo", str(tmp_path), PLACEMENT) as job:
+        result = job.run(request)
+        assert 0 < result.resumed_at < STEPS
+        assert result.restarted_because is None
+        assert [step.loss for step in result.history] == pytest.approx(uninterrupted, rel=1e-6)
+        # For the same model, but made by another request, the checkpoint is of no use.
+        other = job.run(replace(request, seed=2))
+    assert other.resumed_at == 0
+    assert "seed: 1 there, 2 here" in other.restarted_because
 
 
 @pytest.mark.slow  # tests/e2e/test_simulated_run.py sees workers that wait go
 def test_a_job_that_gets_no_work_leaves_no_process_and_no_reservation(
-    request_: TrainRequest,
+    address: str, tmp_path: Path
 ) -> None:
     earlier = train_workers()
-    with TrainingJob("waiting", request_.storage_path, PLACEMENT) as job:
+    with TrainingJob("waiting", str(tmp_path), PLACEMENT) as job:
         while not (waiting := set(train_workers()) - set(earlier)):
             psutil.wait_procs(psutil.Process().children(), timeout=1)  # Ray stays: a second
         assert job.waits
