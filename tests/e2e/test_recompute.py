@@ -12,6 +12,7 @@ from sphere_ray.records import (
     Branch,
     Candidate,
     Chain,
+    Dropped,
     EvaluationRow,
     FinishReason,
     Message,
@@ -76,6 +77,17 @@ def pair(pair_id, stage):
         rejected="3",
         chosen_chain=f"{stage}-max",
         rejected_chain=f"{stage}-min",
+    )
+
+
+def refused(reason):
+    return Dropped(
+        pair_id="x",
+        problem_id="p",
+        stage=GENERATION,
+        chosen_chain=f"{GENERATION}-max",
+        rejected_chain=f"{GENERATION}-min",
+        reason=reason,
     )
 
 
@@ -182,6 +194,8 @@ def run_dir(tmp_path):
     (tmp_path / "test" / "iter-000" / "manifest.json").write_text(json.dumps(report))
     report = {"report": {"phase": "rollouts", "seconds": 3.0, "pools": [asdict(POOL)]}}
     (tmp_path / "iter-000" / "rollouts" / "manifest.json").write_text(json.dumps(report))
+    reasons = [reason for reason, count in DROPPED.items() for _ in range(count)]
+    write(tmp_path / "iter-000" / "pairs" / "dropped", list(map(refused, reasons)), Dropped)
     report = {"report": {"phase": "pairs", "seconds": 0.0, "dropped": DROPPED}}
     (tmp_path / "iter-000" / "pairs" / "manifest.json").write_text(json.dumps(report))
     summary = {
@@ -198,6 +212,7 @@ def run_dir(tmp_path):
             }
         ],
         "seconds_by_phase": {"test": 3.5, "rollouts": 3.0, "pairs": 0.0},
+        "steps": ["test/iter-000", "iter-000/rollouts", "iter-000/pairs"],
         "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))

@@ -83,7 +83,7 @@ TWO_CHAINS = rollout(
 def test_every_scored_candidate_is_a_label_once_however_many_chains_share_it():
     found = {
         (s.prefix, s.text): (s.value, s.outcomes, s.final)
-        for s in labelled_steps([TWO_CHAINS], trained=False)
+        for s in labelled_steps(TWO_CHAINS, trained=False)
     }
     assert found == {
         ((), "a\n\n"): (pytest.approx(2 / 3), 3, False),
@@ -94,40 +94,33 @@ def test_every_scored_candidate_is_a_label_once_however_many_chains_share_it():
     }
 
 
-def test_the_same_step_of_two_rollouts_pools_its_outcomes():
-    again = rollout(chain(((valued("a\n\n", 0),), 0)))
-    (pooled,) = [s for s in labelled_steps([TWO_CHAINS, again], trained=False) if s.text == "a\n\n"]
+def test_a_step_that_was_scored_twice_pools_its_outcomes():
+    first = chain(((valued("a\n\n", 1, 1, 0),), 0))
+    again = chain(((valued("a\n\n", 0),), 0), branch=Branch.MIN)
+    (pooled,) = labelled_steps(rollout(first, again), trained=False)
     assert (pooled.value, pooled.outcomes) == (pytest.approx(2 / 4), 4)
 
 
 def test_a_failed_row_labels_nothing():
-    assert labelled_steps([replace(TWO_CHAINS, error="lost")], trained=False) == []
+    assert labelled_steps(replace(TWO_CHAINS, error="lost"), trained=False) == []
 
 
 def test_rewards_of_the_trained_model_are_no_labels_but_audits_are():
     steps = (valued("a\n\n", reward=0.9), valued("b\n\n", 1, 0, reward=0.8, audit=0.5))
-    found = labelled_steps([rollout(chain((steps, 0)))], trained=True)
+    found = labelled_steps(rollout(chain((steps, 0))), trained=True)
     assert [(s.text, s.value, s.outcomes, s.reward) for s in found] == [("b\n\n", 0.5, 2, 0.8)]
 
 
 def test_an_external_reward_is_a_label_without_outcomes():
-    (step,) = labelled_steps([rollout(chain(((valued("a\n\n", reward=0.3),), 0)))], trained=False)
+    (step,) = labelled_steps(rollout(chain(((valued("a\n\n", reward=0.3),), 0))), trained=False)
     assert (step.value, step.outcomes) == (0.3, 0)
-    labels = [label_of(step.value, step.outcomes, kind) for kind in ("soft", "hard")]
-    assert labels == [0.3, 0.0]
+    assert (label_of(0.3, 0, "soft"), label_of(0.3, 0, "hard")) == (0.3, 0.0)
 
 
 def test_a_hard_label_is_right_if_anything_reached_the_gold():
     assert label_of(0.25, 4, "hard") == 1.0
     assert label_of(0.0, 4, "hard") == 0.0
     assert label_of(0.25, 4, "soft") == 0.25
-
-
-def balanced_targets(steps):
-    balance = Balance()
-    for step in steps:
-        balance.count(step.depth, step.value)
-    return [balance.target(step.depth, step.value) for step in steps]
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=80), st.integers(0, 9))
@@ -147,6 +140,13 @@ def test_the_share_held_out_is_the_share_asked_for():
     assert len(held) == pytest.approx(400, abs=60)
 
 
+def balanced(steps):
+    balance = Balance()
+    for step in steps:
+        balance.count(step.depth, step.value)
+    return [balance.target(step.depth, step.value) for step in steps]
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])),
@@ -156,7 +156,7 @@ def test_the_share_held_out_is_the_share_asked_for():
 )
 def test_right_and_wrong_weigh_the_same_at_every_depth(rows):
     steps = [labelled(depth=depth, value=value) for depth, value in rows]
-    targets = balanced_targets(steps)
+    targets = balanced(steps)
     for depth in {step.depth for step in steps}:
         here = [(s.value, t) for s, t in zip(steps, targets, strict=True) if s.depth == depth]
         share = sum(value for value, _ in here) / len(here)
@@ -176,7 +176,7 @@ def test_right_and_wrong_weigh_the_same_at_every_depth(rows):
 def test_the_best_logit_is_that_of_the_share_of_right_steps(share, depth):
     count = 400
     steps = [labelled(depth=depth, value=share) for _ in range(count)]
-    (target, *_) = balanced_targets(steps)
+    (target, *_) = balanced(steps)
     # Cross entropy is least where the sigmoid of its logit is its target.
     best = math.log(target.right / (1 - target.right)) - target.shift
     assert best == pytest.approx(math.log(share / (1 - share)), abs=1e-6)

@@ -119,9 +119,10 @@ def test_what_decides_results_makes_the_steps_again_that_read_it(
 
 
 def test_a_trained_reward_model_changes_rollouts_only_where_it_scores(load: Any) -> None:
-    before = load("engines.scorer.trained={pool: {kv_cache_gib: 1}, shape: classifier}")
-    after = load(
-        "engines.scorer.trained={pool: {kv_cache_gib: 1}, shape: classifier, max_model_len: 4096}"
+    trained = "pool: {kv_cache_gib: 1}, shape: classifier"
+    before, after = (
+        load(f"engines.scorer={{kind: rollout_value, trained: {{{trained}{more}}}}}")
+        for more in ("", ", max_model_len: 4096")
     )
     assert changed(before, after) == set()
     scored = [

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from sphere_ray.runs.trained_reward import judge
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen2Model
 
@@ -32,6 +31,7 @@ from sphere_ray.engines.tiny_models import make_llama, make_qwen2
 from sphere_ray.errors import ModelError, TooFewLabelsError
 from sphere_ray.method.ports import ScoreRequest
 from sphere_ray.records import Candidate, LabelledStep, Problem, StopReason
+from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.schema import to_table
 from sphere_ray.training.batches import planned_steps
 from sphere_ray.training.messages import LearningResult, RewardTrainRequest
