@@ -5,7 +5,7 @@ same steps. Each part lies in a run directory of its own below the output, so it
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ def _scored(phase: PhaseDir, truth: _Truth) -> tuple[SourceReport, dict[Any, flo
         )
     steps, scores = [truth.steps[key] for key in keys], [scored[key].value for key in keys]
     baseline = shape_scores(truth.known, steps) if truth.known else None
-    figures: Any = asdict(quality(steps, scores, baseline=baseline))
+    figures = quality(steps, scores, baseline=baseline)
     report: SourceReport = {
         "quality": figures,
         "inversions": _inversions(rows),

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def judge(
         return {"held_out": None, "refusal": "no held-out step could be scored"}
     steps, given = [step for step, _ in scored], [score for _, score in scored]
     figures = quality(steps, given, baseline=shape_scores(train, steps))
-    return {"held_out": asdict(figures), "refusal": handover_refusal(figures, settings) or None}
+    return {"held_out": figures, "refusal": handover_refusal(figures, settings) or None}
 
 
 def _untrained(train: Sequence[LabelledStep], refusal: str) -> dict[str, Any]:
