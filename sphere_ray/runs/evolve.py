@@ -9,6 +9,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.run import PromotionSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.errors import RunDirectoryError, TooFewPairsError
+from sphere_ray.method.evaluate import answered_by_both
 from sphere_ray.method.metrics import mean_at_k
 from sphere_ray.records import EvaluationRow, ModelRef, Verdict
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
@@ -260,6 +261,7 @@ def refused(
     before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], settings: PromotionSettings
 ) -> str:
     """Why the new policy is not promoted; empty if it is."""
+    before, after = answered_by_both(before, after)
     old, new = pass_at_1(before), pass_at_1(after)
     if new < old - settings.tolerance:
         return f"validation pass@1 fell from {old:.3f} to {new:.3f}"
