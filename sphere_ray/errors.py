@@ -6,8 +6,8 @@ SphereError                      base; its text is one sentence for the person a
 |  |- ProblemSourceError         a problem source that cannot be read at all
 |  |- ModelError                 a model directory or name that cannot be served or trained
 |  |- PlacementError             the cluster is smaller than what the configuration asks for
-|  `- RunDirectoryError          it belongs to another configuration, or is damaged
-|- RowError                      one problem failed; becomes `Rollout.error`, the run goes on
+|  `- RunDirectoryError          a run directory of another configuration, or a damaged one
+|- RowError                      one problem failed: its row records the error, the run goes on
 |  |- DeadlineExceededError      a request or a problem ran out of time
 |  `- RequestError               an engine refused or lost one request for good
 `- FatalError                 the run cannot go on; exit code 1
@@ -17,7 +17,7 @@ SphereError                      base; its text is one sentence for the person a
    `- TrainingError              a training phase failed
       |- TooFewPairsError        too few pairs fit training.max_length; the policy stays
       |- TooFewLabelsError       too few problems with scored steps; the reward source stays
-      `- CollapseError           the guard stopped it; the policy stays
+      `- CollapseError           the guard stopped training; the policy stays
 """
 
 

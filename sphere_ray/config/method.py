@@ -44,8 +44,8 @@ class PromptSettings(Settings):
 class SearchSettings(Settings):
     """Step search (SPHERE stage 1): E candidates a step, the best and the worst are kept.
 
-    `num_candidates` 5 and `temperature` 0.8 are the paper's; the limits are ours.
-    `num_samples` is used by the `sampled` strategy alone. Lengths count tokens.
+    `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Only the
+    `sampled` strategy uses `num_samples`. Lengths count tokens.
     """
 
     strategy: Literal["pruned_steps", "sampled"] = "pruned_steps"
@@ -72,10 +72,10 @@ class SearchSettings(Settings):
 class StageSettings(Settings):
     """Which stages run, and how the smaller sibling searches.
 
-    `small_budget` multiplies the number of candidates (2E in the paper);
-    `small_temperature` replaces the search temperature in stage 3 when set;
-    `correction_check_share` of the both-right problems are shown to the policy as if wrong,
-    to measure correct-to-wrong flips.
+    `small_budget` multiplies the number of candidates (2E in the paper). `small_temperature`
+    replaces the search temperature in stage 3. Of the problems with two right chains, a share of
+    `correction_check_share` is shown to the policy as if wrong, to measure how often it gives a
+    right solution up.
     """
 
     self_correction: bool = True
@@ -86,13 +86,12 @@ class StageSettings(Settings):
 
 
 class PairSettings(Settings):
-    """Gates on preference pairs; what fails one is dropped and counted, never cut.
+    """Gates on preference pairs. A pair that fails one is dropped and counted; no side is cut.
 
-    `min_edit_distance` counts characters; `max_tokens` bounds each side;
-    `max_length_ratio` bounds the longer over the shorter side in tokens (0: no bound);
-    `max_off_policy_share` caps stage-3 pairs among all pairs of an iteration;
-    `level` chooses whole chains, single steps with a shared prefix, or both;
-    `step_margin` is the smallest reward difference of a step-level pair.
+    `level` chooses whole chains, single steps with a shared prefix, or both. `max_tokens` bounds
+    each side, `max_length_ratio` the tokens of the longer over the shorter side (0: no bound).
+    `min_edit_distance` counts characters. `max_off_policy_share` caps the stage-3 pairs among all
+    pairs of an iteration. `step_margin` is the smallest reward difference of a step-level pair.
     """
 
     level: Literal["chain", "step", "both"] = "chain"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +28,6 @@ from sphere_ray.records import (
     PreferencePair,
     Rollout,
     StageName,
-    Step,
     StopReason,
     Verdict,
 )
@@ -64,11 +64,15 @@ class _Proposal:
     rejected: _Side
     prefix: str = ""
     prefix_ids: tuple[int, ...] = ()
-    whole: bool = True
 
     @property
     def sides(self) -> tuple[_Side, _Side]:
         return self.chosen, self.rejected
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole chains are compared; the sides of a step pair are steps of one chain."""
+        return self.chosen.chain is not self.rejected.chain
 
 
 def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
@@ -175,37 +179,23 @@ def _step_pairs(chains: Sequence[Chain], margin: float) -> list[_Proposal]:
     """Best over worst sibling at every position of the policy's chains, widest margin first."""
     found: dict[tuple[StageName, tuple[int, ...]], tuple[float, _Proposal]] = {}
     for chain in chains:
-        if chain.stage is OFF_POLICY:
-            continue
-        for depth, step in enumerate(chain.steps):
-            proposal = _step_pair(chain, depth, step)
-            if proposal is None:
-                continue
-            gap = (proposal.chosen.reward or 0.0) - (proposal.rejected.reward or 0.0)
-            # Positions that Sol_max and Sol_min share count once.
-            if gap >= margin:
-                found.setdefault((chain.stage, proposal.prefix_ids), (gap, proposal))
+        prefix, prefix_ids = "", tuple[int, ...]()
+        for step in chain.steps if chain.stage is not OFF_POLICY else ():
+            rewarded = [(c.reward, c) for c in step.candidates if c.reward is not None]
+            best, worst = (pick(rewarded, key=itemgetter(0), default=None) for pick in (max, min))
+            if best and worst and best[0] - worst[0] >= margin:
+                proposal = _Proposal(
+                    stage=chain.stage,
+                    chosen=_step_side(chain, best[1], len(prefix_ids)),
+                    rejected=_step_side(chain, worst[1], len(prefix_ids)),
+                    prefix=prefix,
+                    prefix_ids=prefix_ids,
+                )
+                # Positions that Sol_max and Sol_min share count once.
+                found.setdefault((chain.stage, prefix_ids), (best[0] - worst[0], proposal))
+            prefix += step.candidate.text
+            prefix_ids += step.candidate.token_ids
     return [proposal for _, proposal in sorted(found.values(), key=lambda item: -item[0])]
-
-
-def _step_pair(chain: Chain, depth: int, step: Step) -> _Proposal | None:
-    rewards = {i: c.reward for i, c in enumerate(step.candidates) if c.reward is not None}
-    if len(rewards) < 2:
-        return None
-    prefix = [parent.candidate for parent in chain.steps[:depth]]
-    prefix_ids = tuple(i for candidate in prefix for i in candidate.token_ids)
-    best, worst = (
-        _step_side(chain, step.candidates[i], len(prefix_ids))
-        for i in (max(rewards, key=rewards.__getitem__), min(rewards, key=rewards.__getitem__))
-    )
-    return _Proposal(
-        stage=chain.stage,
-        chosen=best,
-        rejected=worst,
-        prefix="".join(candidate.text for candidate in prefix),
-        prefix_ids=prefix_ids,
-        whole=False,
-    )
 
 
 def _step_side(chain: Chain, candidate: Candidate, prefix_tokens: int) -> _Side:

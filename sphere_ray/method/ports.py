@@ -1,6 +1,7 @@
-"""What the method needs from the world, as protocols, and the messages that cross them.
+"""What the method needs from outside, as protocols, and the messages that cross them.
 
-Nothing here knows of Ray, vLLM, files or clocks. Engines and fakes implement these.
+Nothing here knows of Ray, vLLM, files or clocks. Engines implement these protocols, and so do the
+fakes of the tests.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from sphere_ray.records import Candidate, Message, Problem, Verdict
 class GenerateRequest:
     """Ask for `n` continuations of a prompt.
 
-    `messages` end with a user turn; `prefix_ids` are assistant tokens already decided.
-    `stop` lists strings that end a step (kept in the output); `max_tokens` bounds each sample.
-    `problem_id` routes (a problem stays on one replica); a smaller `priority` is served first.
-    `seed` is derived from identity and sent to an engine only in deterministic runs.
+    `messages` end with a user turn. `prefix_ids` are the tokens of the answer so far.
+    `stop` lists strings that end a step and are kept in the output. `max_tokens` bounds each
+    sample. `problem_id` keeps a problem on one replica. A smaller `priority` is served first.
+    `seed` is derived from identity; only deterministic engines use it.
     """
 
     problem_id: str
@@ -35,7 +36,7 @@ class GenerateRequest:
 class ScoreRequest:
     """Ask for the reward of each of `candidates` as the next step after `prefix`.
 
-    `messages` are the plain question as the policy sees it; `prefix` the steps already chosen.
+    `messages` are the plain question as the policy sees it. `prefix` holds the steps before.
     """
 
     problem: Problem
@@ -50,7 +51,8 @@ class ScoreRequest:
 class Score:
     """A reward in [0, 1], the outcomes behind it if any, and the tokens decoded to get it.
 
-    `audit` is what the source before the trained model says, where it was asked too.
+    `audit` is the reward of the original source, where the trained reward model gave `reward` and
+    the original source was asked as well.
     """
 
     reward: float

@@ -14,5 +14,5 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def falls_within(share: float, *parts: str | int) -> bool:
-    """Whether the parts belong to a `share` of all that there could be; theirs for ever."""
+    """Select a `share` of all identities: the same identity always gets the same answer."""
     return derive_seed(*parts) < int(share * 2**63)

@@ -1,4 +1,4 @@
-"""events.jsonl: what happened in a run and when, one JSON object a line."""
+"""events.jsonl: what happened in a run, and when; one JSON object per line."""
 
 import json
 import time
@@ -13,8 +13,8 @@ Field = str | Number | bool | None
 class EventLog:
     """Writes events through `append`, which adds one line durably.
 
-    A line holds `time` (UTC, ISO 8601), `event`, and where they apply `phase`, `iteration` and
-    further fields.
+    A line holds `time` (UTC, ISO 8601) and `event`; if known also `phase`, `iteration` and the
+    fields of the event.
     """
 
     def __init__(
@@ -29,13 +29,12 @@ class EventLog:
     ) -> None:
         """Write one event."""
         moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-        place = {"phase": phase, "iteration": iteration}
-        line = {"time": moment, "event": event}
-        known = {key: value for key, value in place.items() if value is not None}
-        self._append(json.dumps({**line, **known, **fields}, ensure_ascii=False))
+        line = {"time": moment, "event": event, "phase": phase, "iteration": iteration}
+        known = {key: value for key, value in line.items() if value is not None}
+        self._append(json.dumps({**known, **fields}, ensure_ascii=False))
 
     def on_progress(self, snapshot: Snapshot) -> None:
-        """Listen to a ProgressBoard: record where phases start and end, with their numbers."""
+        """Listen to a ProgressBoard: record the start and the end of a phase with its numbers."""
         if snapshot.state is PhaseState.RUNNING:
             return
         self.record(

@@ -1,7 +1,8 @@
-"""Counting across processes, and the numbers of the progress board as Ray metrics.
+"""Counts from many processes, and the numbers of the progress board as Ray metrics.
 
-The only module of the room that imports ray. Stage actors count through a `CounterSink`; the driver
-reads the sums from a `CounterHub` and feeds the board, whose snapshots `RunMetrics` exports.
+Only this module of the room imports ray. Stage actors count through a `CounterSink`. The driver
+reads the sums from a `CounterHub` and shows them on the board. `RunMetrics` exports what the board
+shows.
 """
 
 import threading
@@ -23,7 +24,7 @@ Ship = Callable[[dict[str, int]], None]
 
 
 class _Totals:
-    """Runs as an actor: sums the increments of all sinks."""
+    """An actor that sums the increments of all sinks."""
 
     def __init__(self) -> None:
         self._totals: Counter[str] = Counter()
@@ -36,9 +37,9 @@ class _Totals:
 
 
 class CounterSink:
-    """A `Progress` for the processes of a stream: sums locally, ships at most every half second.
+    """A `Progress` for stage actors: sums locally, and ships at most every half second.
 
-    Travels to other processes by pickling; what it has not shipped stays behind.
+    A pickled sink starts empty; counts that are not shipped yet stay in the old process.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class _ToActor:
 
 
 class CounterHub:
-    """The sums of one phase, held by an actor that takes no CPU; lives in the driver."""
+    """The driver's access to the sums of one phase, which an actor without a CPU holds."""
 
     def __init__(self) -> None:
         """Start the actor."""
@@ -118,9 +119,9 @@ def follow(
 ) -> Iterator[CounterHub]:
     """Open a hub and keep `tracker` up to date from it while the context is open.
 
-    The counter named `done` becomes the phase's `done` (on top of what an earlier session did).
-    What stages count in their last moments may arrive too late, and a task that is repeated counts
-    again; summaries count committed rows instead.
+    The counter named `done` becomes the phase's `done`, on top of the units of an earlier session.
+    These numbers are approximate: last increments may arrive too late, and a repeated task counts
+    twice. Summaries count committed rows instead.
     """
     hub = CounterHub()
     stop = threading.Event()
@@ -150,11 +151,10 @@ def update_from(tracker: PhaseTracker, totals: dict[str, int], *, done: str) -> 
 
 
 class RunMetrics:
-    """Exports board snapshots from the driver, as `ray_sphere_*` in Prometheus.
+    """Exports the snapshots of the board from the driver, as `ray_sphere_*` in Prometheus.
 
-    Totals (`sphere_problems_total`, `sphere_chains_total`, `sphere_tokens_total`,
-    `sphere_pairs_total`, `sphere_errors_total`) are counters, the rest gauges; every one is
-    tagged run, iteration and phase.
+    Totals (`sphere_problems_total`, and so on for chains, tokens, pairs and errors) are counters,
+    the rest are gauges. All have the tags run, iteration and phase.
     """
 
     _TAGS = ("run", "iteration", "phase")

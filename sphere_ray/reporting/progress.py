@@ -1,15 +1,14 @@
 """Progress of the phases of a run: bars on a terminal, plain lines in a job log.
 
-Knows nothing of what it counts: a phase has a total, a unit and named numbers.
+A phase has a total, a unit and named numbers. This module does not know what they mean.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -18,7 +17,7 @@ Number = int | float
 
 
 class PhaseState(StrEnum):
-    """Where a phase is in its life; `stopped` means an exception or a signal ended it."""
+    """The state of a phase; `stopped` means that an exception or a signal ended it."""
 
     STARTED = "started"
     RUNNING = "running"
@@ -30,9 +29,9 @@ class PhaseState(StrEnum):
 class Snapshot:
     """A phase at one moment.
 
-    `done` and `total` (0: not known yet) are in `unit`; `first` of them were done by an earlier
-    session and take no part in rates. `counts` are running totals (int) or current values such as
-    a loss (float); `seconds` counts from the start of this session's phase.
+    `done` and `total` (0: not known yet) count units. An earlier session did the `first` of them,
+    so rates leave these out. `counts` holds running totals (int) and current values such as a loss
+    (float). `seconds` have passed since this session began the phase.
     """
 
     name: str
@@ -100,12 +99,6 @@ def describe(snapshot: Snapshot) -> str:
     elif snapshot.eta is not None:
         parts.append(f"ETA {clock_time(snapshot.eta)}")
     return ", ".join(parts)
-
-
-class _Display(Protocol):
-    def show(self, snapshot: Snapshot) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _Lines:
@@ -176,7 +169,7 @@ class PhaseTracker:
         with self._lock:
             now = self._snapshot
             if now.state in (PhaseState.FINISHED, PhaseState.STOPPED):
-                return  # A poller's last word came after the end of the phase.
+                return  # The thread that polls the counters was late.
             self._change(
                 replace(
                     now,
@@ -206,8 +199,8 @@ class PhaseTracker:
 class ProgressBoard:
     """Shows the running phase on `console`, and hands every change to `listeners`.
 
-    A terminal gets a bar; anything else a line at most every `interval_s` seconds. Listeners
-    (metrics, events) are called in the thread that updates and must be quick.
+    A terminal gets a bar, anything else at most one line every `interval_s` seconds. Listeners
+    (metrics, events) run in the thread that makes the change, so they must be quick.
     """
 
     def __init__(
@@ -228,18 +221,17 @@ class ProgressBoard:
         """Print one line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    @contextmanager
     def phase(
         self, name: str, total: int, unit: str, *, iteration: int | None = None, first: int = 0
-    ) -> AbstractContextManager[PhaseTracker]:
+    ) -> Iterator[PhaseTracker]:
         """Show a phase while the context is open; `first` of `total` were done earlier."""
         start = Snapshot(
             name=name, unit=unit, total=total, iteration=iteration, first=first, done=first
         )
-        return self._open(start)
-
-    @contextmanager
-    def _open(self, start: Snapshot) -> Iterator[PhaseTracker]:
-        display = self._display(start)
+        display: _Lines | _Bar = _Lines(self.console, self._interval_s)
+        if self.console.is_terminal:
+            display = _Bar(self.console, start)
         tracker = PhaseTracker(start, self._clock, (display.show, *self._listeners))
         ending = PhaseState.STOPPED
         try:
@@ -248,8 +240,3 @@ class ProgressBoard:
         finally:
             tracker.end(ending)
             display.close()
-
-    def _display(self, start: Snapshot) -> _Display:
-        if self.console.is_terminal:
-            return _Bar(self.console, start)
-        return _Lines(self.console, self._interval_s)

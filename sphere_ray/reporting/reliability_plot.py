@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sphere_ray.reporting.reward_summary import ReliabilitySummary
+from sphere_ray.reward.quality import ReliabilityBin
 
 _SIZE_IN = (6.0, 5.0)
 _DPI = 150
 _LARGEST_DOT = 300.0
 
 
-def draw_reliability(bins: Mapping[str, Sequence[ReliabilitySummary]], path: str) -> None:
+def draw_reliability(bins: Mapping[str, Sequence[ReliabilityBin]], path: str) -> None:
     """Draw one line per source to a PNG file; a dot's area is its share of the steps."""
     figure = Figure(figsize=_SIZE_IN, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)

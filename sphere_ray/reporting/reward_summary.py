@@ -7,29 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from sphere_ray.reporting.columns import scored_steps
-from sphere_ray.reward.quality import rank_correlation
-
-
-class ReliabilitySummary(TypedDict):
-    """A tenth of [0, 1] by score: number of steps, their mean score and mean value."""
-
-    steps: int
-    score: float
-    value: float
-
-
-class QualitySummary(TypedDict):
-    """Figures of a source against rollout values; see `sphere_ray.reward.quality.Quality`."""
-
-    steps: int
-    problems: int
-    auc: float | None
-    baseline_auc: float | None
-    ece: float
-    siblings: float | None
-    first_error: float | None
-    spread: float
-    bins: list[ReliabilitySummary]
+from sphere_ray.reward.quality import Quality, rank_correlation
 
 
 class TrainedRewardSummary(TypedDict):
@@ -45,7 +23,7 @@ class TrainedRewardSummary(TypedDict):
     steps: int
     loss_first: float | None
     loss_last: float | None
-    held_out: QualitySummary | None
+    held_out: Quality | None
     refusal: str | None
 
 
@@ -78,7 +56,7 @@ class SourceReport(TypedDict):
     wrong one's last step has the higher score, ties half; null without such pairs.
     """
 
-    quality: QualitySummary
+    quality: Quality
     inversions: float | None
     failed_rows: int
     cost_per_1000: CostSummary | None

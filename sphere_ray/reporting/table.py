@@ -172,11 +172,11 @@ def _held_out(test: HeldOutSummary) -> Table:
         "all", str(test["n"]), _interval(base), _interval(final), _points(test["difference"])
     )
     low, high = test["difference_ci95"]
-    table.caption = (
+    caption = (
         f"all, paired by problem: {_points(test['difference'])} "
         f"(95%: {_points(low)} to {_points(high)}), p = {test['p_value']:.3g}"
-        f"{_not_answered(test['failed'], ', ')}"
     )
+    table.caption = caption + _not_answered(test["failed"], "\n")
     return table
 
 

@@ -5,8 +5,8 @@ A step counts as right if at least half of its completions reached the gold answ
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ _RIDGE = 1e-3
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReliabilityBin:
+class ReliabilityBin(TypedDict):
     """Steps whose score fell into one tenth of [0, 1]: how many, mean score, mean value."""
 
     steps: int
@@ -33,8 +32,7 @@ class ReliabilityBin:
     value: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
+class Quality(TypedDict):
     """Figures of one source on one set of steps; None where they are undefined.
 
     `auc`: chance that a right step outscores a wrong one, ties half. `baseline_auc`: the AUC of
@@ -53,7 +51,7 @@ class Quality:
     siblings: float | None
     first_error: float | None
     spread: float
-    bins: tuple[ReliabilityBin, ...]
+    bins: list[ReliabilityBin]
 
 
 def quality(
@@ -78,7 +76,7 @@ def quality(
         problems=len({step.problem_id for step in steps}),
         auc=auc(given, right),
         baseline_auc=None if baseline is None else auc(np.asarray(baseline), right),
-        ece=sum(b.steps * abs(b.score - b.value) for b in bins) / len(steps),
+        ece=sum(b["steps"] * abs(b["score"] - b["value"]) for b in bins) / len(steps),
         siblings=sibling_agreement(steps, given),
         first_error=first_error_accuracy(steps, given),
         spread=float(given.std()),
@@ -95,10 +93,10 @@ def auc(scores: Floats, right: NDArray[np.bool_]) -> float | None:
     return excess / (positives * negatives)
 
 
-def reliability(scores: Floats, values: Floats) -> tuple[ReliabilityBin, ...]:
+def reliability(scores: Floats, values: Floats) -> list[ReliabilityBin]:
     """The reliability diagram: equal bins over [0, 1], empty ones left out."""
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    return tuple(
+    return [
         ReliabilityBin(
             steps=int(inside.sum()),
             score=float(scores[inside].mean()),
@@ -106,7 +104,7 @@ def reliability(scores: Floats, values: Floats) -> tuple[ReliabilityBin, ...]:
         )
         for inside in (bins == index for index in range(BINS))
         if inside.any()
-    )
+    ]
 
 
 def sibling_agreement(
@@ -197,22 +195,23 @@ def _with_constant(rows: Floats) -> Floats:
 
 def handover_refusal(figures: Quality, settings: HandoverSettings) -> str:
     """Why the trained model must not take over; empty if it may."""
-    if figures.steps < settings.min_steps:
-        return f"{figures.steps} held-out steps are fewer than min_steps ({settings.min_steps})"
-    if figures.auc is None:
+    steps, found, ece = figures["steps"], figures["auc"], figures["ece"]
+    if steps < settings.min_steps:
+        return f"{steps} held-out steps are fewer than min_steps ({settings.min_steps})"
+    if found is None:
         return "the held-out steps are all right or all wrong, so they tell nothing"
-    if figures.spread < settings.min_spread:
-        return f"its scores hardly differ: {figures.spread:.3f} < min_spread {settings.min_spread}"
-    if figures.auc < settings.min_auc:
-        return f"AUC {figures.auc:.3f} < min_auc {settings.min_auc}"
-    baseline = figures.baseline_auc or MAJORITY
-    if figures.auc < baseline + settings.min_gain:
+    if (spread := figures["spread"]) < settings.min_spread:
+        return f"its scores hardly differ: {spread:.3f} < min_spread {settings.min_spread}"
+    if found < settings.min_auc:
+        return f"AUC {found:.3f} < min_auc {settings.min_auc}"
+    baseline = figures["baseline_auc"] or MAJORITY
+    if found < baseline + settings.min_gain:
         return (
-            f"AUC {figures.auc:.3f} is not min_gain {settings.min_gain} above the {baseline:.3f} "
+            f"AUC {found:.3f} is not min_gain {settings.min_gain} above the {baseline:.3f} "
             "that length and depth give"
         )
-    if figures.ece > settings.max_ece:
-        return f"calibration error {figures.ece:.3f} > max_ece {settings.max_ece}"
+    if ece > settings.max_ece:
+        return f"calibration error {ece:.3f} > max_ece {settings.max_ece}"
     return ""
 
 

@@ -1,62 +1,80 @@
-"""Evaluation of one problem, with a scripted policy and the real grader."""
+import asyncio
 
 import pytest
 
-from sphere_ray.config.evaluation import EvaluationSettings
 from sphere_ray.config.method import PromptSettings
-from sphere_ray.grading import GraderPool
-from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem
-from sphere_ray.method.ports import GenerateRequest
-from sphere_ray.records import Candidate, FinishReason, StopReason, Verdict
-from tests.simulated import simulated_problem
+from sphere_ray.config.evaluation import EvaluationSettings
+from sphere_ray.errors import DeadlineExceededError, RequestError
+from sphere_ray.method.evaluate import (
+    EvaluationContext,
+    answered_by_both,
+    evaluate_problem,
+    failed_row,
+)
+from sphere_ray.records import EvaluationRow, FinishReason, StopReason, Verdict
+
+from .fakes import PROBLEM, FakeGenerator, FakeGrader, FakeProgress, always, candidate
 
 
-class Silent:
-    def add(self, **counts: int) -> None:
-        pass
-
-
-class Scripted:
-    """Says the same to everyone."""
-
-    model = "scripted"
-
-    def __init__(self, text: str, stop_reason: StopReason = StopReason.END) -> None:
-        self._candidate = Candidate(
-            text=text, token_ids=(1, 2, 3), logprob=-1.0, stop_reason=stop_reason
-        )
-
-    async def generate(self, request: GenerateRequest) -> tuple[Candidate, ...]:
-        return (self._candidate,) * request.n
-
-
-def exam(policy: object, num_samples: int = 0) -> EvaluationContext:
+def context(policy, num_samples=0):
     return EvaluationContext(
-        settings=EvaluationSettings(num_samples=num_samples, max_tokens=64),
+        settings=EvaluationSettings(num_samples=num_samples, temperature=0.7, max_tokens=64),
         prompts=PromptSettings(),
-        policy=policy,  # type: ignore[arg-type]
-        grader=GraderPool(),
-        progress=Silent(),
+        policy=policy,
+        grader=FakeGrader(),
+        progress=FakeProgress(),
         run_seed=0,
     )
 
 
-@pytest.mark.parametrize(("off", "verdict"), [(0, Verdict.CORRECT), (1, Verdict.WRONG)])
-async def test_greedy_answer_and_samples_are_graded(off: int, verdict: Verdict) -> None:
-    problem = simulated_problem(3)
-    policy = Scripted(f"Let us see.\n#### {int(problem.answer) + off}")
-    row = await evaluate_problem(problem, exam(policy, num_samples=4))
-    assert row.verdict is verdict
-    assert row.sample_verdicts == (verdict,) * 4
-    assert row.finish_reason is FinishReason.ANSWER
-    assert row.num_tokens == 3
+@pytest.mark.parametrize(("text", "verdict"), [("#### 4", "correct"), ("#### 5", "wrong")])
+async def test_greedy_answer_and_samples_are_graded(text, verdict):
+    policy = FakeGenerator(always(text))
+    there = context(policy, num_samples=3)
+    row = await evaluate_problem(PROBLEM, there)
+    assert (row.verdict, row.sample_verdicts) == (verdict, (verdict,) * 3)
+    assert (row.answer, row.sample_answers) == (text[-1], (text[-1],) * 3)
+    assert (row.finish_reason, row.num_tokens) == (FinishReason.ANSWER, len(text) + 1)
+    assert row.error is None
+    assert [(r.n, r.temperature) for r in policy.requests] == [(1, 0.0), (3, 0.7)]
+    assert there.progress.counts == {"chains": 4, "tokens": policy.decoded}
 
 
-async def test_an_answer_that_was_cut_is_truncated_whatever_it_says() -> None:
-    problem = simulated_problem(3)
-    policy = Scripted(f"#### {problem.answer}", StopReason.LENGTH)
-    row = await evaluate_problem(problem, exam(policy))
-    assert row.verdict is Verdict.TRUNCATED
-    assert row.finish_reason is FinishReason.LENGTH
-    assert row.answer is None
-    assert row.sample_verdicts == ()
+async def test_an_answer_that_was_cut_is_truncated_whatever_it_says():
+    policy = FakeGenerator(lambda _: [candidate("#### 4", StopReason.LENGTH)])
+    row = await evaluate_problem(PROBLEM, context(policy))
+    assert (row.verdict, row.answer) == (Verdict.TRUNCATED, None)
+    assert (row.finish_reason, row.sample_verdicts) == (FinishReason.LENGTH, ())
+
+
+async def test_a_refused_greedy_answer_does_not_leave_the_samples_decoding():
+    class Refusing:
+        model = "policy"
+
+        async def generate(self, request):
+            if request.n == 1:
+                raise RequestError("the prompt is too long")
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    with pytest.raises(RequestError):
+        await evaluate_problem(PROBLEM, context(Refusing(), num_samples=2))
+    assert asyncio.all_tasks() == before
+
+
+def test_a_problem_that_cannot_be_answered_has_no_verdict():
+    row = failed_row(PROBLEM, DeadlineExceededError("not finished within 5 s"))
+    assert (row.problem_id, row.error) == ("p1", "DeadlineExceededError: not finished within 5 s")
+    assert (row.verdict, row.finish_reason) == (None, None)
+
+
+def test_models_are_compared_on_the_problems_both_answered():
+    def row(problem_id, error=None):
+        return EvaluationRow(problem_id=problem_id, family=None, level=None, error=error)
+
+    one = [row("c"), row("a"), row("b", "RequestError: refused")]
+    other = [row("a"), row("b"), row("c")]
+    first, second = answered_by_both(one, other)
+    assert [r.problem_id for r in first] == [r.problem_id for r in second] == ["a", "c"]
+    with pytest.raises(ValueError, match="different problems"):
+        answered_by_both(one, other[:2])

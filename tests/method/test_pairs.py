@@ -1,7 +1,6 @@
 import asyncio
 from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from sphere_ray.config.method import (
     SearchSettings,
     StageSettings,
 )
-from sphere_ray.method.pairs import OFF_POLICY, build_pairs, off_policy_cut
+from sphere_ray.method.pairs import OFF_POLICY, build_pairs
 from sphere_ray.method.sphere import sphere
 from sphere_ray.records import (
     Branch,
@@ -364,28 +363,6 @@ def test_equal_ids_mean_equal_questions(one, other, before, after):
         return build_pairs(rollout, MethodSettings(prompts=prompts)).pairs[0].pair_id
 
     assert (pair_id(one) == pair_id(other)) == (one == other)
-
-
-# Across an iteration
-
-
-IDS = st.lists(st.integers(0, 10**6).map("{:032x}".format), unique=True, max_size=30)
-
-
-@given(st.integers(0, 30), IDS, st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]), st.integers(0, 30))
-def test_the_off_policy_share_is_capped(on, ids, share, chunk):
-    column = pa.chunked_array([ids[:chunk], ids[chunk:]], pa.large_string())
-    cut = off_policy_cut(on, column, PairSettings(max_off_policy_share=share))
-    kept = [each for each in ids if cut is None or each <= cut]
-    assert kept == ids if cut is None else sorted(kept) == sorted(ids)[: len(kept)]
-    assert len(kept) <= share * (on + len(kept)) + 1e-9
-    assert kept == ids or len(kept) + 1 > share * (on + len(kept) + 1)
-
-
-def test_a_million_off_policy_pairs_need_no_texts_and_little_time():
-    ids = pa.chunked_array([[f"{i * 7919 % 1_000_003:032x}" for i in range(1_000_000)]])
-    cut = off_policy_cut(700_000, ids, PairSettings(max_off_policy_share=0.3))
-    assert sum(each <= cut for each in ids.to_pylist()) == 300_000
 
 
 def test_off_policy_pairs_are_those_whose_rejected_side_the_small_model_wrote():

@@ -1,3 +1,7 @@
+import re
+
+import pytest
+
 from sphere_ray.config.method import Example, PromptSettings
 from sphere_ray.method.prompts import correction_messages, question_messages
 
@@ -40,3 +44,16 @@ def test_braces_of_the_question_are_text():
     settings = PromptSettings(correction="{question} / {attempt}")
     (message,) = correction_messages(r"Is \{attempt} in {0} {attempt}?", r"\1 {question}", settings)
     assert message.content == r"Is \{attempt} in {0} {attempt}? / \1 {question}"
+
+
+@pytest.mark.parametrize(
+    ("templates", "missing"),
+    [
+        ({"question": "Solve it."}, "question lacks {question}"),
+        ({"correction": "Try again: {question}"}, "correction lacks {attempt}"),
+        ({"correction": "Try again: {attempt}"}, "correction lacks {question}"),
+    ],
+)
+def test_a_template_that_leaves_out_the_question_or_the_attempt_is_refused(templates, missing):
+    with pytest.raises(ValueError, match=re.escape(missing)):
+        PromptSettings(**templates)

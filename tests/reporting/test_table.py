@@ -177,7 +177,8 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "fares", "9", "-7.7")
     line_with(console, "mean of families", "31.5", "32.5", "+1.0")
     line_with(console, "all", "300", "+7.7")
-    line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213", "2 not answered")
+    line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213")
+    line_with(console, "2 not answered")
     line_with(console, "rollouts", "1:30", "75.0")
 
 
