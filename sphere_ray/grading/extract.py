@@ -1,7 +1,7 @@
 r"""Finds the final answer that a response states, and the gold answer in a solution.
 
-An answer counts only where it is declared: the last number of a text is no answer, because a
-policy that is rewarded for mentioning numbers learns to mention numbers.
+An answer counts only where it is declared as one. The last number of a text is no answer: a policy
+that is rewarded for mentioning numbers learns to mention numbers.
 """
 
 import re
@@ -34,15 +34,15 @@ def extract_answer(response: str) -> str | None:
         _last_boxed(response)
         or _last_group(_HASHES, response)
         or _stated(response)
-        or _last_bold(response)
+        or _last_group(_BOLD, response, _VALUE)
     )
 
 
 def extract_gold(text: str) -> str:
-    r"""Return the gold answer of a data set's answer field.
+    r"""Return the gold answer in the answer field of a data set.
 
-    GSM8K's `#### x`, else the last `\boxed{}` of a MATH solution, else the text itself. Braces
-    are balanced, since some sets keep only a fragment of the original box.
+    It is the `#### x` of GSM8K, else the last `\boxed{}` of a MATH solution, else the text itself.
+    Braces are balanced, since some sets keep only a fragment of the original box.
     """
     found = _last_group(_HASHES, text) if "####" in text else None
     if found is None and "boxed" in text:
@@ -65,7 +65,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
-    """(begin, inner begin, inner end) of every closed, non-empty, outermost box, in one pass."""
+    """Return (begin, inner begin, inner end) of every closed, non-empty, outermost box."""
     spans: list[tuple[int, int, int]] = []
     open_braces: list[tuple[int, int] | None] = []
     for match in _BOX_TOKEN.finditer(text):
@@ -83,27 +83,21 @@ def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
+def _last_group(
+    pattern: re.Pattern[str], text: str, holding: re.Pattern[str] | None = None
+) -> str | None:
     found = None
     for match in pattern.finditer(text):
-        found = match.group(1).strip()
+        if holding is None or holding.search(match.group(1)):
+            found = match.group(1).strip()
     return found or None
 
 
 def _stated(text: str) -> str | None:
-    start = None
+    begin = None
     for match in _PHRASE.finditer(text):
-        start = match.end()
-    if start is None:
+        begin = match.end()
+    if begin is None:
         return None
-    line = text[start:].split("\n", 1)[0]
-    end = _SENTENCE_END.search(line)
-    return (line[: end.start()] if end else line).strip(" *_`") or None
-
-
-def _last_bold(text: str) -> str | None:
-    found = None
-    for match in _BOLD.finditer(text):
-        if _VALUE.search(match.group(1)):
-            found = match.group(1).strip()
-    return found
+    line = text[begin:].partition("\n")[0]
+    return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" *_`") or None
