@@ -5,6 +5,7 @@ that is rewarded for mentioning numbers learns to mention numbers.
 """
 
 import re
+from collections.abc import Iterable
 
 from sphere_ray.grading.normalise import balance_braces
 
@@ -32,9 +33,9 @@ def extract_answer(response: str) -> str | None:
     """
     return (
         _last_boxed(response)
-        or _last_group(_HASHES, response)
+        or _last(_HASHES.findall(response))
         or _stated(response)
-        or _last_group(_BOLD, response, _VALUE)
+        or _last(bold for bold in _BOLD.findall(response) if _VALUE.search(bold))
     )
 
 
@@ -44,7 +45,7 @@ def extract_gold(text: str) -> str:
     It is the `#### x` of GSM8K, else the last `\boxed{}` of a MATH solution, else the text itself.
     Braces are balanced, since some sets keep only a fragment of the original box.
     """
-    found = _last_group(_HASHES, text) if "####" in text else None
+    found = _last(_HASHES.findall(text)) if "####" in text else None
     if found is None and "boxed" in text:
         found = _last_boxed(text)
     return balance_braces((found or text).strip())
@@ -83,21 +84,14 @@ def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _last_group(
-    pattern: re.Pattern[str], text: str, holding: re.Pattern[str] | None = None
-) -> str | None:
-    found = None
-    for match in pattern.finditer(text):
-        if holding is None or holding.search(match.group(1)):
-            found = match.group(1).strip()
-    return found or None
+def _last(found: Iterable[str]) -> str | None:
+    *_, last = "", *found
+    return last.strip() or None
 
 
 def _stated(text: str) -> str | None:
-    begin = None
-    for match in _PHRASE.finditer(text):
-        begin = match.end()
-    if begin is None:
+    phrases = list(_PHRASE.finditer(text))
+    if not phrases:
         return None
-    line = text[begin:].partition("\n")[0]
+    line = text[phrases[-1].end() :].partition("\n")[0]
     return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" *_`") or None
