@@ -115,15 +115,10 @@ def _read_plus_minus(text: str, nesting: int) -> Value | None:
 
 
 def _read_items(bracket: str, parts: list[str], nesting: int) -> Value | None:
-    items = []
-    for part in parts:
-        item = _read(part, nesting + 1)
-        if item is None:
-            return None
-        items.append(item)
-    if not items or (len(items) == 1 and bracket != "["):
-        return items[0] if items else None
-    return Group(bracket, tuple(items))
+    items = [item for part in parts if (item := _read(part, nesting + 1))]
+    if not items or len(items) < len(parts):
+        return None
+    return items[0] if len(items) == 1 and bracket != "[" else Group(bracket, tuple(items))
 
 
 def split_list(text: str) -> tuple[str, list[str]]:
@@ -165,7 +160,7 @@ def _read_quantity(text: str) -> Quantity | None:
         currency = _CURRENCY_NAMES[symbol]
         text = text[: match.start()] + (match.group(1) or "") + text[match.end() :]
     split = split_unit(text)
-    if split is None or (currency and split[1] and compatible(currency, split[1]) is False):
+    if split is None or (currency and split[1] and not compatible(currency, split[1])):
         return None
     number = read_rational(split[0].strip())
     return None if number is None else _scaled(number, split[1] or currency)
@@ -173,18 +168,14 @@ def _read_quantity(text: str) -> Quantity | None:
 
 def _scaled(number: Rational, unit: str) -> Quantity:
     first, _, rest = unit.partition(" ")
-    if first in _SCALES:
-        scale = _SCALES[first]
-        return Quantity(Rational(number.value * scale), rest)
-    return Quantity(number, unit)
+    scale = _SCALES.get(first)
+    return Quantity(Rational(number.value * scale), rest) if scale else Quantity(number, unit)
 
 
 def _equal(left: Value, right: Value) -> bool:
-    if isinstance(left, Group) and isinstance(right, Group):
-        return _equal_groups(left, right)
     if isinstance(left, Quantity) and isinstance(right, Quantity):
         return _equal_quantities(left, right)
-    return False
+    return isinstance(left, Group) and isinstance(right, Group) and _equal_groups(left, right)
 
 
 def _equal_groups(left: Group, right: Group) -> bool:
