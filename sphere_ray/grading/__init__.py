@@ -1,4 +1,4 @@
-"""Is this answer right? `grade` is the whole path; `GraderPool` is the same for event loops."""
+"""Is this answer right? `grade` answers at once; `GraderPool` does the same in an event loop."""
 
 import os
 from functools import cache
@@ -14,8 +14,8 @@ __all__ = ["GraderPool", "extract_answer", "extract_gold", "grade", "normalise"]
 def grade(response: str, gold: str) -> Verdict:
     """Grade the final answer stated in `response` against `gold`.
 
-    Answers that need algebra are compared in worker processes, started at the first such call
-    and gone with this process. Blocks; event loops use `GraderPool`.
+    Answers that need algebra are compared in worker processes. They start with the first such
+    answer and end with this process. The call blocks; in an event loop use `GraderPool`.
 
     Raises:
         GraderError: a worker cannot be started.

@@ -1,6 +1,6 @@
-r"""Recursive descent over written arithmetic; what an atom and a power are, a subclass knows.
+r"""Evaluates written arithmetic by recursive descent. Subclasses say what an atom and a power are.
 
-Bounded in depth, and in size by the subclass, so that no text can make it slow.
+The depth is bounded here and the size by the subclass, so that no text can make it slow.
 """
 
 import re
@@ -17,7 +17,7 @@ _OVER = ("/", "div")
 
 
 class UnreadableError(Exception):
-    """The text is no expression of the kind that is read, or exceeds the bounds."""
+    """The text is not an expression of the kind that is read, or exceeds the bounds."""
 
 
 class Evaluator(ABC, Generic[N]):
@@ -33,7 +33,7 @@ class Evaluator(ABC, Generic[N]):
         """Return the value of the whole text.
 
         Raises:
-            UnreadableError: it is not of the kind that is read.
+            UnreadableError: the text is not of the kind that is read.
             ArithmeticError: it divides by zero or overflows.
         """
         value = self._sum()
@@ -52,9 +52,9 @@ class Evaluator(ABC, Generic[N]):
     def _bounded(self, value: N) -> N:
         """Return `value`, or raise UnreadableError when it is too large to go on with."""
 
-    def _juxtaposed(self, *, after_division: bool) -> bool:  # noqa: ARG002
-        """Whether a factor follows without a sign: never, unless a subclass reads such products."""
-        return False
+    @abstractmethod
+    def _juxtaposed(self, *, after_division: bool) -> bool:
+        """Whether a factor follows without a sign between."""
 
     def _peek(self) -> str:
         match = _TOKEN.match(self._text, self._at)
@@ -62,23 +62,15 @@ class Evaluator(ABC, Generic[N]):
 
     def _accept(self, *wanted: str) -> str:
         match = _TOKEN.match(self._text, self._at)
-        token = (match[1] or match[2]) if match else ""
-        if match and token in wanted:
-            self._at = match.end()
-            return token
-        return ""
+        if match is None or (match[1] or match[2]) not in wanted:
+            return ""
+        self._at = match.end()
+        return match[1] or match[2]
 
-    def _expect(self, wanted: str) -> None:
-        if not self._accept(wanted):
-            raise UnreadableError
-
-    def _deeper(self) -> None:
+    def _sum(self) -> N:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise UnreadableError
-
-    def _sum(self) -> N:
-        self._deeper()
         value = self._term()
         while sign := self._accept("+", "-"):
             term = self._term()
@@ -88,17 +80,16 @@ class Evaluator(ABC, Generic[N]):
 
     def _term(self) -> N:
         value = self._signed()
-        operator = ""
+        divides = False
         while True:
-            if written := self._accept(*_TIMES, *_OVER):
-                operator = written
+            if operator := self._accept(*_TIMES, *_OVER):
+                divides = operator in _OVER
                 factor = self._signed()
-            elif self._juxtaposed(after_division=operator in _OVER):
-                factor = self._power()
+                value = self._bounded(value / factor if divides else value * factor)
+            elif self._juxtaposed(after_division=divides):
+                value = self._bounded(value * self._power())
             else:
                 return value
-            divides = bool(written) and operator in _OVER
-            value = self._bounded(value / factor if divides else value * factor)
 
     def _signed(self) -> N:
         negative = False
@@ -111,15 +102,19 @@ class Evaluator(ABC, Generic[N]):
         base = self._atom()
         if not self._accept("^"):
             return base
-        self._deeper()
-        exponent = self._signed() if self._peek() != "{" else self._group("{", "}")
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise UnreadableError
+        exponent = self._group("{", "}") if self._peek() == "{" else self._signed()
         self._depth -= 1
         return self._raise(base, exponent)
 
     def _group(self, begin: str, end: str) -> N:
-        self._expect(begin)
+        if not self._accept(begin):
+            raise UnreadableError
         value = self._sum()
-        self._expect(end)
+        if not self._accept(end):
+            raise UnreadableError
         return value
 
     def _frac(self) -> N:

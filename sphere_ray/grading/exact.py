@@ -2,13 +2,14 @@ r"""The fast path: numbers, and lists and tuples of numbers, compared exactly. N
 
 Policies, each of them tested:
 
-* Percent. `x%` is x/100; the sign may also be dropped as a unit when x > 1. So gold 50% accepts
-  50%, 0.5 and 50, and gold 50 accepts 50%; but 0.5% and 0.5 differ, since both readings are common.
+* `x%` is x/100. When x > 1 the sign may also be dropped like a unit. So gold 50% accepts 50%, 0.5
+  and 50, and gold 50 accepts 50%; but 0.5% and 0.5 differ, since both are common.
 * Decimals are exact (20000 is not 20001, 4.49 is not 4.5), except that a decimal of at least
   six significant digits stands for a fraction which rounds or truncates to it (1/3 and 0.333333;
   but not 101001/101 and 1000.00, a whole number).
-* A missing unit agrees with any unit, two different units never agree, nothing is converted.
-* `a, b` and `\{a, b\}` have no order; `(a, b)` and `[a, b]` have; different brackets never agree.
+* A missing unit agrees with any unit. Two different units never agree: nothing is converted.
+* Order counts in `(a, b)` and `[a, b]`, but not in `a, b` and `\{a, b\}`. Different brackets never
+  agree.
 """
 
 import re
@@ -45,7 +46,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    r"""Numbers in brackets (`(`, `[`, `\{`) or in none (empty)."""
+    r"""Numbers with their opening bracket (`(`, `[`, `\{`), which is empty if there is none."""
 
     bracket: str
     items: "tuple[Quantity | Group, ...]"
@@ -66,7 +67,7 @@ def compare_exactly(answer: str, gold: str) -> bool | None:
 
 
 def _readings(text: str) -> list[Value]:
-    """What `text` can mean: `123,456` is a number, and may be a list of two."""
+    """All that `text` can mean: `123,456` is a number and may be a list of two."""
     if len(text) > MAX_CHARS or not _DIGIT.search(text):
         return []
     body = _without_name(text)
@@ -80,7 +81,7 @@ def _readings(text: str) -> list[Value]:
 
 
 def _without_name(text: str) -> str | None:
-    """`x = 2, x = 3` without the name; None when there are several names."""
+    """Drop the name from `x = 2, x = 3`; None when there are several names."""
     if "=" not in text:
         return text
     names: set[str] = set()
@@ -96,25 +97,12 @@ def _read(text: str, nesting: int) -> Value | None:
     text = text.strip()
     if nesting > _MAX_NESTING or not text:
         return None
-    single = _read_quantity(text)
-    if single is not None:
+    if single := _read_quantity(text):
         return single
-    parts = split_items(text)
-    if parts is None:
-        return None
-    if len(parts) > 1:
-        return _read_items("", parts, nesting)
-    return _read_brackets(text, nesting)
-
-
-def _read_brackets(text: str, nesting: int) -> Value | None:
-    if text.startswith(r"\pm"):
-        return _read_plus_minus(text[3:], nesting)
-    for opening, closing in _CLOSING.items():
-        if text.startswith(opening) and text.endswith(closing):
-            inner = split_items(text[len(opening) : -len(closing)])
-            return None if inner is None else _read_items(opening, inner, nesting)
-    return None
+    bracket, parts = split_list(text)
+    if not bracket and len(parts) == 1:
+        return _read_plus_minus(text[3:], nesting) if text.startswith(r"\pm") else None
+    return _read_items(bracket, parts, nesting)
 
 
 def _read_plus_minus(text: str, nesting: int) -> Value | None:
@@ -127,19 +115,26 @@ def _read_plus_minus(text: str, nesting: int) -> Value | None:
 
 
 def _read_items(bracket: str, parts: list[str], nesting: int) -> Value | None:
-    items = []
-    for part in parts:
-        item = _read(part, nesting + 1)
-        if item is None:
-            return None
-        items.append(item)
-    if len(items) == 1 and bracket != "[":
-        return items[0]
-    return Group(bracket, tuple(items))
+    items = [item for part in parts if (item := _read(part, nesting + 1))]
+    if not items or len(items) < len(parts):
+        return None
+    return items[0] if len(items) == 1 and bracket != "[" else Group(bracket, tuple(items))
 
 
-def split_items(text: str) -> list[str] | None:
-    """Split at top-level commas and semicolons; None when brackets do not match."""
+def split_list(text: str) -> tuple[str, list[str]]:
+    r"""Split `a, b` or `(a, b)` into the opening bracket ("" for none) and the items.
+
+    Semicolons separate as commas do. There are no items when brackets do not match.
+    """
+    parts = _split(text)
+    if len(parts) == 1:
+        for opening, closing in _CLOSING.items():
+            if text.startswith(opening) and text.endswith(closing):
+                return opening, _split(text[len(opening) : -len(closing)])
+    return "", parts
+
+
+def _split(text: str) -> list[str]:
     parts, begin = [], 0
     closers: list[str] = []
     for match in _BRACKET.finditer(text):
@@ -151,8 +146,8 @@ def split_items(text: str) -> list[str] | None:
         elif token in "([{" or token == "\\{":
             closers.append({"{": "}", **_CLOSING}[token])
         elif not closers or closers.pop() != token:
-            return None
-    return None if closers else [*parts, text[begin:]]
+            return []
+    return [] if closers else [*parts, text[begin:]]
 
 
 def _read_quantity(text: str) -> Quantity | None:
@@ -165,7 +160,7 @@ def _read_quantity(text: str) -> Quantity | None:
         currency = _CURRENCY_NAMES[symbol]
         text = text[: match.start()] + (match.group(1) or "") + text[match.end() :]
     split = split_unit(text)
-    if split is None or (currency and split[1] and compatible(currency, split[1]) is False):
+    if split is None or (currency and split[1] and not compatible(currency, split[1])):
         return None
     number = read_rational(split[0].strip())
     return None if number is None else _scaled(number, split[1] or currency)
@@ -173,18 +168,14 @@ def _read_quantity(text: str) -> Quantity | None:
 
 def _scaled(number: Rational, unit: str) -> Quantity:
     first, _, rest = unit.partition(" ")
-    if first in _SCALES:
-        scale = _SCALES[first]
-        return Quantity(Rational(number.value * scale), rest)
-    return Quantity(number, unit)
+    scale = _SCALES.get(first)
+    return Quantity(Rational(number.value * scale), rest) if scale else Quantity(number, unit)
 
 
 def _equal(left: Value, right: Value) -> bool:
-    if isinstance(left, Group) and isinstance(right, Group):
-        return _equal_groups(left, right)
     if isinstance(left, Quantity) and isinstance(right, Quantity):
         return _equal_quantities(left, right)
-    return False
+    return isinstance(left, Group) and isinstance(right, Group) and _equal_groups(left, right)
 
 
 def _equal_groups(left: Group, right: Group) -> bool:

@@ -1,10 +1,11 @@
 r"""Finds the final answer that a response states, and the gold answer in a solution.
 
-An answer counts only where it is declared: the last number of a text is no answer, because a
-policy that is rewarded for mentioning numbers learns to mention numbers.
+An answer counts only where it is declared as one. The last number of a text is no answer: a policy
+that is rewarded for mentioning numbers learns to mention numbers.
 """
 
 import re
+from collections.abc import Iterable
 
 from sphere_ray.grading.normalise import balance_braces
 
@@ -32,19 +33,19 @@ def extract_answer(response: str) -> str | None:
     """
     return (
         _last_boxed(response)
-        or _last_group(_HASHES, response)
+        or _last(_HASHES.findall(response))
         or _stated(response)
-        or _last_bold(response)
+        or _last(bold for bold in _BOLD.findall(response) if _VALUE.search(bold))
     )
 
 
 def extract_gold(text: str) -> str:
-    r"""Return the gold answer of a data set's answer field.
+    r"""Return the gold answer in the answer field of a data set.
 
-    GSM8K's `#### x`, else the last `\boxed{}` of a MATH solution, else the text itself. Braces
-    are balanced, since some sets keep only a fragment of the original box.
+    It is the `#### x` of GSM8K, else the last `\boxed{}` of a MATH solution, else the text itself.
+    Braces are balanced, since some sets keep only a fragment of the original box.
     """
-    found = _last_group(_HASHES, text) if "####" in text else None
+    found = _last(_HASHES.findall(text)) if "####" in text else None
     if found is None and "boxed" in text:
         found = _last_boxed(text)
     return balance_braces((found or text).strip())
@@ -65,7 +66,7 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
-    """(begin, inner begin, inner end) of every closed, non-empty, outermost box, in one pass."""
+    """Return (begin, inner begin, inner end) of every closed, non-empty, outermost box."""
     spans: list[tuple[int, int, int]] = []
     open_braces: list[tuple[int, int] | None] = []
     for match in _BOX_TOKEN.finditer(text):
@@ -83,27 +84,14 @@ def _boxed_spans(text: str) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
-    found = None
-    for match in pattern.finditer(text):
-        found = match.group(1).strip()
-    return found or None
+def _last(found: Iterable[str]) -> str | None:
+    *_, last = "", *found
+    return last.strip() or None
 
 
 def _stated(text: str) -> str | None:
-    start = None
-    for match in _PHRASE.finditer(text):
-        start = match.end()
-    if start is None:
+    phrases = list(_PHRASE.finditer(text))
+    if not phrases:
         return None
-    line = text[start:].split("\n", 1)[0]
-    end = _SENTENCE_END.search(line)
-    return (line[: end.start()] if end else line).strip(" *_`") or None
-
-
-def _last_bold(text: str) -> str | None:
-    found = None
-    for match in _BOLD.finditer(text):
-        if _VALUE.search(match.group(1)):
-            found = match.group(1).strip()
-    return found
+    line = text[phrases[-1].end() :].partition("\n")[0]
+    return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" *_`") or None

@@ -1,9 +1,9 @@
-"""One spelling for answers: strips typesetting, never changes a value. Knows nothing of numbers."""
+"""Gives answers one spelling. Typesetting is stripped; a value is never changed."""
 
 import re
 
 MAX_CHARS = 2000
-"""Longer answers are no final answers; they are only stripped, so that hostile text stays cheap."""
+"""Longer texts are only stripped, so that hostile text stays cheap; they are no final answers."""
 
 _PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?|[A-Za-z]+")
 _SYMBOLS = str.maketrans(
@@ -46,7 +46,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def normalise(text: str) -> str:
-    """Strip delimiters, spacing commands, emphasis and end punctuation; idempotent."""
+    """Strip delimiters, spacing commands, emphasis and end punctuation. Idempotent."""
     text = text.strip()
     if len(text) > MAX_CHARS or _PLAIN.fullmatch(text):
         return text

@@ -1,7 +1,7 @@
 r"""Exact value of a written rational number: `-1,234.50`, `1 1/2`, `\frac{2}{7^{2}}`, `3.8e35`.
 
-Bounded in length, depth and bits, so that no text can make it slow. Whatever it does not know for
-sure is None, never a guess.
+Bounded in length, depth and bits, so that no text can make it slow. The value of any other text is
+None, never a guess.
 """
 
 import re
@@ -15,7 +15,7 @@ _MAX_BITS = 20_000
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
 _NUMBER = re.compile(
-    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/^])|[0-9]*)"
+    r"(?=\.?[0-9])(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/^])|[0-9]*)"
     r"(?:\.(?P<decimals>[0-9]*))?(?:[eE](?P<exponent>[-+]?[0-9]{1,4}))?"
 )
 _MIXED = re.compile(
@@ -41,10 +41,8 @@ def read_rational(text: str) -> Rational | None:
         return Rational(Fraction(int(text)))
     if not text or len(text) > MAX_CHARS:
         return None
-    negative = text[0] == "-"
-    decimal = _decimal(text[1:].lstrip() if text[0] in "+-" else text)
-    if decimal is not None:
-        return Rational(-decimal.value, decimal.digits, decimal.places) if negative else decimal
+    if match := _NUMBER.fullmatch(text[1:].lstrip() if text[0] in "+-" else text):
+        return _read_number(match, -1 if text[0] == "-" else 1)
     if mixed := _MIXED.fullmatch(text):
         return _mixed(mixed)
     try:
@@ -58,18 +56,11 @@ def long_fractions(text: str) -> str:
     return _SHORT_FRAC.sub(r"\\frac{\1}{\2}", text)
 
 
-def _decimal(text: str) -> Rational | None:
-    match = _NUMBER.fullmatch(text)
-    if match is None or not (match["whole"] or match["decimals"]):
-        return None
-    return _read_number(match)
-
-
-def _read_number(match: re.Match[str]) -> Rational:
+def _read_number(match: re.Match[str], sign: int = 1) -> Rational:
     whole = match["whole"].replace(",", "").replace(" ", "")
     decimals = match["decimals"] or ""
     exponent = int(match["exponent"] or 0)
-    value = Fraction(int(whole + decimals)) * Fraction(10) ** (exponent - len(decimals))
+    value = Fraction(sign * int(whole + decimals)) * Fraction(10) ** (exponent - len(decimals))
     digits = len((whole + decimals).lstrip("0")) if decimals else 0
     return Rational(value, digits, len(decimals) - exponent)
 
@@ -83,24 +74,22 @@ def _mixed(match: re.Match[str]) -> Rational | None:
 
 
 class _Exact(Evaluator[Fraction]):
-    """Exact, of numbers alone; every operation is written."""
+    """The exact value of an expression of numbers; every operation is written."""
 
     def _atom(self) -> Fraction:
-        token = self._peek()
-        if token == "(":
-            return self._group("(", ")")
-        if token == "{":
-            return self._group("{", "}")
+        for begin, end in ("()", "{}"):
+            if self._peek() == begin:
+                return self._group(begin, end)
         if self._accept("frac"):
             return self._frac()
-        return self._bounded(self._number())
-
-    def _number(self) -> Fraction:
         match = _NUMBER.match(self._text, self._at)
-        if match is None or not (match["whole"] or match["decimals"]):
+        if match is None:
             raise UnreadableError
         self._at = match.end()
-        return _read_number(match).value
+        return self._bounded(_read_number(match).value)
+
+    def _juxtaposed(self, *, after_division: bool) -> bool:  # noqa: ARG002
+        return False
 
     def _bounded(self, value: Fraction) -> Fraction:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:

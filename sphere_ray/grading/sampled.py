@@ -1,9 +1,9 @@
-r"""Tells unequal expressions apart by their values at two points, without a parser or a worker.
+r"""Tells unequal formulas apart by their values at two points. Needs no sympy and no worker.
 
-It reads what most formulas are made of (numbers, letters with subscripts, `\frac`, `\sqrt`, powers,
-products without a sign, `\sin x`) and gives every letter a fixed value. Expressions that are equal
-as formulas are equal at every point where both are defined, `f(x)` being read as a product in both;
-what is ambiguous (`1/2x`, `\sin x e^x`, `f(x)^2`, units) is not read, and nothing follows from it.
+It reads numbers, letters with subscripts, `\frac`, `\sqrt`, powers, products without a sign and
+`\sin x`, and gives every letter a fixed value. Equal formulas agree wherever both are defined, so
+one disagreement proves them different. `f(x)` is read as a product on both sides. Ambiguous
+notation (`1/2x`, `\sin x e^x`, `f(x)^2`, units) makes the comparison inconclusive.
 """
 
 import cmath
@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 from sphere_ray.grading.evaluator import Evaluator, UnreadableError
-from sphere_ray.grading.exact import split_items
+from sphere_ray.grading.exact import split_list
 from sphere_ray.grading.rational import long_fractions
 
 MAX_CHARS = 400
@@ -24,7 +24,10 @@ _MAX_NESTING = 4
 _LARGEST = 1e307
 _RELATIVE, _ROUNDING = 1e-6, 1e-9
 _POINTS = ((0.2, 0.7), (2.7, -1.5))
-"""Where letters lie: from the first number on, as far as the second; in opposite orders."""
+"""The values of letters at each point: a first value, and the width of the range from there on.
+
+The widths have opposite signs, so that the letters are in opposite orders at the two points.
+"""
 
 _UNREAD = re.compile(
     r"[^-+*/^(){}\[\]_.A-Za-z0-9\\ ]"
@@ -43,7 +46,6 @@ _FACTOR = re.compile(r"\s*(?:\\(?!cdot|times|div)[A-Za-z]|[A-Za-z(\[{]|(?P<digit
 _DIGIT = re.compile(r"\s*([0-9])\s*")
 _EXPONENT = re.compile(r"\s*\^\s*(?:([2-9])(?![0-9])|\{\s*([2-9])\s*\})\s*")
 _THOUSANDS = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
-_LISTS = (("(", ")"), ("[", "]"), (r"\{", r"\}"))
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _GREEK = """
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon
@@ -75,22 +77,18 @@ class _Sample(NamedTuple):
     peak: float
 
 
-class _Item(NamedTuple):
-    """What an answer, or an item of a list, is called (`y = ...`), and its values."""
-
-    name: str
-    samples: "_Samples"
-
-
 _Samples: TypeAlias = tuple[_Sample | None, ...]
+_Item: TypeAlias = tuple[str, _Samples]
+"""The left side of `y = ...`, if there is one, and the values at all points."""
+
 _UNKNOWN: _Samples = (None,) * len(_POINTS)
 
 
 def certainly_differ(left: str, right: str) -> bool:
     """Whether two normalised answers differ wherever both are defined. Symmetric.
 
-    In lists, tuples and sets of any nesting it is enough that one has a value which the other has
-    not. Of `y = ...` the right side counts, unless the other side names something else.
+    Lists, tuples and sets of any nesting differ if one of them has a value that the other lacks.
+    `y = ...` stands for its right side; `y = ...` and `x = ...` are not compared.
     """
     ours, others = _items(left), _items(right)
     if len(ours) * len(others) > _MAX_PAIRS:
@@ -103,13 +101,10 @@ def _lacks(items: list[_Item], others: list[_Item]) -> bool:
 
 
 def _unequal(item: _Item, other: _Item) -> bool:
-    if item.name and other.name and item.name != other.name:
+    (name, ours), (other_name, theirs) = item, other
+    if name and other_name and name != other_name:
         return False
-    apart = [
-        _apart(mine, theirs)
-        for mine, theirs in zip(item.samples, other.samples, strict=True)
-        if mine and theirs
-    ]
+    apart = [_apart(a, b) for a, b in zip(ours, theirs, strict=True) if a and b]
     return bool(apart) and all(apart)
 
 
@@ -120,35 +115,27 @@ def _apart(left: _Sample, right: _Sample) -> bool:
 
 
 def _items(text: str) -> list[_Item]:
-    found = []
+    found = list[_Item]()
     for part in dict.fromkeys(_flat(text, 0)):
         match = _EQUATION.fullmatch(part)
         name, value = (match[1].replace(" ", ""), match[2]) if match else ("", part)
-        found.append(_Item(name, _samples(value) if len(value) <= MAX_CHARS else _UNKNOWN))
+        found.append((name, _samples(value) if len(value) <= MAX_CHARS else _UNKNOWN))
     return found
 
 
 def _flat(text: str, nesting: int) -> list[str]:
-    """The values of a list or of nested ones; `text` itself when it is none, or not understood."""
+    """The items of a list and of the lists in it, or `text` itself when it is no list."""
     text = text.strip()
     listed = "," in text and len(text) <= MAX_CHARS and not _THOUSANDS.search(text)
-    parts = _listed(text) if listed and nesting <= _MAX_NESTING else []
-    return [item for part in parts for item in _flat(part, nesting + 1)] or [text]
-
-
-def _listed(text: str) -> list[str]:
-    """The items of a list with or without brackets around it; none when it is no list."""
-    for begin, end in (("", ""), *_LISTS):
-        if text.startswith(begin) and text.endswith(end):
-            parts = split_items(text[len(begin) : len(text) - len(end)])
-            if parts and len(parts) > 1:
-                return parts
-    return []
+    parts = split_list(text)[1] if listed and nesting <= _MAX_NESTING else []
+    if len(parts) < 2:
+        return [text]
+    return [item for part in parts for item in _flat(part, nesting + 1)]
 
 
 @lru_cache(maxsize=4096)
 def _samples(text: str) -> _Samples:
-    """The values at all points; None where there is none."""
+    """The value at each point; None where the text has none or cannot be read."""
     if _SCIENTIFIC.fullmatch(text):
         value = float(text)
         return (_Sample(complex(value), 0.0),) * len(_POINTS) if value < _LARGEST else _UNKNOWN
@@ -166,12 +153,12 @@ def _sample(text: str, begin: float, width: float) -> _Sample | None:
 
 
 class _AtPoint(Evaluator[complex]):
-    """In floating point, with a value for each letter, and products without a sign."""
+    """Evaluates in floating point, with a value for each letter and products without a sign."""
 
     def __init__(self, text: str, begin: float, width: float) -> None:
         super().__init__(text)
         self._begin, self._width = begin, width
-        self._call_at = -1  # the bracket behind the letter last read
+        self._call_at = -1  # where a bracket follows the last letter, as in f(x)
         self.peak = 0.0
 
     def _bounded(self, value: complex) -> complex:
@@ -186,7 +173,7 @@ class _AtPoint(Evaluator[complex]):
         return self._bounded((base if whole else self._positive(base)) ** exponent)
 
     def _positive(self, value: complex) -> complex:
-        """Only these have roots and logarithms on which all agree; not what rounding has left."""
+        """Refuse what has no undisputed root or logarithm, or may be zero but for rounding."""
         if value.imag or value.real < 0 or 0 < value.real < _ROUNDING * self.peak:
             raise UnreadableError
         return value
@@ -234,7 +221,7 @@ class _AtPoint(Evaluator[complex]):
         return self._letter((command or letter) + subscript)
 
     def _letter(self, name: str) -> complex:
-        """Without regard to case, like math-verify; what may be a constant has its value."""
+        """Ignore case, as math-verify does; a letter that may be a constant has its value."""
         name = name.lower()
         if name in _CONSTANTS:
             return _CONSTANTS[name]
@@ -262,7 +249,7 @@ class _AtPoint(Evaluator[complex]):
         return value ** int(exponent[1] or exponent[2]) if exponent else value
 
     def _bare_argument(self, function: str) -> complex:
-        r"""Read `2 \omega t` of `\sin 2 \omega t`: a number and letters, of a logarithm one."""
+        r"""Read the `2 \omega t` of `\sin 2 \omega t`: a number and letters; one factor for ln."""
         factors = list[complex]()
         if number := _NUMBER.match(self._text, self._at):
             self._at = number.end()

@@ -1,8 +1,8 @@
-r"""The slow path: math-verify on two normalised answers. Imported by worker processes only.
+r"""The slow path: math-verify compares two normalised answers. Only worker processes import it.
 
-math-verify's own SIGALRM timeouts stay off: they cannot interrupt one long C operation, and the
-process around this module is killed instead. Its known wrong verdicts are guarded here: units
-swallowed as algebra, `\pm`, ordered against unordered, and a chopped difference of tiny numbers.
+math-verify's own timeouts stay off. They use SIGALRM, which cannot interrupt one long C operation;
+the whole process is killed instead. Known wrong verdicts of math-verify are prevented here: units
+read as algebra, `\pm`, ordered against unordered lists, and small differences rounded to zero.
 """
 
 import re
@@ -44,7 +44,7 @@ _FLOAT_TOLERANCE = 1e-6
 
 
 def compare_symbolically(answer: str, gold: str) -> Verdict:
-    """Return correct, wrong, or ungradable when one of the two cannot be parsed."""
+    """Return correct or wrong, or ungradable when one of the two cannot be parsed."""
     answer, answer_unit = _split_explicit_unit(answer)
     gold, gold_unit = _split_explicit_unit(gold)
     if not compatible(answer_unit, gold_unit):
@@ -72,7 +72,7 @@ def _parse(text: str) -> tuple[Any, ...]:
 
 
 def _split_explicit_unit(text: str) -> tuple[str, str]:
-    r"""Cut a final `\text{...}` or `\mathrm{...}`; bare letters may be algebra and stay."""
+    r"""Cut off a final `\text{...}` or `\mathrm{...}`. Bare letters stay: they may be algebra."""
     match = _EXPLICIT_UNIT.search(text)
     if match is None or not _OPERAND_END.search(text, 0, match.start()):
         return text, ""
@@ -81,7 +81,7 @@ def _split_explicit_unit(text: str) -> tuple[str, str]:
 
 
 def _expand_plus_minus(text: str) -> str:
-    r"""`a \pm b` as `a + b, a - b`, where that is unambiguous."""
+    r"""Write `a \pm b` as `a + b, a - b`, where that is unambiguous."""
     if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
         return text
     return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
@@ -94,7 +94,7 @@ def _bracket_like(text: str, other: str) -> str:
 
 
 def _differ(left: Any, right: Any) -> bool:
-    """Whether two values are certainly unequal, whatever math-verify says."""
+    """Whether two values are certainly unequal, even if math-verify calls them equal."""
     for container in (FiniteSet, Tuple):
         if isinstance(left, container) and isinstance(right, container):
             return any(all(_differ(item, other) for other in right.args) for item in left.args)
@@ -114,7 +114,7 @@ def _differ(left: Any, right: Any) -> bool:
 
 
 def _with_values(left: Expr, right: Expr) -> tuple[Expr, Expr]:
-    """Both with a number for each f(rational) of an unknown f, the same for the same one."""
+    """Replace each f(rational) of an unknown function by a number, the same on both sides."""
     calls = sorted(left.atoms(AppliedUndef) | right.atoms(AppliedUndef), key=str)
     values = {
         call: Rational(211 + 53 * rank, 89)

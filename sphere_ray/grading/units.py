@@ -1,6 +1,6 @@
-r"""Units behind a number: splitting them off, and whether two of them can mean the same.
+r"""Splits units off numbers, and tells whether two units can mean the same.
 
-A missing unit agrees with any unit. Nothing is converted: 1 m against 100 cm is no match.
+A missing unit agrees with any unit. Nothing is converted: 1 m does not match 100 cm.
 """
 
 import re
@@ -17,7 +17,7 @@ _EXPLICIT = re.compile(
     r"\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{"
     r"|\s*\\mu\s*\\(?:text|mathrm)\s*\{[^{}]{1,6}\}(?:$|\s*[/^])|\s*\{ [msgJNVWKL]\}"
 )
-"""Marked as text, or `{~s}`: some golds have lost the `\\mathrm` before it."""
+"""A unit marked as text, or `{~s}`: some golds have lost the `\\mathrm` before it."""
 _BRACED = re.compile(r"\{ ?([A-Za-z]+)\}")
 
 
@@ -98,7 +98,7 @@ def split_unit(text: str) -> tuple[str, str] | None:
 
 
 def compatible(left: str, right: str) -> bool:
-    """Whether two canonical units can mean the same: one is missing, or they share the noun."""
+    """Whether two units can mean the same: one is missing, or they share a word like `apple`."""
     if not left or not right or left == right:
         return True
     if not (left + right).replace(" ", "").isalpha():
@@ -131,7 +131,7 @@ def _is_unit(tail: str) -> bool:
 
 
 def _without_second(words: list[str]) -> list[str]:
-    """`sec` at the end is a second, before something else a secant."""
+    """Drop a final `sec`, which is a second; elsewhere it is the secant."""
     return words[:-1] if words[-1] == "sec" else words
 
 

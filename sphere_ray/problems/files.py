@@ -17,10 +17,11 @@ Reader = Callable[[IO[bytes], str, Columns], Iterator[RawRow]]
 
 
 def read_file(path: str, columns: Columns) -> Iterator[RawRow]:
-    """Yield the rows of a file; what is wrong with one row is its `error`.
+    """Yield the rows of a file; a row that cannot be read says so in its `error`.
 
     Raises:
-        ProblemSourceError: the file cannot be read, is not what its name says, or lacks columns.
+        ProblemSourceError: the file cannot be read, is not of the kind its name says, or lacks
+            columns.
     """
     reader = next((r for suffix, r in _READERS.items() if path.lower().endswith(suffix)), None)
     if reader is None:

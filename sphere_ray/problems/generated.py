@@ -30,10 +30,10 @@ _TENTHS: Mapping[str, range] = {
 """Which tenths of the hash space belong to a split."""
 
 _MAX_MISSES = 2000
-"""Draws in a row without a new problem after which a source counts as exhausted."""
+"""A source counts as exhausted after so many draws in a row without a new problem."""
 
 _GYM_SEED_STRIDE = 1_000_000
-"""reasoning-gym makes item i of a data set from seed + i: distinct seeds must lie far apart."""
+"""reasoning-gym makes item i of a data set from seed + i, so its seeds must lie far apart."""
 
 _ARITHMETIC_ONLY = ("levels", "families", "max_answer")
 

@@ -1,4 +1,4 @@
-"""From raw rows to problems: validate, normalise, drop duplicates, keep the splits apart.
+"""Turns raw rows into problems: validates, normalises, drops duplicates, keeps splits apart.
 
 Every row that is left out has a reason and an origin. Must not know where results are written.
 """
@@ -22,7 +22,7 @@ from sphere_ray.problems.sources import read_source
 from sphere_ray.records import Problem
 
 SPLITS = ("test", "validation", "train")
-"""In the order of ingestion: what a held-out split has, no later one gets."""
+"""The order of ingestion: a question of a held-out split is refused in the splits that follow."""
 
 MAX_QUESTION_CHARS = 8000
 MAX_ANSWER_CHARS = 400
@@ -53,12 +53,12 @@ class Reason(StrEnum):
 
 
 _HARMLESS = (Reason.DUPLICATE, Reason.IN_HELD_OUT_SPLIT)
-"""Such rows are sound; they do not count against a source."""
+"""Reasons for which a sound row is left out; they do not count against a source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """One row that was left out; `raw` is its text, shortened."""
+    """One row that was left out, and where it came from; `raw` is its text, shortened."""
 
     split: str
     origin: str
@@ -69,7 +69,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestResult:
-    """Problems, number of rows read and source by split, and the rows left out."""
+    """By split: the problems, the number of rows read and the URI; and all rows left out."""
 
     problems: Mapping[str, tuple[Problem, ...]]
     rejected: tuple[Rejected, ...]
@@ -147,12 +147,12 @@ def ingest_splits(
 
 
 def require_usable(result: IngestResult, max_share: float, rejected_path: str) -> None:
-    """Refuse a split that is empty or has too many bad rows; `rejected_path` is where they lie.
+    """Refuse a split that is empty or has too many bad rows.
 
-    `max_share` is `problems.max_rejected_share`.
+    `max_share` is `problems.max_rejected_share`; the message sends the reader to `rejected_path`.
 
     Raises:
-        ProblemSourceError: with the counts and the most common reason.
+        ProblemSourceError: names the counts and the most common reason.
     """
     for split, source in result.sources.items():
         where = f"problems.{split} ({source})"
@@ -175,7 +175,7 @@ def require_usable(result: IngestResult, max_share: float, rejected_path: str) -
 
 
 def rejected_lines(rejected: Iterable[Rejected]) -> str:
-    """Rejected rows as JSON lines, for people to read."""
+    """Write rejected rows as JSON lines, for people to read."""
     return "".join(f"{json.dumps(asdict(r))}\n" for r in rejected)
 
 
@@ -204,7 +204,7 @@ def _problem_id(question: str, answer: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Bring text to NFC without control characters, runs of blanks and outer white space.
+    """Bring text to Unicode's NFC; drop control characters, repeated blanks and outer blanks.
 
     Line breaks stay, at most two in a row. Idempotent.
     """
@@ -279,7 +279,7 @@ def _answer_text(value: object) -> str:
 
 
 def _gold(text: str) -> str:
-    """The bare final answer; taken again until nothing changes, because a gold may hold a box."""
+    """Extract the bare final answer, again and again because an answer may hold another box."""
     for _ in range(_MAX_NESTING):
         gold = normalise(extract_gold(text))
         if gold == normalise(text):  # perhaps a solution in words, as MetaMath's "The answer is: 5"

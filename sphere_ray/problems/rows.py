@@ -38,9 +38,9 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:
-    """One row: `values` as the source has them, or `error`, why there are none.
+    """One row: its `values` as the source has them, or the `error` that left none.
 
-    `origin` says where to find it, e.g. `train.jsonl:17`; `text` is the source's own text, if any.
+    `origin` says where the row is, e.g. `train.jsonl:17`; `text` is the row's text in the source.
     """
 
     origin: str
@@ -51,7 +51,7 @@ class RawRow:
 
 
 def pick(values: Mapping[str, object], names: tuple[str, ...]) -> object:
-    """The value of the first of `names` that is present and not null, else None."""
+    """Return the value of the first of `names` that is present and not null, else None."""
     return next((values[name] for name in names if values.get(name) is not None), None)
 
 

@@ -55,6 +55,8 @@ def test_rewritten_formulas_do_not_differ(formula: Expr) -> None:
 @given(formulas(leaves, [exp]), st.sampled_from([Integer(1), X]))
 def test_a_formula_differs_from_itself_and_something_more(formula: Expr, more: Expr) -> None:
     assume(formula.subs(dict.fromkeys([X, Y, OMEGA], 3)).evalf() < 10**4)
+    # Beside a numerator of 12 digits one more is lost in what is allowed for rounding.
+    assume(all(max(number.p, number.q) < 10**6 for number in formula.atoms(Rational)))
     text = latex(formula)
     assume(differ(text, "10^{200}"))  # it is read
     assert differ(text, latex(formula + more))

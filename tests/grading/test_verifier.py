@@ -58,7 +58,7 @@ async def test_the_function_never_runs_in_this_process(start: Start) -> None:
         ("hang", Verdict.TIMEOUT),
         ("exit", Verdict.UNGRADABLE),
         ("raise too bad", Verdict.UNGRADABLE),
-        ("return corect", Verdict.UNGRADABLE),
+        ("return maybe", Verdict.UNGRADABLE),
     ],
 )
 async def test_whatever_it_does_becomes_a_verdict_and_the_next_answer_is_graded(
