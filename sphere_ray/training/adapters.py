@@ -6,18 +6,21 @@ The adapters are peft's. They start as zero, so the model begins as its own refe
 from collections.abc import Mapping
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sphere_ray.config.training import LoraSettings
 from sphere_ray.errors import ConfigError
 
-_PREFIX, _FROZEN = "base_model.model.", ".base_layer."
-_DOWN, _UP = "lora_A.default.weight", "lora_B.default.weight"
 
-
-def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> nn.Module:
+def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
     """Freeze the model and give it adapters; the same ones on every worker.
 
     Raises:
@@ -26,7 +29,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> nn.M
     targets = lora.target_modules
     torch.manual_seed(seed)
     try:
-        return get_peft_model(
+        adapted = get_peft_model(
             model,
             LoraConfig(
                 task_type="CAUSAL_LM",
@@ -40,30 +43,19 @@ def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> nn.M
         raise ConfigError(
             f"training.lora.target_modules ({targets}) cannot be used with this model: {error}"
         ) from error
+    assert isinstance(adapted, PeftModel)
+    return adapted
 
 
-def plain(model: nn.Module) -> PreTrainedModel:
-    """The model below its adapters, if it has any."""
-    below = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(below, PreTrainedModel)
-    return below
+def merged(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], lora: LoraSettings
+) -> PreTrainedModel:
+    """Add trained adapters to the frozen model they belong to: W + alpha / rank * B A.
 
-
-def merged(weights: Mapping[str, Tensor], lora: LoraSettings | None) -> Mapping[str, Tensor]:
-    """The weights of a model with adapters as those of the plain model: W + alpha / rank * B A.
-
-    The sum is made in float32 and rounded once.
+    `weights` are those of the trained model. New adapters are float32, whatever the trained ones
+    are, so the sum is made in float32 and rounded once.
     """
-    if lora is None:
-        return weights
-    whole: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if ".lora_" in name:
-            continue
-        whole[name.removeprefix(_PREFIX).replace(_FROZEN, ".")] = tensor
-        if name.endswith(f"{_FROZEN}weight"):
-            layer = name.removesuffix("base_layer.weight")
-            down, up = (weights[layer + part].float() for part in (_DOWN, _UP))
-            total = tensor.float() + lora.alpha / lora.rank * (up @ down)
-            whole[layer.removeprefix(_PREFIX) + "weight"] = total.to(tensor.dtype)
+    adapted = with_adapters(model, lora, seed=0)
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted, dict(weights)))
+    whole: PreTrainedModel = adapted.merge_and_unload()
     return whole

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from sphere_ray.method.preference import LossInputs, preference_loss, sequence_logps
-from sphere_ray.training.adapters import merged, plain, with_adapters
-from sphere_ray.training.batches import Indices, MicroBatch, collate, pad_logps
+from sphere_ray.training.adapters import merged, with_adapters
+from sphere_ray.training.batches import MicroBatch, collate, pad_logps
 from sphere_ray.training.deepspeed import ShardedPolicy
 from sphere_ray.training.guard import check_collapse
+from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
 from sphere_ray.training.policy import (
     check_prefix_sharing,
@@ -19,21 +20,21 @@ from sphere_ray.training.policy import (
     load_model,
 )
 from sphere_ray.training.reference_table import ReferenceTable
-from sphere_ray.training.workers import Worker
 
 
-class PreferenceTask:
-    """Implements `loop.Task`: an example is a pair of the reference table, and weighs 1."""
+class PreferenceTask(Task[MicroBatch]):
+    """An example is a pair of the reference table, and weighs 1."""
 
-    rates: Mapping[str, float] = {}
     step_metrics = StepMetrics
+    group = "training"
+    request: TrainRequest
 
     def __init__(self, request: TrainRequest) -> None:
         """Open the reference table."""
         self.request = request
         self.settings = request.settings
         self._table = ReferenceTable(request.reference_path)
-        self.lengths: Indices = self._table.tokens()
+        self.lengths = self._table.tokens()
 
     def load(self) -> nn.Module:
         """Load the policy, with adapters where they are asked for."""
@@ -46,13 +47,9 @@ class PreferenceTask:
         shared = self.settings.shares_prefixes
         check_prefix_sharing(policy, shortest, policy.device, shared=shared)
 
-    def prepare(self, batch: MicroBatch) -> MicroBatch:
+    def prepare(self, batch: MicroBatch) -> tuple[MicroBatch, float]:
         """Leave the reading to `forward`: the tensors of a whole step would be large."""
-        return batch
-
-    def weight(self, batch: MicroBatch) -> float:
-        """The number of pairs."""
-        return sum(batch.weights)
+        return batch, sum(batch.weights)
 
     def forward(self, policy: ShardedPolicy, batch: MicroBatch) -> dict[str, Tensor]:
         """See `Task.forward`; the sums are over pairs."""
@@ -95,7 +92,7 @@ class PreferenceTask:
             "tokens": torch.tensor(self.lengths[list(batch.indices)], device=policy.device),
         }
         sums = {name: (value * weight_b).sum() for name, value in of_pairs.items()}
-        padding = computed * (1 - self.weight(batch) / len(batch.weights))
+        padding = computed * (1 - sum(batch.weights) / len(batch.weights))
         return sums | {"computed": computed, "padding": padding}
 
     def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
@@ -112,16 +109,17 @@ class PreferenceTask:
         }
 
     def guard(self, history: Sequence[StepMetrics]) -> None:
-        """See `Task.guard`."""
+        """Look at the chosen side too."""
+        super().guard(history)
         check_collapse(history, self.settings.guard)
-
-    def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
-        """Nothing remains to be done."""
 
     def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
         """Write a Hugging Face directory; adapters are merged."""
-        whole = merged(weights, self.settings.lora)
-        export(plain(model), whole, self.request.model_dir, self.request.output_dir)
+        source, lora = self.request.model_dir, self.settings.lora
+        if lora is not None:
+            model = merged(load_model(source, self.settings), weights, lora)
+            weights = model.state_dict()
+        export(model, weights, source, self.request.output_dir)
 
     def result(self, **common: Any) -> TrainResult:
         """See `Task.result`."""

@@ -10,7 +10,7 @@ from uuid import uuid4
 from sphere_ray.config.base import differences, identity
 from sphere_ray.training.deepspeed import ShardedPolicy
 from sphere_ray.training.messages import LearningRequest
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Worker
 
 Metrics = TypeVar("Metrics")
 
@@ -43,14 +43,14 @@ def origin(request: LearningRequest) -> dict[str, Any]:
 
 
 def restore(
-    request: LearningRequest, policy: ShardedPolicy, host: Host, kind: type[Metrics]
+    request: LearningRequest, policy: ShardedPolicy, worker: Worker, kind: type[Metrics]
 ) -> tuple[list[Metrics], str | None]:
     """Take over the last checkpoint if the same request made it.
 
     Returns the steps made until then, and why a checkpoint of this model was not taken over. The
     checkpoint of another model (which this job trained before) is no reason.
     """
-    with host.latest_checkpoint() as directory:
+    with worker.host.latest_checkpoint() as directory:
         if directory is None:
             return [], None
         file, wanted = directory / _ORIGIN, origin(request)
@@ -67,14 +67,13 @@ def restore(
 def keep(
     request: LearningRequest,
     policy: ShardedPolicy,
-    history: Sequence[Any],
     worker: Worker,
-    host: Host,
+    history: Sequence[Any],
 ) -> None:
     """Save a checkpoint after the steps of `history` (dataclasses); all workers call it."""
     # Ray deletes an old checkpoint by its path, so no name may come twice.
     name = worker.gather(f"checkpoint_{len(history):06}_{uuid4().hex[:8]}")[0]
-    with host.new_checkpoint(name) as directory:
+    with worker.host.new_checkpoint(name) as directory:
         policy.save(directory, {"history": [asdict(step) for step in history]})
         if worker.rank == 0:
             (directory / _ORIGIN).write_text(json.dumps(origin(request)), encoding="utf-8")

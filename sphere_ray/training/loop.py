@@ -4,89 +4,77 @@ What is learned is a `Task`: preference pairs (dpo.py) or labelled steps (reward
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sphere_ray.errors import TrainingError
-from sphere_ray.training.batches import Indices, MicroBatch, planned_steps, shard
+from sphere_ray.training.batches import Indices, MicroBatch, PlannedStep, planned_steps, shard
 from sphere_ray.training.deepspeed import (
     ShardedPolicy,
     build_config,
     partitioned_loading,
     shard_for_training,
 )
+from sphere_ray.training.guard import check_divergence
 from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import LearningRequest, LearningResult, OptimizerStep
 from sphere_ray.training.schedule import learning_rate
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Worker
 
 Batch = TypeVar("Batch")
 
-# What every forward counts beside its loss; a task adds more.
-_COUNTS = ("tokens", "computed", "padding")
 
+class Task(ABC, Generic[Batch]):
+    """What a training learns. All workers call every method alike; only the first, `export`.
 
-class Task(Protocol[Batch]):
-    """What a training learns. All workers call every method alike; only the first, `export`."""
+    `lengths` are about the tokens of each example. `rates` are factors of the learning rate, by
+    the beginning of a parameter's name. `group` is where the settings stand in a configuration.
+    """
 
-    @property
-    def request(self) -> LearningRequest:
-        """What was asked for."""
-        ...
+    step_metrics: type[OptimizerStep]
+    group: str
+    rates: Mapping[str, float] = {}
+    request: LearningRequest
+    lengths: Indices
 
-    @property
-    def lengths(self) -> Indices:
-        """About how many tokens each example has, [number of examples]."""
-        ...
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """Factors of the learning rate, by the beginning of a parameter's name."""
-        ...
-
-    @property
-    def step_metrics(self) -> type[OptimizerStep]:
-        """The class of a step's metrics."""
-        ...
-
+    @abstractmethod
     def load(self) -> nn.Module:
         """Load the model to begin with.
 
         Raises:
             ModelError: it cannot be loaded.
         """
-        ...
 
+    @abstractmethod
     def check_model(self, policy: ShardedPolicy) -> None:
         """Compare a forward over shared prefixes with plain forwards.
 
         Raises:
             ModelError: they differ by more than rounding.
         """
-        ...
 
-    def prepare(self, batch: MicroBatch) -> Batch:
-        """Read the examples of one forward; a task may leave that to `forward`."""
-        ...
+    @abstractmethod
+    def prepare(self, batch: MicroBatch) -> tuple[Batch, float]:
+        """What `forward` needs of the examples, and their weight in the mean loss.
 
-    def weight(self, batch: Batch) -> float:
-        """The weight of the forward's examples in the mean loss; fillers weigh nothing."""
-        ...
+        Fillers weigh nothing. The whole step is prepared before its first forward.
+        """
 
+    @abstractmethod
     def forward(self, policy: ShardedPolicy, batch: Batch) -> dict[str, Tensor]:
-        """The summed `loss` of the forward's examples, and scalars to sum for the metrics.
+        """The summed `loss` of a forward's examples, and scalars to sum for the metrics.
 
         Among them are `tokens`, `computed` and `padding` (see `OptimizerStep`).
         """
-        ...
 
+    @abstractmethod
     def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
         """The fields that `step_metrics` adds, from the sums over all workers and `weight`."""
-        ...
 
     def guard(self, history: Sequence[Any]) -> None:
         """Look at the metrics after each step.
@@ -94,29 +82,28 @@ class Task(Protocol[Batch]):
         Raises:
             CollapseError: training must stop.
         """
-        ...
+        check_divergence(history[-1], self.group)
 
     def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
-        """Do what remains while the trained model is in memory."""
-        ...
+        """Do what needs the trained model in memory."""
 
+    @abstractmethod
     def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Write the model directory; only the first worker calls it."""
-        ...
+        """Write the model directory."""
 
+    @abstractmethod
     def result(self, **common: Any) -> LearningResult:
         """What the training came to; `common` are the fields of every result."""
-        ...
 
 
-def train(task: Task[Any], worker: Worker, host: Host) -> LearningResult:
+def train(task: Task[Any], worker: Worker) -> LearningResult:
     """Train, and write the model; the first worker reports the metrics of each step.
 
     Raises:
         ConfigError: the batch size does not divide by micro-batch size x workers.
         ModelError: the model cannot be loaded or trained.
         CollapseError: a guard stopped training.
-        TrainingError: the input cannot be trained on.
+        TrainingError: the workers see different files.
     """
     began = time.monotonic()
     request, settings = task.request, task.request.settings
@@ -127,21 +114,15 @@ def train(task: Task[Any], worker: Worker, host: Host) -> LearningResult:
         )
     policy = _build(task)
     worker.agree(lambda: task.check_model(policy))
-    history, restarted_because = restore(request, policy, host, task.step_metrics)
+    history, restarted_because = restore(request, policy, worker, task.step_metrics)
     resumed_at = len(history)
     for step in planned_steps(len(task.lengths), settings, seed=request.seed, first=resumed_at):
         rate = learning_rate(step.number, step.steps, request.learning_rate, settings)
-        micro_batches = shard(
-            step.examples, task.lengths, rank=worker.rank, world=worker.world, settings=settings
-        )
-        found = _take_step(task, policy, micro_batches, worker, rate)
-        made = task.step_metrics(step=step.number + 1, steps=step.steps, epoch=step.epoch, **found)
-        history.append(made)
-        if worker.rank == 0:
-            host.report(made)
+        history.append(_take_step(task, policy, step, worker, rate))
+        worker.report(history[-1])
         task.guard(history)
-        if made.step % settings.checkpoint_every == 0 and made.step < step.steps:
-            keep(request, policy, history, worker, host)
+        if len(history) % settings.checkpoint_every == 0 and len(history) < step.steps:
+            keep(request, policy, worker, history)
     task.finish(policy, worker)
     weights = policy.weights()
     if worker.rank == 0 and weights is not None:
@@ -173,39 +154,42 @@ def _build(task: Task[Any]) -> ShardedPolicy:
 
 
 def _take_step(
-    task: Task[Any],
-    policy: ShardedPolicy,
-    micro_batches: Sequence[MicroBatch],
-    worker: Worker,
-    rate: float,
-) -> dict[str, Any]:
+    task: Task[Any], policy: ShardedPolicy, step: PlannedStep, worker: Worker, rate: float
+) -> OptimizerStep:
     """Forward and backward of all micro-batches, then one update; all workers call it."""
-    began = time.perf_counter()
+    began, settings = time.perf_counter(), task.request.settings
+    micro_batches = shard(
+        step.examples, task.lengths, rank=worker.rank, world=worker.world, settings=settings
+    )
     prepared = [task.prepare(batch) for batch in micro_batches]
-    weight = _summed({"weight": sum(map(task.weight, prepared))}, policy.device)["weight"] or 1.0
+    weights = torch.tensor([weight for _, weight in prepared])
+    weight = _summed({"weight": weights.sum()}, policy.device)["weight"] or 1.0
     # DeepSpeed averages gradients over workers and forwards; the loss is the mean over `weight`.
     scale = worker.world * len(micro_batches) / weight
-    sums: dict[str, Any] = {}
-    for batch in prepared:
+    sums: dict[str, Tensor] = {}
+    for batch, _ in prepared:
         counts = task.forward(policy, batch)
         policy.step(counts["loss"] * scale, rate)
         for name, value in counts.items():
-            sums[name] = sums.get(name, 0.0) + value.detach().double()
+            sums[name] = sums.get(name, torch.zeros(())) + value.detach().double()
     totals = {**_summed(sums, policy.device), "weight": weight}
-    return {
-        "loss": totals["loss"] / weight,
-        "grad_norm": policy.grad_norm(),
-        "learning_rate": rate,
-        "seconds": time.perf_counter() - began,
-        **{name: round(totals[name]) for name in _COUNTS},
+    return task.step_metrics(
+        step=step.number + 1,
+        steps=step.steps,
+        epoch=step.epoch,
+        loss=totals["loss"] / weight,
+        grad_norm=policy.grad_norm(),
+        learning_rate=rate,
+        tokens=round(totals["tokens"]),
+        computed=round(totals["computed"]),
+        padding=round(totals["padding"]),
+        seconds=time.perf_counter() - began,
         **task.metrics(totals),
-    }
-
-
-def _summed(values: Mapping[str, Any], device: torch.device) -> dict[str, float]:
-    """The sums over all workers."""
-    sums = torch.stack(
-        [torch.as_tensor(v, dtype=torch.float64).to(device) for v in values.values()]
     )
+
+
+def _summed(values: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
+    """The sums over all workers."""
+    sums = torch.stack([value.double().to(device) for value in values.values()])
     dist.all_reduce(sums)
     return dict(zip(values, sums.tolist(), strict=True))

@@ -21,7 +21,7 @@ from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, Refer
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
 from sphere_ray.training.reference_table import Logps, new_part, part_path
 from sphere_ray.training.shards import Shards
-from sphere_ray.training.workers import Host, Worker
+from sphere_ray.training.workers import Worker
 
 WHOLE = "reference.json"
 """Lies beside the parts once all of them are written: a `ReferenceDone`."""
@@ -35,7 +35,7 @@ Score = Callable[[Sequence[EncodedPair]], Sequence[Logps]]
 """The log-probs of some pairs in one forward."""
 
 
-def compute_reference(request: ReferenceRequest, worker: Worker, host: Host) -> ReferenceDone:
+def compute_reference(request: ReferenceRequest, worker: Worker) -> ReferenceDone:
     """Load the reference model and write the table, unless it is complete.
 
     The first worker reports `ReferenceProgress`.
@@ -52,12 +52,12 @@ def compute_reference(request: ReferenceRequest, worker: Worker, host: Host) -> 
     shared = request.settings.shares_prefixes
 
     def check(pair: EncodedPair) -> None:
-        check_prefix_sharing(model, pair, worker.device, shared=shared)
+        check_prefix_sharing(model, pair, worker.host.device, shared=shared)
 
     def score(pairs: Sequence[EncodedPair]) -> Sequence[Logps]:
-        return _pair_logps(model, pairs, worker.device, shared=shared)
+        return _pair_logps(model, pairs, worker.host.device, shared=shared)
 
-    done = write_table(request, worker, host, score, check)
+    done = write_table(request, worker, score, check)
     if worker.rank == 0:
         new = whole.with_suffix(".partial")
         new.write_text(json.dumps(asdict(done)), encoding="utf-8")
@@ -69,7 +69,6 @@ def compute_reference(request: ReferenceRequest, worker: Worker, host: Host) -> 
 def write_table(
     request: ReferenceRequest,
     worker: Worker,
-    host: Host,
     score: Score,
     check: Callable[[EncodedPair], None],
 ) -> ReferenceDone:
@@ -98,9 +97,8 @@ def write_table(
             logps: list[Logps] = []
             for start in range(0, rows, micro):
                 logps.extend(score(work[start : start + micro]))
-                if worker.rank == 0:
-                    done = min(len(logps) * worker.world, sum(counts))
-                    host.report(ReferenceProgress(done=usable + done))
+                done = min(len(logps) * worker.world, sum(counts))
+                worker.report(ReferenceProgress(done=usable + done))
             append(pairs, logps[rows - len(pairs) :])
             usable += sum(counts)
             tokens += sum(pair.tokens for pair in pairs)
@@ -146,7 +144,7 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
     if config["zero_optimization"]["stage"] == 3:
         return shard_for_inference(model, config)
     module: torch.nn.Module = model
-    return module.to(worker.device).eval()
+    return module.to(worker.host.device).eval()
 
 
 @torch.no_grad()

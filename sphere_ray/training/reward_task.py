@@ -1,6 +1,6 @@
 """The task of learning labelled steps: a process reward model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
-from sphere_ray.training.batches import Indices, MicroBatch
+from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
-from sphere_ray.training.guard import check_divergence
+from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import (
     RewardStepMetrics,
     RewardTrainRequest,
@@ -27,9 +27,6 @@ from sphere_ray.training.reward_batches import Example, LabelledSteps, TreeTenso
 from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
 from sphere_ray.training.workers import Worker
 
-GROUP = "trained.training"
-"""Where the settings stand in a configuration."""
-
 SHARING_TOLERANCE = 0.05
 """Of a logit; SmolLM2-135M with an untrained head: 1e-6 in float32, 0.012 in bfloat16."""
 
@@ -37,10 +34,12 @@ Prepared = tuple[list[Example], tuple[float, ...]]
 """The examples of a forward, and their shares: 0 for a filler, else 1."""
 
 
-class RewardTask:
-    """Implements `loop.Task`: an example is a tree of labelled steps, and weighs as they do."""
+class RewardTask(Task[Prepared]):
+    """An example is a tree of labelled steps, and weighs as much as they do."""
 
     step_metrics = RewardStepMetrics
+    group = "trained.training"
+    request: RewardTrainRequest
 
     def __init__(self, request: RewardTrainRequest) -> None:
         """Index the steps to train on.
@@ -51,17 +50,17 @@ class RewardTask:
         """
         self.request = request
         self.settings = request.settings
-        self.rates: Mapping[str, float] = {HEAD: request.settings.head_rate}
+        self.rates = {HEAD: request.settings.head_rate}
         trained = request.trained
         tag = None if trained.shape == CLASSIFIER else trained.step_tag
         tokenizer = load_tokenizer(request.model_dir)
         self._prompt = RewardPrompt(tokenizer, system=trained.system, step_tag=tag)
         self._steps = LabelledSteps(request.train_path, self._prompt, self.settings)
-        self.lengths: Indices = self._steps.lengths
+        self.lengths = self._steps.lengths
         if self._steps.problems < self.settings.min_problems:
             raise TooFewLabelsError(
                 f"only {self._steps.problems} problems have steps to train a reward model on "
-                f"({GROUP}.min_problems: {self.settings.min_problems}); roll out more problems"
+                f"({self.group}.min_problems: {self.settings.min_problems}); roll out more problems"
             )
 
     def load(self) -> nn.Module:
@@ -82,15 +81,12 @@ class RewardTask:
                 input_ids=ids_1s, attention_mask=None, position_ids=None, nodes_m=last_1
             )
             differences.append((shared_m2[index] - alone_12[0]).abs().max().item())
-        require_parity(differences, SHARING_TOLERANCE, "logits", GROUP)
+        require_parity(differences, SHARING_TOLERANCE, "logits", self.group)
 
-    def prepare(self, batch: MicroBatch) -> Prepared:
-        """Read and encode the examples: only then are their weights known."""
-        return [self._steps.example(index) for index in batch.indices], batch.weights
-
-    def weight(self, batch: Prepared) -> float:
-        """The weights of the steps that are not too long."""
-        return _shared(batch, lambda example: sum(target.weight for target in example.targets))
+    def prepare(self, batch: MicroBatch) -> tuple[Prepared, float]:
+        """Read and encode the examples: only then is it known which steps are too long."""
+        prepared = [self._steps.example(index) for index in batch.indices], batch.weights
+        return prepared, _shared(prepared, lambda each: sum(t.weight for t in each.targets))
 
     def forward(self, policy: ShardedPolicy, batch: Prepared) -> dict[str, Tensor]:
         """See `Task.forward`; the loss is summed over steps."""
@@ -111,10 +107,6 @@ class RewardTask:
     def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
         """The fields of `RewardStepMetrics`."""
         return {"dropped": round(totals["dropped"])}
-
-    def guard(self, history: Sequence[RewardStepMetrics]) -> None:
-        """See `Task.guard`."""
-        check_divergence(history[-1], GROUP)
 
     @torch.no_grad()
     def finish(self, policy: ShardedPolicy, worker: Worker) -> None:

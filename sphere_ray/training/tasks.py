@@ -15,20 +15,20 @@ from sphere_ray.training.workers import Host, Worker
 
 
 def answer(request: Request, host: Host) -> Any:
-    """Join the process group and do the worker's part; nothing of a model stays in memory.
+    """Join the process group and do the worker's part; no model stays in memory.
 
     The first worker reports progress. A deliberate error is returned, so that Ray Train does not
     retry it.
     """
-    worker = Worker.join(request.placement, host.device)
+    worker = Worker.join(request.placement, host)
     try:
         worker.agree(lambda: check_directory(Path(request.model_dir)))
         if isinstance(request, ReferenceRequest):
-            return compute_reference(request, worker, host)
+            return compute_reference(request, worker)
         if isinstance(request, RewardTrainRequest):
-            return train(RewardTask(request), worker, host)
-        return train(PreferenceTask(request), worker, host)
+            return train(RewardTask(request), worker)
+        return train(PreferenceTask(request), worker)
     except SphereError as error:
-        return error
+        return error.with_traceback(None)  # it would hold the model
     finally:
         forget_models()

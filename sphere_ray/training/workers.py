@@ -1,13 +1,10 @@
-"""A worker's rank, and the collectives by which all workers agree.
-
-Ray Train, or a test, runs a worker and reaches it as a `Host`.
-"""
+"""A worker's rank, and the collectives by which all workers agree."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,46 +16,42 @@ from sphere_ray.training.deepspeed import join_process_group
 T = TypeVar("T")
 
 
-class Host(Protocol):
-    """What runs a worker."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What runs a worker: Ray Train, or a test.
 
-    @property
-    def device(self) -> torch.device:
-        """Where this worker computes."""
-        ...
+    `report` sends progress to the driver. `latest_checkpoint` gives the directory of the last
+    checkpoint, or None. `new_checkpoint` gives a directory to write one to, under a new name that
+    all workers know; once all of them have left the context, it is the latest.
+    """
 
-    def report(self, message: Any) -> None:
-        """Send progress to the driver."""
-        ...
-
-    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
-        """The directory of the last checkpoint that all workers saved, if there is one."""
-        ...
-
-    def new_checkpoint(self, name: str) -> AbstractContextManager[Path]:
-        """A directory to write a checkpoint to; all workers call it with the same new `name`.
-
-        When all workers have left the context, this is the latest checkpoint.
-        """
-        ...
+    device: torch.device
+    report: Callable[[Any], None]
+    latest_checkpoint: Callable[[], AbstractContextManager[Path | None]]
+    new_checkpoint: Callable[[str], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """Rank, number of workers, and where this one computes."""
+    """One of `world` workers, and what runs it."""
 
     rank: int
     world: int
-    device: torch.device
+    host: Host
 
     @classmethod
-    def join(cls, placement: TrainerPlacement, device: torch.device) -> "Worker":
+    def join(cls, placement: TrainerPlacement, host: Host) -> "Worker":
         """Join the process group that the host made for this worker."""
         if not placement.use_gpu:
             # Ray counts CPUs; without this every worker would take all cores.
             torch.set_num_threads(max(1, int(placement.cpus_per_worker)))
         join_process_group(use_gpu=placement.use_gpu)
-        return cls(rank=dist.get_rank(), world=dist.get_world_size(), device=device)
+        return cls(rank=dist.get_rank(), world=dist.get_world_size(), host=host)
+
+    def report(self, message: Any) -> None:
+        """Send progress to the driver, if this is the first worker."""
+        if self.rank == 0:
+            self.host.report(message)
 
     def gather(self, value: T) -> list[T]:
         """Every worker's value, by rank; all workers call it."""

@@ -14,32 +14,31 @@ import torch.distributed as dist
 
 from sphere_ray.training.messages import Request
 from sphere_ray.training.tasks import answer
+from sphere_ray.training.workers import Host
 
 
-class LocalHost:
+def host_of(request: Request) -> Host:
     """Keeps the checkpoints of each model beside it; requests for the same one share them."""
-
-    def __init__(self, request: Request) -> None:
-        self._kept = Path(f"{request.output_dir}-checkpoints")
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def report(self, message: Any) -> None:
-        pass
+    kept = Path(f"{request.output_dir}-checkpoints")
+    latest = kept / "latest"
 
     @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        latest = self._kept / "latest"
-        yield self._kept / latest.read_text() if latest.is_file() else None
+    def latest_checkpoint() -> Iterator[Path | None]:
+        yield kept / latest.read_text() if latest.is_file() else None
 
     @contextmanager
-    def new_checkpoint(self, name: str) -> Iterator[Path]:
-        yield self._kept / name
+    def new_checkpoint(name: str) -> Iterator[Path]:
+        yield kept / name
         dist.barrier()
-        (self._kept / "latest").write_text(name)
+        latest.write_text(name)
         dist.barrier()
+
+    return Host(
+        device=torch.device("cpu"),
+        report=lambda message: None,
+        latest_checkpoint=latest_checkpoint,
+        new_checkpoint=new_checkpoint,
+    )
 
 
 def run_requests(requests: Sequence[Request], scratch: Path, *, seconds: float = 300) -> list[Any]:
@@ -77,7 +76,7 @@ def _main(scratch: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
     outcomes = [
-        answer(request, LocalHost(request))
+        answer(request, host_of(request))
         for request in pickle.loads((scratch / "requests").read_bytes())
     ]
     if rank == 0:

@@ -5,7 +5,7 @@ import pytest
 
 from sphere_ray.config.training import GuardSettings
 from sphere_ray.errors import CollapseError
-from sphere_ray.training.guard import check_collapse
+from sphere_ray.training.guard import check_collapse, check_divergence
 from sphere_ray.training.messages import StepMetrics
 from tests.training.steps import STEP
 
@@ -34,4 +34,4 @@ def test_it_looks_at_whole_windows_only() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_divergence_stops_at_once(field: str, value: float) -> None:
     with pytest.raises(CollapseError, match="diverged at step 1"):
-        check_collapse([replace(STEP, **{field: value})], GUARD)
+        check_divergence(replace(STEP, **{field: value}), "training")
