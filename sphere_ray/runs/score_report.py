@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
+from sphere_ray.engines.sources import source_of
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import (
@@ -34,9 +35,8 @@ from sphere_ray.reporting.reward_summary import (
     TrainedRewardSummary,
 )
 from sphere_ray.reward.labels import labelled_steps
-from sphere_ray.engines.sources import source_of
-from sphere_ray.reward.sources import Cost, RewardSource
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
+from sphere_ray.reward.sources import Cost, RewardSource
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs import storage
@@ -262,9 +262,7 @@ def _inversions(rows: Sequence[Rollout], scored: Mapping[Any, float]) -> float |
     return inversion_rate(pairs)
 
 
-def _last_scores(
-    rollout: Rollout, verdict: Verdict, scored: Mapping[Any, float]
-) -> list[float]:
+def _last_scores(rollout: Rollout, verdict: Verdict, scored: Mapping[Any, float]) -> list[float]:
     found = []
     for chain in rollout.chains:
         if chain.verdict is verdict and chain.steps:

@@ -22,13 +22,13 @@ import psutil
 import pyarrow.parquet as pq
 
 from sphere_ray.config.loading import settings_of
-from sphere_ray.engines.simulated import simulated_problem
 from sphere_ray.records import ModelRef, PhaseReport, Problem
 from sphere_ray.runs.phases import roll_out
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.store import PhaseDir, RunStore
 from sphere_ray.schema import to_table
 from tests.benchmarks.report import emit, rounded
+from tests.simulated_problems import simulated_problem
 
 SAMPLES, BRANCHES = 8, 2
 SIZES = {"sampled": (10_000, 100_000, 1_000_000), "pruned_steps": (1_000, 10_000, 100_000)}

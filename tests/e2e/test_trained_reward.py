@@ -12,7 +12,7 @@ OVERRIDES = (
     "iterations=2",
     "problems.train.source=generated:arithmetic?split=train&count=32&levels=1&max_answer=4",
     "evaluation.num_samples=0",
-    "engines.scorer.trained={pool: {kv_cache_gib: 0.25, block_size: 32, enforce_eager: true}, "
+    "engines.scorer.trained={pool: {kv_cache_gib: 0.25, enforce_eager: true}, "
     "max_model_len: 512, training: {epochs: 3, batch_size: 8, micro_batch_size: 2, "
     "learning_rate: 3e-3, precision: fp32, max_length: 256, checkpoint_every: 2}, "
     # The toy guesses; its figures need not be good here, only true.

@@ -4,11 +4,11 @@ import pytest
 
 from sphere_ray.config.method import PromptSettings
 from sphere_ray.config.run import EvaluationSettings
-from sphere_ray.engines.simulated import simulated_problem
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.records import Candidate, FinishReason, StopReason, Verdict
 from sphere_ray.rollout.evaluate import EvaluationContext, evaluate_problem
+from tests.simulated_problems import simulated_problem
 
 
 class Silent:
