@@ -11,13 +11,13 @@ from transformers import Qwen2Config
 from vllm import AsyncEngineArgs
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from sphere_ray.compat.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.engines import sources
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args
-from sphere_ray.engines.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import roles
 from sphere_ray.training.deepspeed import build_config
