@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 from aiolimiter import AsyncLimiter
-from httpx import ConnectError
 from openai import APIError, APITimeoutError, AsyncOpenAI
 from pydantic import BaseModel, Field, ValidationError
 
@@ -223,7 +222,8 @@ def _grades(text: str, number: int) -> list[int]:
 
 def _failure(url: str, error: APIError) -> EngineError | RequestError:
     """The error of the run if no request can succeed, else the error of this row."""
-    if isinstance(error.__cause__, ConnectError):
+    # By name, for openai has changed its HTTP library, of which this is the class.
+    if type(error.__cause__).__name__ == "ConnectError":
         return EngineError(
             f"the judge at {url} cannot be reached ({error.__cause__}); start it, or correct "
             "engines.scorer.base_url"

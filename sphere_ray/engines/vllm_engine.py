@@ -1,8 +1,7 @@
 """The lifecycle of a vLLM engine: arguments, start, health, counters, deadlines, errors.
 
-The generator and the process reward model add what they ask of it. vLLM always runs here in
-processes of its own (an EngineCore, with workers or as its own worker), so a dead one can be seen
-and told.
+The generator and the reward models add their requests. vLLM always runs here in processes of its
+own: an EngineCore, which has workers or is its own worker. So a dead engine can be noticed.
 """
 
 import asyncio
@@ -17,9 +16,9 @@ from vllm import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from sphere_ray.compat import vllm as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import DeadlineExceededError, EngineError, ModelError, RequestError
@@ -51,15 +50,12 @@ def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
         "scheduling_policy": "priority",
         "disable_log_stats": True,
         "tensor_parallel_size": pool.tensor_parallel,
-        "worker_extension_cls": "sphere_ray.engines.vllm_worker.WeightExchange",
+        "worker_extension_cls": compat.worker_extension(),
     }
     if pool.tensor_parallel > 1:
         args["distributed_executor_backend"] = "mp"
     elif on_cpu:
-        # On CPUs vLLM turns "uni" into a worker process for which EngineCore waits by spinning: a
-        # core lost, which a laptop feels (89 tokens/s of a step search on two cores became 182).
-        # The class itself is taken as it is; OpenMP's threads are set by `rollout.pools`.
-        args["distributed_executor_backend"] = UniProcExecutor
+        args["distributed_executor_backend"] = compat.executor_on_cpu()
     if pool.kv_cache_gib is not None:
         args["kv_cache_memory_bytes"] = int(pool.kv_cache_gib * GIB)
     if 0 < pool.gpus < 1:
@@ -78,12 +74,15 @@ class Counters(StatLoggerBase):
 
     def __init__(self, *_: Any) -> None:
         """Start at zero."""
+        self._reads = compat.is_safe(compat.Use.STATISTICS)
         self.running = self.waiting = self.finished = 0
         self.prefix_hits = self.prefix_queries = 0
         self.generated_tokens = self.prompt_tokens = 0
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-        """Take in one iteration; either part may be missing."""
+        """Add one iteration; either part may be missing."""
+        if not self._reads:
+            return
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = (
@@ -172,6 +171,8 @@ class VllmEngine:
     async def reload(self, spec: EngineSpec) -> None:
         """See `Engine.reload`; in place, so neither process nor cache is made anew."""
         llm = self.running()
+        if not compat.is_safe(compat.Use.RELOAD):
+            raise EngineError("this vLLM is not the tested one, so weights are not exchanged")
         try:
             await llm.collective_rpc("exchange_weights", args=(spec.path,))
             cleared = await llm.reset_prefix_cache()
@@ -210,9 +211,7 @@ class VllmEngine:
         llm, self._llm, self._pids = self._llm, None, ()
         if llm is None:
             return
-        if llm.output_handler is not None:
-            # It would report the end of its engine as an error.
-            llm.output_handler.cancel()
+        compat.silence(llm)
         await asyncio.to_thread(llm.shutdown)
 
     async def last_output(self, outputs: "AsyncGenerator[Output, None]") -> Output:

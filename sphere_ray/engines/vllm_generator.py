@@ -6,6 +6,7 @@ from typing import Any
 from vllm import AsyncEngineArgs, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
+from sphere_ray.compat import vllm as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import Request
 from sphere_ray.engines.tokens import load_tokenizer, prompt_ids, text_of
@@ -22,14 +23,9 @@ SEED_MASK = (1 << 62) - 1
 def generator_args(spec: EngineSpec) -> AsyncEngineArgs:
     """Arguments of a generating vLLM engine."""
     pool, on_cpu = spec.pool, spec.pool.gpus == 0
-    kind = "PromptSharingScheduler" if on_cpu else "PromptSharingAsyncScheduler"
     shares = on_cpu if pool.share_prompts is None else pool.share_prompts
-    return engine_args(
-        spec,
-        runner="generate",
-        # By name: vLLM imports it in the process of its EngineCore.
-        scheduler_cls=f"sphere_ray.engines.vllm_scheduler.{kind}" if shares else None,
-    )
+    scheduler = compat.sharing_scheduler(on_cpu=on_cpu) if shares else None
+    return engine_args(spec, runner="generate", scheduler_cls=scheduler)
 
 
 def sampling_params(

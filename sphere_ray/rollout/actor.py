@@ -212,8 +212,8 @@ class EngineActor:
             self._spec, self._engine = spec, build_engine(spec)
         if not await ledger.allows.remote(self._name, RESTARTS_PER_HOUR):
             raise EngineError(
-                f"{self._name} died more than {RESTARTS_PER_HOUR} times within an hour; look for "
-                "the cause in the Ray logs of this actor, then run the same command again"
+                f"{self._name} died more than {RESTARTS_PER_HOUR} times within an hour; look "
+                "for the cause in the Ray logs of this actor, then run the same command again"
             )
         await self._engine.start()
         self._heart = asyncio.create_task(self._beat())

@@ -36,7 +36,7 @@ from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.schema import to_table
 from tests.benchmarks.report import emit, rounded
-from tests.simulated import simulated_problem
+from tests.simulated_problems import simulated_problem
 
 SAMPLES, BRANCHES = 8, 2
 SIZES = {"sampled": (10_000, 100_000, 1_000_000), "pruned_steps": (1_000, 10_000, 100_000)}

@@ -15,12 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.method import Example, PromptSettings, SearchSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import STEP_TAG, ProcessRewardSettings, RolloutValueSettings
-from sphere_ray.engines.engine import EngineSpec, build_engine, engine_environment
+from sphere_ray.engines.engine import engine_environment
 from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.engines.rollout_value import RolloutValueScorer
+from sphere_ray.engines.sources import build_engine
+from sphere_ray.engines.vllm_engine import CPU_BLOCK_SIZE as BLOCK
 from sphere_ray.grading import GraderPool, extract_gold
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.prompts import question_messages
@@ -32,7 +35,6 @@ from tests.benchmarks.report import emit, rounded
 
 T = TypeVar("T")
 MODEL = "embedded:smollm2-135m-instruct"
-BLOCK = 32
 COMPLETIONS = 4
 SEARCH = SearchSettings(
     num_candidates=4,
@@ -150,7 +152,7 @@ def tree_tokens(
 
 def spec(kind: Any, path: str, settings: Any = None) -> EngineSpec:
     """An engine on the CPU with small blocks."""
-    pool = PoolSettings(kv_cache_gib=1, block_size=BLOCK, enforce_eager=True, max_num_seqs=64)
+    pool = PoolSettings(kv_cache_gib=1, enforce_eager=True, max_num_seqs=64)
     return EngineSpec(
         kind=kind,
         name=kind,

@@ -31,15 +31,17 @@ from pyarrow.parquet import read_table
 from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.store import RunStore
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.loading import load_config
 from sphere_ray.config.run import RunSettings
-from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.engines.engine import engine_environment
 from sphere_ray.grading import grade
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.rollout.pools import ADMITTED
 from sphere_ray.rollout.roles import base_model, policy_spec, roles_of
+from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.session import Session
 from tests.benchmarks.report import emit, rounded
 

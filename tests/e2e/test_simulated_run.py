@@ -8,7 +8,7 @@ import yaml
 from driving import BIN, finish
 from recompute import rows
 
-from tests.simulated import simulated_problem
+from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import ProcessRewardSettings
-from sphere_ray.engines.engine import EngineSpec, engine_environment
+from sphere_ray.engines.engine import engine_environment
 from sphere_ray.engines.model_source import resolve_model
 
 MAX_MODEL_LEN = 512

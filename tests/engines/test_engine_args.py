@@ -11,14 +11,15 @@ from transformers import Qwen2Config
 from vllm import AsyncEngineArgs
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
+from sphere_ray.compat.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.config import RunSettings, load_config
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings
-from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.engines import sources
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args
-from sphere_ray.engines.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.records import ModelRef
-from sphere_ray.runs import roles
+from sphere_ray.rollout import roles
 from sphere_ray.training.deepspeed import build_config
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("jobs/configs/*.yaml"))
@@ -51,6 +52,7 @@ def specs(
         return str(path)
 
     monkeypatch.setattr(roles, "resolve_model", directory)
+    monkeypatch.setattr(sources, "resolve_model", directory)
     policy = ModelRef(path=directory(settings.engines.policy), iteration=0, fingerprint="f" * 16)
     plain = roles.roles_of(settings.engines, policy).specs
     trained = settings.engines.scorer.trained

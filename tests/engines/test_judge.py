@@ -31,6 +31,7 @@ class Endpoint:
     times: list[float] = field(default_factory=list)
     scorers: list[JudgeScorer] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    transports: list[asyncio.Transport] = field(default_factory=list)
     url: str = ""
 
     def add(self, **counts: int) -> None:
@@ -39,6 +40,8 @@ class Endpoint:
 
     async def handle(self, request: web.Request) -> web.Response:
         self.times.append(time.monotonic())
+        assert request.transport is not None
+        self.transports.append(request.transport)
         self.bodies.append(await request.json())
         self.keys.append(request.headers["Authorization"])
         response = self.reply(self.bodies[-1])
@@ -148,7 +151,7 @@ async def test_anything_but_grades_is_an_error_of_the_row(
 
 @pytest.mark.parametrize(
     ("status", "told"),
-    [(401, "refuses the key"), (404, "does not know the model"), (500, "failed")],
+    [(401, "refuses the key"), (403, "refuses the key"), (404, "does not know the model")],
 )
 async def test_an_endpoint_that_cannot_serve_at_all_stops_the_run(
     endpoint: Endpoint, status: int, told: str
@@ -157,6 +160,30 @@ async def test_an_endpoint_that_cannot_serve_at_all_stops_the_run(
     with pytest.raises(EngineError, match=told) as raised:
         await judge(endpoint).score(ask("a", "b"))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+async def test_an_endpoint_that_fails_at_a_request_after_all_retries_fails_the_row(
+    endpoint: Endpoint, status: int
+) -> None:
+    wait = {"retry-after-ms": "1"}
+    endpoint.reply = lambda _: web.json_response(
+        {"error": {"message": "busy"}}, status=status, headers=wait
+    )
+    with pytest.raises(RequestError, match=rf"failed \({status}\).*busy"):
+        await judge(endpoint, max_retries=2).score(ask("a", "b"))
+    assert len(endpoint.bodies) == 3
+
+
+async def test_a_connection_that_breaks_off_fails_the_row(endpoint: Endpoint) -> None:
+    async def breaks_off(_: Any) -> web.Response:
+        endpoint.transports[-1].close()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    endpoint.reply = breaks_off
+    with pytest.raises(RequestError, match="failed"):
+        await judge(endpoint).score(ask("a", "b"))
 
 
 async def test_an_endpoint_that_is_down_is_one_sentence(endpoint: Endpoint) -> None:

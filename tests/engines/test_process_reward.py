@@ -12,10 +12,11 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2Model
 from vllm.config import PoolerConfig
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.scorers import ProcessRewardSettings
-from sphere_ray.engines.engine import EngineSpec, build_engine
 from sphere_ray.engines.process_reward import ProcessRewardScorer
 from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.sources import build_engine
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import GenerateRequest, ScoreRequest

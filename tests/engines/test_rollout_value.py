@@ -76,7 +76,7 @@ def request(*candidates: Candidate, prefix: tuple[Candidate, ...] = ()) -> Score
 
 
 def scorer(generator: Scripted, judge: Judge, completions: int = 4) -> RolloutValueScorer:
-    settings = RolloutValueSettings(num_completions=completions, temperature=0.7, top_p=0.9)
+    settings = RolloutValueSettings(num_completions=completions, temperature=0.7)
     return RolloutValueScorer(generator, judge, settings, LIMITS)
 
 
@@ -101,7 +101,7 @@ async def test_completions_continue_the_ids_and_keep_within_the_chain() -> None:
     assert asked.prefix_ids == (0, 1, 2, 0, 1)
     assert asked.max_tokens == LIMITS.max_chain_tokens - 5
     assert asked.stop == ()
-    assert (asked.n, asked.temperature, asked.top_p, asked.priority) == (4, 0.7, 0.9, 4)
+    assert (asked.n, asked.temperature, asked.priority) == (4, 0.7, 4)
 
 
 async def test_siblings_get_completions_of_their_own_and_repeats_the_same() -> None:

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.engines import EngineSpec, SimulationSettings
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import SimulatedRewardSettings
-from sphere_ray.engines.engine import EngineSpec, build_engine
 from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer
+from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError
 from sphere_ray.grading.extract import extract_answer
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.steps import is_final, is_plausible
 from sphere_ray.records import Candidate, Message, Problem, StopReason
-from tests.simulated import simulated_problem
+from tests.simulated_problems import simulated_problem
 
 PROBLEM = simulated_problem(7)
 LIMITS = SearchSettings()
@@ -28,7 +28,7 @@ LIMITS = SearchSettings()
 def spec(settings: SimulationSettings | SimulatedRewardSettings) -> EngineSpec:
     generates = isinstance(settings, SimulationSettings)
     return EngineSpec(
-        kind="simulated_generator" if generates else "simulated_scorer",
+        kind="simulated_generator" if generates else "simulated",
         name="simulated",
         path="",
         model=ModelSettings(path="simulated"),

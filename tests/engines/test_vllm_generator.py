@@ -10,7 +10,8 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sphere_ray.engines.engine import EngineSpec, build_engine
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.engines.sources import build_engine
 from sphere_ray.engines.tokens import prompt_ids
 from sphere_ray.engines.vllm_engine import CPU_BLOCK_SIZE
 from sphere_ray.engines.vllm_generator import VllmGenerator

@@ -15,9 +15,9 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from sphere_ray.engines.engine import EngineSpec
+from sphere_ray.compat.vllm_scheduler import PromptSharingAsyncScheduler, PromptSharingScheduler
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.vllm_generator import generator_args
-from sphere_ray.engines.vllm_scheduler import PromptSharingAsyncScheduler, PromptSharingScheduler
 
 pytestmark = pytest.mark.engine
 

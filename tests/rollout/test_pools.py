@@ -10,9 +10,8 @@ import psutil
 import pytest
 import ray
 
-from sphere_ray.config.engines import SimulationSettings
+from sphere_ray.config.engines import EngineSpec, SimulationSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
-from sphere_ray.engines.engine import EngineSpec
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.records import Message
 from sphere_ray.rollout.pools import Pools

@@ -1,4 +1,4 @@
-"""Recorded rollouts scored again: what another source says stands beside the reward it judges."""
+"""Recorded rollouts scored again: every step once, in rows of their own."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,13 +16,16 @@ from sphere_ray.records import (
     FinishReason,
     Problem,
     Rollout,
+    ScoreRow,
     StageName,
     Step,
+    StepScore,
     StopReason,
     Verdict,
 )
 from sphere_ray.rollout.rescore import Rescore
-from sphere_ray.rollout.stages import rollout_table, rollouts_of
+from sphere_ray.rollout.stages import rollout_table
+from sphere_ray.schema import from_table
 
 PROBLEM = Problem(problem_id="p", question="2 + 2?", answer="4", source="test")
 
@@ -72,40 +75,43 @@ class Longest:
         return tuple(Score(reward=len(c.text) / 10, tokens=2) for c in request.candidates)
 
 
-async def rescored(scorer: Longest, *rollouts: Rollout) -> list[Rollout]:
-    context = SimpleNamespace(
-        scorer=scorer,
-        settings=MethodSettings(),
-        run_seed=0,
+def rescored(scorer: Longest, *rollouts: Rollout) -> list[ScoreRow]:
+    settings = SimpleNamespace(
+        method=MethodSettings(), seed=0, rollout=SimpleNamespace(problem_timeout_s=10.0)
+    )
+    assignment: Any = SimpleNamespace(
+        settings=settings,
+        scorer=lambda: scorer,
         progress=SimpleNamespace(add=lambda **_: None),
     )
-    assignment: Any = SimpleNamespace(context=lambda: context, problem_timeout_s=10.0)
-    (table,) = [table async for table in Rescore(assignment)(rollout_table(list(rollouts)))]
-    return rollouts_of(table)
+    tables = Rescore(assignment)(rollout_table(list(rollouts)))
+    return [row for table in tables for row in from_table(table, ScoreRow)]
 
 
-async def test_every_scored_step_gets_an_audit_and_is_asked_for_once() -> None:
+def test_every_scored_step_is_asked_for_once_and_named_by_the_steps_before_it() -> None:
     scorer = Longest()
-    (row,) = await rescored(scorer, ROLLOUT)
+    (row,) = rescored(scorer, ROLLOUT)
     assert sorted(scorer.asked) == [("a", "bb"), ("dddd",)]
-    first, second = row.chains
-    assert [c.audit for c in first.steps[0].candidates] == [0.1, 0.2, None]
-    assert first.steps[0] == replace(second.steps[0], chosen=0)
-    assert first.steps[1].candidates[0].audit == 0.4
-    assert {c.reward for step in first.steps for c in step.candidates} == {0.5, None}
-    assert row.tokens == 6
+    assert row == ScoreRow(
+        problem_id="p",
+        scores=(
+            StepScore(prefix=(), text="a", reward=0.1),
+            StepScore(prefix=(), text="bb", reward=0.2),
+            StepScore(prefix=("a",), text="dddd", reward=0.4),
+        ),
+        tokens=6,
+    )
 
 
-async def test_a_row_that_cannot_be_scored_says_so_and_the_others_are() -> None:
+def test_a_row_that_cannot_be_scored_says_so_and_the_others_are() -> None:
     bad = replace(ROLLOUT, chains=(chain(Step(candidates=(candidate("bad"),), chosen=0)),))
-    failed, good = await rescored(Longest(), bad, ROLLOUT)
-    assert failed.error == "RequestError: nonsense"
-    assert good.error is None
-    (untouched,) = await rescored(Longest(), replace(ROLLOUT, error="earlier"))
-    assert untouched.error == "earlier"
+    rows = rescored(Longest(), bad, ROLLOUT)
+    assert sorted(row.error or "" for row in rows) == ["", "RequestError: nonsense"]
+    (untouched,) = rescored(Longest(), replace(ROLLOUT, error="earlier"))
+    assert untouched == ScoreRow(problem_id="p", error="earlier")
 
 
 @pytest.mark.parametrize("chains", [(), (chain(),)])
-async def test_a_row_without_scored_steps_costs_nothing(chains: tuple[Chain, ...]) -> None:
-    (row,) = await rescored(Longest(), replace(ROLLOUT, chains=chains))
-    assert row.tokens == 0
+def test_a_row_without_scored_steps_costs_nothing(chains: tuple[Chain, ...]) -> None:
+    (row,) = rescored(Longest(), replace(ROLLOUT, chains=chains))
+    assert row == ScoreRow(problem_id="p")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen2Model
 
+from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import (
     HandoverSettings,
@@ -23,10 +24,10 @@ from sphere_ray.config.scorers import (
     TrainedScorerSettings,
 )
 from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement
-from sphere_ray.engines.engine import EngineKind, EngineSpec, build_engine
 from sphere_ray.engines.process_reward import ProcessRewardScorer
 from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
 from sphere_ray.engines.reward_prompt import RewardPrompt
+from sphere_ray.engines.sources import build_engine
 from sphere_ray.engines.tiny_models import make_llama, make_qwen2
 from sphere_ray.errors import ModelError, TooFewLabelsError
 from sphere_ray.method.ports import ScoreRequest
@@ -296,7 +297,7 @@ def step(text: str) -> Candidate:
 )
 def test_our_engine_scores_like_transformers_step_by_step_and_whole(
     name: str,
-    kind: EngineKind,
+    kind: str,
     outcomes: tuple[Path, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,11 +1,13 @@
 """vLLM's scheduler, with the end of a prompt computed once for all samples of it.
 
-vLLM's prefix cache shares whole blocks, so each of n samples computes anew what its prompt has
-beyond its last full block: half a block on average, with short chains a third of all tokens. Here
-one sample computes it, and the others start a step later on a copy of its last block, by vLLM's
-own copy on write (which it uses where its hashes are finer than its blocks). While they wait for
-that step others start in their place, be they of lower priority; but a step that finds the engine
-half empty begins only as many prompts as fill it with their samples: each more would delay those.
+vLLM's prefix cache shares whole blocks. So each of n samples computes the tokens of its prompt that
+follow its last full block: half a block on average, and with short chains a third of all tokens.
+Here one sample computes them. The others start one step later on a copy of its last block, which is
+vLLM's own copy on write (vLLM uses it where its hashes are finer than its blocks).
+
+Meanwhile other requests may take the free slots, even at lower priority. Exception: when fewer than
+half the slots are busy, only as many prompts start as their samples will fill; any more would delay
+those samples.
 """
 
 from typing import Any, TypeAlias
@@ -22,7 +24,7 @@ Prompt: TypeAlias = tuple[bytes, tuple[int, ...]]
 
 
 class PromptSharingScheduler(Scheduler):
-    """For engines that schedule a step when the one before is done, as on CPUs."""
+    """For engines that schedule a step when the last one is done, as on CPUs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """See vLLM's."""
@@ -33,10 +35,13 @@ class PromptSharingScheduler(Scheduler):
             and len(groups) == 1
             and type(groups[0].kv_cache_spec) is FullAttentionSpec
         )
-        self._holders: dict[Prompt, Request] = {}  # whose blocks hold a prompt, or will
-        self._begun: set[Prompt] = set()  # what the step now being made is to compute
-        self._few = True  # whether that step found less than half as many running as may be
-        self._held_back = 0  # the samples it has passed over because their prompts are not there
+        # Requests whose blocks hold a prompt, or will hold it after this step.
+        self._holders: dict[Prompt, Request] = {}
+        # About the step that is being scheduled: prompts that it begins, whether fewer than half
+        # the slots were busy before it, and samples passed over because of a missing prompt.
+        self._begun: set[Prompt] = set()
+        self._few = True
+        self._held_back = 0
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """See vLLM's."""
@@ -46,7 +51,7 @@ class PromptSharingScheduler(Scheduler):
         return super().schedule(*args, **kwargs)
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
-        """Whether a waiting request may start: not while another computes its prompt."""
+        """Whether a waiting request may start: not while another request computes its prompt."""
         if not super()._handle_blocked_waiting_request(request):
             return False
         prompt = self._prompt_of(request)
@@ -76,7 +81,7 @@ class PromptSharingScheduler(Scheduler):
         return self.kv_cache_manager.create_kv_cache_blocks((blocks,)), known, 0, False
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
-        """Remember who holds which prompt: the last to start, as it will stay longest."""
+        """Remember the holder of each prompt: the last to start, for it will stay longest."""
         super()._update_after_schedule(scheduler_output)
         self._holders = {prompt: held for prompt, held in self._holders.items() if _holds(held)}
         started = [new.req_id for new in scheduler_output.scheduled_new_reqs]
@@ -99,7 +104,7 @@ class PromptSharingScheduler(Scheduler):
             or request.max_tokens == 1  # its blocks are gone before another could start on them
             or (len(ids) - 1) % self.block_size == 0
             or not self.kv_cache_manager.prefix_cache_lookup_enabled(request)
-            # What the hashes of full blocks know of, and the tokens after them do not.
+            # These enter the hashes of full blocks, but not the tokens after them.
             or request.has_encoder_inputs
             or request.prompt_embeds is not None
             or request.lora_request is not None

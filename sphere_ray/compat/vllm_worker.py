@@ -1,4 +1,4 @@
-"""What vLLM's worker can do besides: take over the weights of another directory in place."""
+"""An addition to vLLM's worker: it loads the weights of another directory in place."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ class WeightExchange:
     def exchange_weights(self, path: str) -> None:
         """Load the weights in `path` into the running model.
 
-        vLLM 0.32 leaves a tied output layer alone, because no weights of its own arrive; on CPUs it
-        keeps a packed copy of the old ones.
+        vLLM 0.32 does not touch a tied output layer, because no weights of its own arrive. On CPUs
+        that layer then keeps a packed copy of the old weights.
         """
         self.reload_weights(weights_path=path)
         modules = list(self.model_runner.get_model().modules())

@@ -1,0 +1,55 @@
+"""With another Ray than the tested one rows wait for their batch, and a sentence says so."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from ray.data._internal.planner import plan_udf_map_op as planner
+from ray.exceptions import RayTaskError
+
+from sphere_ray.compat import names, ray
+from sphere_ray.errors import EngineError, SphereError
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    ray.found_doubts.cache_clear()
+    yield
+    ray.found_doubts.cache_clear()
+
+
+def test_the_installed_ray_is_the_tested_one() -> None:
+    assert ray.found_doubts() == ()
+
+
+def test_batches_become_blocks_while_a_plan_is_made_and_not_afterwards() -> None:
+    options = planner.OutputBlockSizeOption
+    with ray.batches_as_blocks():
+        made = planner.OutputBlockSizeOption.of(target_max_block_size=1 << 27)
+        assert made == options(disable_block_shaping=True)
+    assert planner.OutputBlockSizeOption is options
+
+
+@pytest.mark.parametrize("change", ["version", "name"])
+def test_another_ray_plans_as_it_likes_and_the_user_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    if change == "version":
+        monkeypatch.setattr(names, "version", lambda _: "2.61.0")
+    else:
+        monkeypatch.delattr(planner, "OutputBlockSizeOption")
+    before = getattr(planner, "OutputBlockSizeOption", None)
+    with caplog.at_level(logging.WARNING), ray.batches_as_blocks():
+        assert getattr(planner, "OutputBlockSizeOption", None) is before
+    with ray.batches_as_blocks():
+        pass
+    (record,) = caplog.records
+    assert record.getMessage().endswith("install ray==2.60.0")
+
+
+def test_our_error_is_found_inside_rays_wrapper() -> None:
+    ours = EngineError("gone")
+    wrapped = RayTaskError("work", "traceback", ours).as_instanceof_cause()
+    assert isinstance(wrapped, EngineError)
+    assert ray.cause_of(wrapped, SphereError) is ours
+    assert ray.cause_of(RayTaskError("work", "traceback", KeyError("x")), SphereError) is None
