@@ -5,7 +5,7 @@ scores the same steps. The work lies in a run directory of its own, so it can be
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
@@ -212,7 +212,7 @@ def _measured(made: Made, truth: _Truth) -> tuple[SourceReport, dict[Key, float]
         )
     steps, scores = [truth.steps[key] for key in keys], [given[key] for key in keys]
     baseline = shape_scores(truth.known, steps) if truth.known else None
-    figures: Any = asdict(quality(steps, scores, baseline=baseline))
+    figures = quality(steps, scores, baseline=baseline)
     report: SourceReport = {
         "quality": figures,
         "inversions": _inversions(truth.rollouts, given),

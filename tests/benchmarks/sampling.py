@@ -41,7 +41,6 @@ from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.rollout.pools import ADMITTED
 from sphere_ray.rollout.roles import base_model, policy_spec, roles_of
-from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
 from sphere_ray.runs.session import Session
 from tests.benchmarks.report import emit, rounded
 

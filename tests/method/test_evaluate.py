@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from sphere_ray.config.method import PromptSettings
 from sphere_ray.config.evaluation import EvaluationSettings
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.errors import DeadlineExceededError, RequestError
 from sphere_ray.method.evaluate import (
     EvaluationContext,

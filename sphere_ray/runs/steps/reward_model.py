@@ -1,7 +1,7 @@
 """The reward model step: train a process reward model on recorded rollouts, and judge it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -172,7 +172,7 @@ def judge(
         return {"held_out": None, "refusal": "no held-out step could be scored"}
     steps, given = [step for step, _ in scored], [score for _, score in scored]
     figures = quality(steps, given, baseline=shape_scores(train, steps))
-    return {"held_out": asdict(figures), "refusal": handover_refusal(figures, settings) or None}
+    return {"held_out": figures, "refusal": handover_refusal(figures, settings) or None}
 
 
 def _judged(directory: str, scores_path: str, settings: HandoverSettings) -> dict[str, Any]:
