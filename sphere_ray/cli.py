@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sphere_ray import __version__
 from sphere_ray.errors import SphereError
-from sphere_ray.runs.interruption import Interrupted, catch_signals
+from sphere_ray.interruption import Interrupted, catch_signals
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
@@ -122,8 +122,8 @@ def evaluate(
 ) -> None:
     """Measure a model: greedy pass@1 and, with --samples, mean@k."""
     with _outcomes(debug=context.obj, hint="nothing was kept"):
+        from sphere_ray.commands.evaluate_model import evaluate_model
         from sphere_ray.reporting.table import print_evaluation
-        from sphere_ray.runs.evaluate_model import evaluate_model
 
         settings = _evaluation_settings(config, model)
         figures = evaluate_model(settings, model, problems, limit, samples)
@@ -144,8 +144,8 @@ def compare(
 ) -> None:
     """Measure two models on the same problems: greedy pass@1, and the change paired by problem."""
     with _outcomes(debug=context.obj, hint="nothing was kept"):
+        from sphere_ray.commands.evaluate_model import compare_models
         from sphere_ray.reporting.table import print_comparison
-        from sphere_ray.runs.evaluate_model import compare_models
 
         settings = _evaluation_settings(config, model)
         print_comparison(compare_models(settings, (base, model), problems, limit), Console())
@@ -165,7 +165,7 @@ def export(
 ) -> None:
     """Write the preference pairs of a run for other trainers."""
     with _outcomes(debug=context.obj, hint="run the same command again"):
-        from sphere_ray.runs.export import export_trl
+        from sphere_ray.commands.export import export_trl
 
         exporters = {ExportFormat.TRL: export_trl}
         written = exporters[target](run_dir, output=output, iteration=iteration)
@@ -183,8 +183,8 @@ def train_prm(
 ) -> None:
     """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        from sphere_ray.commands import train_prm as command
         from sphere_ray.reporting.table import print_trained_reward
-        from sphere_ray.runs import train_prm as command
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
         print_trained_reward(summary, Console())
@@ -211,8 +211,8 @@ def score_report(
 ) -> None:
     """Measure a run's reward sources against fresh rollout values; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        from sphere_ray.commands import score_report as command
         from sphere_ray.reporting.table import print_score_report
-        from sphere_ray.runs import score_report as command
 
         report = command.score_report(
             run_dir,
@@ -226,7 +226,7 @@ def score_report(
 
 def _evaluation_settings(config: Path | None, model: str) -> "RunSettings":
     if config is None:
-        from sphere_ray.runs.evaluate_model import evaluation_settings
+        from sphere_ray.commands.evaluate_model import evaluation_settings
 
         return evaluation_settings(model)
     from sphere_ray.config import load_config

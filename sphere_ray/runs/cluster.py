@@ -12,8 +12,8 @@ from sphere_ray.config.cluster import RayPlacement
 from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import PlacementError
+from sphere_ray.interruption import catch_signals
 from sphere_ray.rollout.nodes import living_nodes
-from sphere_ray.runs.interruption import catch_signals
 
 _GIB = 2**30
 _ENVIRONMENT = {

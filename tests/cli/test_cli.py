@@ -6,7 +6,7 @@ import pytest
 
 from sphere_ray import cli
 from sphere_ray.errors import EngineError, PlacementError
-from sphere_ray.runs.interruption import Interrupted
+from sphere_ray.interruption import Interrupted
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
+from sphere_ray.commands.evaluate_model import evaluation_settings
 from sphere_ray.config import load_config
 from sphere_ray.config.base import dump
 from sphere_ray.errors import RunDirectoryError
-from sphere_ray.runs.evaluate_model import evaluation_settings
 
 
 def test_a_model_of_a_run_is_evaluated_as_the_run_did(tmp_path, config):

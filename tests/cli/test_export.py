@@ -5,9 +5,9 @@ from typing import ClassVar
 import pyarrow.parquet as pq
 import pytest
 
+from sphere_ray.commands.export import export_trl
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import Message, PreferencePair, StageName
-from sphere_ray.runs.export import export_trl
 from sphere_ray.runs.step import Result, Step
 from sphere_ray.runs.storage import write_table
 from sphere_ray.schema import to_table

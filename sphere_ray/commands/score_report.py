@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
+from sphere_ray.commands.train_prm import recorded_rollouts, settings_of_run
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
@@ -28,7 +29,6 @@ from sphere_ray.runs.steps.problems import GivenProblemsStep
 from sphere_ray.runs.steps.reward_model import BASELINE_STEPS, TRAIN, labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.runs.steps.scores import COST, ScoresStep
-from sphere_ray.runs.train_prm import recorded_rollouts, settings_of_run
 
 TRAINED = "trained"
 _FEWEST_STEPS = 2
