@@ -1,12 +1,12 @@
 """The loop: which steps an iteration asks for, and which policy goes on.
 
-`evolve` reads from top to bottom. It asks a `Maker` for each step: an executor makes them, a
-planner only says what it would do.
+`_Loop.evolve` reads from top to bottom. It asks for each step: an executor makes it, a planner
+only says what it would do.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import RunDirectoryError
@@ -30,30 +30,6 @@ from sphere_ray.runs.steps.rollouts import RolloutsStep
 
 UNKNOWN = ""
 """The fingerprint of a model that is only planned."""
-
-
-class Maker(Protocol):
-    """Makes steps, or plans them."""
-
-    def make(self, step: Step) -> Made:
-        """Return the step's output."""
-        ...
-
-
-class Observer(Protocol):
-    """Hears what the loop decides, and when it needs training's workers no longer."""
-
-    def log(self, text: str) -> None:
-        """Show one line."""
-        ...
-
-    def record(self, event: str, **fields: Any) -> None:
-        """Note an event."""
-        ...
-
-    def dismiss_workers(self, *, finished: bool) -> None:
-        """End training's workers."""
-        ...
 
 
 @dataclass(kw_only=True)
@@ -81,7 +57,7 @@ def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
     start = Run.open(origin) if origin else None
     with WritableRun.create(settings.run_dir, settings) as directory, Session(run=directory) as at:
         executor = Executor(at, start)
-        outcome = _Loop(settings=settings, maker=executor, observer=at).evolve()
+        outcome = _Loop(settings=settings, steps=executor, session=at).evolve()
         summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
         storage.write_json(summary, directory.file(SUMMARY))
         return summary
@@ -98,22 +74,24 @@ def plan(settings: RunSettings, origin: str | None = None) -> list[Plan]:
     """
     start = Run.open(origin) if origin else None
     planner = Planner(Run(storage.resolve(settings.run_dir)), start)
-    _Loop(settings=settings, maker=planner, observer=_Silence()).evolve()
+    _Loop(settings=settings, steps=planner).evolve()
     return planner.plans
 
 
 @dataclass(kw_only=True)
 class _Loop:
+    """The loop over its steps; a plan of it has no session."""
+
     settings: RunSettings
-    maker: Maker
-    observer: Observer
+    steps: Planner
+    session: Session | None = None
 
     def evolve(self) -> Outcome:
         """Problems, the base model's answers, iterations, and the final model's answers."""
         settings, made = self.settings, list[Made]()
 
         def make(step: Step) -> Made:
-            made.append(self.maker.make(step))
+            made.append(self.steps.make(step))
             return made[-1]
 
         base = base_model(settings.engines)
@@ -127,14 +105,15 @@ class _Loop:
         )
         for number in range(settings.iterations):
             if state.refusals >= settings.promotion.patience:
-                self.observer.log(f"{state.refusals} policies in a row were refused; the run ends")
+                self._log(f"{state.refusals} policies in a row were refused; the run ends")
                 break
+            finished = False
             try:
                 self._iterate(make, problems, base, state, number)
-            except BaseException:
-                self.observer.dismiss_workers(finished=False)
-                raise
-            self.observer.dismiss_workers(finished=True)
+                finished = True
+            finally:
+                if self.session is not None:
+                    self.session.dismiss_workers(finished=finished)
         final_test = base_test
         if state.policy != base:
             label = f"iter-{state.policy.iteration - 1:03}"
@@ -205,6 +184,14 @@ class _Loop:
             state.learning_rate /= 2
         self._decide(state, this, model, reason)
 
+    def _log(self, text: str) -> None:
+        if self.session is not None:
+            self.session.log(text)
+
+    def _record(self, event: str, **fields: Any) -> None:
+        if self.session is not None:
+            self.session.record(event, **fields)
+
     def _check_models(self, base: ModelRef) -> None:
         """Notice a missing model now, not after an evaluation."""
         engines = self.settings.engines
@@ -240,10 +227,8 @@ class _Loop:
         if reason is None:
             state.reward_model = this.reward.finished.model
         else:
-            self.observer.log(f"iteration {this.number}: the reward source stays ({reason})")
-        self.observer.record(
-            "handover", iteration=this.number, accepted=reason is None, reason=reason
-        )
+            self._log(f"iteration {this.number}: the reward source stays ({reason})")
+        self._record("handover", iteration=this.number, accepted=reason is None, reason=reason)
 
     def _too_few(self, made: Made) -> str | None:
         least = self.settings.training.min_pairs
@@ -268,26 +253,11 @@ class _Loop:
             state.refusals += 1
             halved = state.learning_rate < self.settings.training.learning_rate
             rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
-            self.observer.log(f"iteration {this.number}: the policy stays ({reason}){rate}")
+            self._log(f"iteration {this.number}: the policy stays ({reason}){rate}")
         else:
             assert this.evaluation is not None
             state.policy, state.validation, state.refusals = model, this.evaluation, 0
-        self.observer.record(
-            "decided", iteration=this.number, promoted=reason is None, reason=reason
-        )
-
-
-class _Silence:
-    """Observes a plan, in which nothing happens."""
-
-    def log(self, text: str) -> None:
-        """Show nothing."""
-
-    def record(self, event: str, **fields: Any) -> None:
-        """Note nothing."""
-
-    def dismiss_workers(self, *, finished: bool) -> None:
-        """There are none."""
+        self._record("decided", iteration=this.number, promoted=reason is None, reason=reason)
 
 
 def _collapse(policy: Made) -> str | None:

@@ -146,7 +146,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def attempt(script: Script, **changes: Any) -> list[Iteration]:
         script.folder = tmp_path
-        loop = evolve._Loop(settings=settings_of(**changes), maker=script, observer=script)
+        made: Any = script  # steps and session in one
+        loop = evolve._Loop(settings=settings_of(**changes), steps=made, session=made)
         return loop.evolve().iterations
 
     return attempt
@@ -300,7 +301,7 @@ def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
     monkeypatch.setattr(RolloutsStep, "inputs", lambda self: {"policy": self.policy})
     planner = Planner(Run(str(tmp_path / "run")))
     settings = settings_of(iterations=2, engines=trained())
-    evolve._Loop(settings=settings, maker=planner, observer=evolve._Silence()).evolve()
+    evolve._Loop(settings=settings, steps=planner).evolve()
     assert [plan.step.place for plan in planner.plans] == [
         *("problems", "evaluation/base", "test/base"),
         *("iter-000/rollouts", "iter-000/pairs", "iter-000/reward", "iter-000/reference"),
