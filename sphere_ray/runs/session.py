@@ -77,12 +77,13 @@ class Session:
             self.record("connected", dashboard=dashboard)
 
     def serve(self, specs: Sequence[EngineSpec]) -> None:
-        """Have exactly these engines running.
+        """Have exactly these engines running, in the place of training's workers.
 
         Raises:
             EngineError, UserError: see `Pools.ensure`.
         """
         self.connect()
+        self.dismiss_workers()
         if self._pools is None:
             self._pools = Pools(share_cores=engines_share_cores(self.settings))
         self._pools.ensure(specs)
