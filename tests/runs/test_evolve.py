@@ -19,6 +19,7 @@ from sphere_ray.records import (
     StageName,
     Verdict,
 )
+from sphere_ray.reporting.summary import PAIR_COLUMNS
 from sphere_ray.runs import evolve
 from sphere_ray.runs.learning import Trained
 from sphere_ray.runs.trained_reward import TrainedReward
@@ -144,7 +145,7 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
         "roles_of": lambda engines, policy: None,
         "ingest_problems": lambda session: (phase, manifest("problems")),
         "roll_out": roll_out,
-        "read_rollouts": lambda path: iter(()),
+        "read_columns": lambda path, columns: iter([pairs] if columns == PAIR_COLUMNS else []),
         "collect_pairs": lambda session, rollouts, iteration: (phase, manifest("pairs")),
         "learn": learn,
         "evaluate": evaluate,
@@ -152,7 +153,6 @@ def run(monkeypatch: pytest.MonkeyPatch, script: Script, **changes: Any) -> Any:
     }
     for name, stub in stubs.items():
         monkeypatch.setattr(evolve, name, stub)
-    monkeypatch.setattr(evolve.storage, "read_table", lambda path: pairs)
     session = SimpleNamespace(
         settings=settings,
         board=SimpleNamespace(log=script.said.append),
