@@ -75,12 +75,6 @@ class _Path:
     finish_reason: FinishReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Growth:
-    paths: tuple[_Path, ...]
-    tokens: int
-
-
 async def pruned_search(search: Search) -> SearchResult:
     """Search for Sol_max and Sol_min; returns two chains, in this order.
 
@@ -90,11 +84,9 @@ async def pruned_search(search: Search) -> SearchResult:
     Raises:
         RowError, EngineError, GraderError: from the ports, as they are.
     """
-    growth = await _grow(search, (), _BOTH)
-    chains = await gather_or_cancel(
-        [_graded(search, path, str(path.branch)) for path in growth.paths]
-    )
-    return SearchResult(chains=chains, tokens=growth.tokens)
+    paths, tokens = await _grow(search, (), _BOTH)
+    chains = await gather_or_cancel(_graded(search, path, path.branch) for path in paths)
+    return SearchResult(chains=chains, tokens=tokens)
 
 
 async def sampled_search(search: Search) -> SearchResult:
@@ -124,7 +116,7 @@ async def sampled_search(search: Search) -> SearchResult:
         for sample in samples
     ]
     chains = await gather_or_cancel(
-        [_graded(search, path, f"{path.branch}-{i}") for i, path in enumerate(paths)]
+        _graded(search, path, f"{path.branch}-{i}") for i, path in enumerate(paths)
     )
     return SearchResult(chains=chains, tokens=_num_tokens(samples))
 
@@ -159,10 +151,12 @@ def best_and_worst(
     return best, worst
 
 
-async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch, ...]) -> _Growth:
-    """Grow one path for all `branches`: to its end, or until best and worst step differ.
+async def _grow(
+    search: Search, steps: tuple[Step, ...], branches: tuple[Branch, ...]
+) -> tuple[list[_Path], int]:
+    """Grow one path for all `branches` until best and worst step differ, then one path for each.
 
-    Then each branch grows on by itself.
+    Returns the complete paths and the tokens they cost.
     """
     tokens = 0
     while (finish := _end_of_path(steps, search.settings)) is None:
@@ -177,16 +171,11 @@ async def _grow(search: Search, steps: tuple[Step, ...], branches: tuple[Branch,
             for branch, chosen in zip(_BOTH, kept, strict=True)
         }
         if len(branches) > 1 and kept[0] != kept[1]:
-            parted = await gather_or_cancel([_grow(search, following[b], (b,)) for b in branches])
-            return _Growth(
-                paths=tuple(path for growth in parted for path in growth.paths),
-                tokens=tokens + sum(growth.tokens for growth in parted),
-            )
+            grown = await gather_or_cancel(_grow(search, following[b], (b,)) for b in branches)
+            paths = [path for each, _ in grown for path in each]
+            return paths, tokens + sum(spent for _, spent in grown)
         steps = following[branches[0]]
-    return _Growth(
-        paths=tuple(_Path(branch=b, steps=steps, finish_reason=finish) for b in branches),
-        tokens=tokens,
-    )
+    return [_Path(branch=b, steps=steps, finish_reason=finish) for b in branches], tokens
 
 
 async def _propose(

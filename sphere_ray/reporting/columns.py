@@ -31,24 +31,28 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RolloutCounts:
-    """Sums over rollouts. A chain of the correction check counts for that and not for stage 2."""
+    """Sums over rollouts: entries of routes, and chains (all, and correct ones) by stage.
 
-    rows: Counter[str] = field(default_factory=Counter)
-    """Of these names: problems, failed, tokens."""
+    A chain of the correction check counts for that and not for stage 2.
+    """
+
+    problems: int = 0
+    failed: int = 0
+    tokens: int = 0
     routes: Counter[str] = field(default_factory=Counter)
     chains: Counter[str] = field(default_factory=Counter)
     correct: Counter[str] = field(default_factory=Counter)
 
 
 def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
-    """Count rollouts, and their route entries and chains (all, and correct ones) by stage."""
+    """Count the columns `ROLLOUT_COLUMNS`."""
     counts = RolloutCounts()
     for table in tables:
-        failed = table.num_rows - table["error"].null_count
-        tokens = pc.sum(table["tokens"]).as_py() or 0
-        counts.rows.update(problems=table.num_rows, failed=failed, tokens=tokens)
+        counts.problems += table.num_rows
+        counts.failed += table.num_rows - table["error"].null_count
+        counts.tokens += pc.sum(table["tokens"]).as_py() or 0
         in_row, entries = _flat(table["route"].combine_chunks())
         counts.routes.update(_tally(entries))
         checked = np.zeros(table.num_rows, dtype=bool)
@@ -64,10 +68,11 @@ def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
 
 
 def scored_steps(table: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """Return the reward and the audit (null: none) of every scored step of a table, once each.
+    """Return the reward and the audit (null: none) of every scored step of `REWARD_COLUMNS`.
 
-    Chains of one search share their first steps: they have the same step at a depth if they took
-    the same siblings before it. A stage and a seed identify the search of a problem.
+    Each step counts once, although the chains of one search share their first steps: they have
+    the same step at a depth if they took the same siblings before it. A stage and a seed identify
+    a search of a problem.
     """
     in_row, chains = _flat(table["chains"].combine_chunks())
     keys = zip(

@@ -219,17 +219,17 @@ def rollout_summary(
     """Count the columns `ROLLOUT_COLUMNS` of rollouts; tables may be a stream, file by file."""
     counts = count_rollouts(tables)
     routes, chains = counts.routes, counts.chains
-    if counts.rows["failed"]:
-        routes[FAILED_ROUTE] = counts.rows["failed"]
+    if counts.failed:
+        routes[FAILED_ROUTE] = counts.failed
     entered: Counter[str] = Counter()
     for entry, count in routes.items():
         entered[entry.partition(":")[0]] += count
     stages = (*map(str, StageName), CORRECTION_CHECK)
     repaired = (Outcome.PAIR, Outcome.BOTH_RIGHT)
     return {
-        "problems": counts.rows["problems"],
+        "problems": counts.problems,
         "chains": chains.total(),
-        "tokens": counts.rows["tokens"],
+        "tokens": counts.tokens,
         "seconds": round(seconds, 3),
         "chains_per_second": round(chains.total() / seconds, 3) if seconds else 0.0,
         "pools": {use.name: _pool_summary(use) for use in pools},
