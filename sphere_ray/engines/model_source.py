@@ -5,16 +5,17 @@ models (`embedded`, `tiny_models`) is imported when such a model is first asked 
 """
 
 import hashlib
-import importlib
+import inspect
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import httpx
 from huggingface_hub import snapshot_download
@@ -23,18 +24,17 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
 
-MADE: Mapping[str, tuple[str, str]] = {
-    "embedded:smollm2-135m-instruct": ("sphere_ray.engines.embedded", "convert_smollm2"),
-    "tiny:llama": ("sphere_ray.engines.tiny_models", "make_llama"),
-    "tiny:guesser": ("sphere_ray.engines.tiny_guesser", "make_guesser"),
-    "tiny:qwen2": ("sphere_ray.engines.tiny_models", "make_qwen2"),
-    "tiny:qwen2-prm": ("sphere_ray.engines.tiny_models", "make_qwen2_prm"),
-}
-"""Models that are made here once: name -> module and the function that fills a directory."""
+MADE = (
+    *("embedded:smollm2-135m-instruct", "tiny:llama", "tiny:guesser", "tiny:qwen2"),
+    "tiny:qwen2-prm",
+)
+"""Models that are made here once."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CONTENT_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt", ".safetensors", ".bin"})
 FINGERPRINT_FILE = "FINGERPRINT"
+REMEMBERED = "fingerprints.json"
+SETTLED_S = 10.0
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -107,16 +107,55 @@ def model_fingerprint(path: str) -> str:
     """Identity of the content of a model directory: 16 hex digits.
 
     All of it is hashed (about 1 GB/s): after DPO with a small learning rate most bf16 weights are
-    bit-equal to the parent's, so samples of them could not tell the two apart.
+    bit-equal to the parent's, so samples of them could not tell the two apart. The result is
+    remembered for a directory whose files keep their names, sizes and times of change.
     """
+    files = _content_of(Path(path))
+    state = _state(files)
+    place, known = str(Path(path).resolve()), _remembered()
+    if known.get(place, {}).get("state") == state:
+        return str(known[place]["fingerprint"])
     digest = hashlib.blake2b(digest_size=8)
-    directory = Path(path)
-    for file in sorted(directory.iterdir()):
-        if file.is_file() and file.suffix in CONTENT_SUFFIXES:
-            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "blake2b").digest())
-    return digest.hexdigest()
+    for file in files:
+        digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "blake2b").digest())
+    fingerprint = digest.hexdigest()
+    # A file that changes again within a tick of the filesystem's clock would look unchanged.
+    newest = max((file.stat().st_mtime for file in files), default=0.0)
+    if state == _state(files) and time.time() - newest > SETTLED_S:
+        _remember(place, {"state": state, "fingerprint": fingerprint})
+    return fingerprint
+
+
+def _content_of(directory: Path) -> list[Path]:
+    return [
+        file
+        for file in sorted(directory.iterdir())
+        if file.is_file() and file.suffix in CONTENT_SUFFIXES
+    ]
+
+
+def _state(files: Iterable[Path]) -> list[list[str | int]]:
+    """What shows whether files have changed, without reading them."""
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads((models_dir() / REMEMBERED).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def _remember(place: str, entry: Mapping[str, Any]) -> None:
+    """Add a fingerprint to the file; it is only a saving, so that it may fail."""
+    with suppress(OSError):
+        models_dir().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=models_dir(), delete=False) as file:
+            json.dump(_remembered() | {place: entry}, file)
+        Path(file.name).replace(models_dir() / REMEMBERED)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -151,10 +190,10 @@ def _missing_weights(directory: Path) -> str:
 def _made_model(name: str, cache_dir: Path) -> Path:
     if name not in MADE:
         raise ModelError(f"model {name} is unknown; there are {', '.join(MADE)}")
-    module = importlib.import_module(MADE[name][0])
-    make = cast(Callable[[Path], None], getattr(module, MADE[name][1]))
+    make = _recipe(name)
     # The recipe is part of the name, so a change of code never serves an old model.
-    recipe = hashlib.blake2b(Path(str(module.__file__)).read_bytes(), digest_size=4).hexdigest()
+    code = Path(inspect.getfile(make)).read_bytes()
+    recipe = hashlib.blake2b(code, digest_size=4).hexdigest()
     directory = cache_dir / f"{name.replace(':', '-')}-{recipe}"
     if not directory.exists():
         _fill(directory, make)
@@ -166,10 +205,30 @@ def _made_model(name: str, cache_dir: Path) -> Path:
     return directory
 
 
+def _recipe(name: str) -> Callable[[Path], None]:
+    """The function that fills a directory with a made model."""
+    if name.startswith("embedded:"):
+        from sphere_ray.engines.embedded import convert_smollm2
+
+        return convert_smollm2
+    if name == "tiny:guesser":
+        from sphere_ray.engines.tiny_guesser import make_guesser
+
+        return make_guesser
+    from sphere_ray.engines import tiny_models
+
+    return {
+        "tiny:llama": tiny_models.make_llama,
+        "tiny:qwen2": tiny_models.make_qwen2,
+        "tiny:qwen2-prm": tiny_models.make_qwen2_prm,
+    }[name]
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Standard error is for sentences to the user: transformers must not draw or report on it."""
-    bars = importlib.import_module("transformers.utils.logging")
+    from transformers.utils import logging as bars
+
     shown, verbosity = bars.is_progress_bar_enabled(), bars.get_verbosity()
     bars.disable_progress_bar()
     bars.set_verbosity_error()

@@ -55,18 +55,6 @@ class ProcessRewardScorer(RewardEngine):
             await self.close()
             raise
 
-    async def score_chain(self, question: str, steps: tuple[str, ...]) -> tuple[float, ...]:
-        """Rewards of all steps of a chain, in one pass without the cache.
-
-        Raises:
-            EngineError: the model gave another number of scores than there are steps.
-        """
-        ids = self.ids(question, list(steps))
-        rows = await self._rows(ids, cached_prefix=False)
-        if len(rows) != len(ids):
-            raise EngineError(f"the reward model gave {len(rows)} rows for {len(ids)} tokens")
-        return tuple(float(rows[position][1]) for position in self.format().tags(ids, len(steps)))
-
     async def reward(self, ids: list[int], priority: int) -> float:
         """See `RewardEngine.reward`: class 1 in the last row, that of the step's tag."""
         rows = await self._rows(ids, cached_prefix=True, priority=priority)

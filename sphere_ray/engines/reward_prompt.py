@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sphere_ray.engines.tokens import prompt_ids
-from sphere_ray.errors import EngineError, ModelError
+from sphere_ray.errors import ModelError
 from sphere_ray.records import Message
 
 NUM_LABELS = 2
@@ -54,17 +54,6 @@ class RewardPrompt:
         for step in steps:
             ids.extend(self._step_ids(step))
         return ids
-
-    def tags(self, ids: list[int], num_steps: int) -> list[int]:
-        """Positions of the tags of the steps.
-
-        Raises:
-            EngineError: there are not `num_steps` of them.
-        """
-        positions = [position for position, token in enumerate(ids) if token == self.tag_id]
-        if len(positions) != num_steps:
-            raise EngineError(f"{len(positions)} step tags were scored for {num_steps} steps")
-        return positions
 
     def _encode_question(self, question: str) -> tuple[int, ...]:
         messages = (

@@ -1,4 +1,4 @@
-"""The stages' side of a pool: routing, admission, coalescing, and repeating what a death lost."""
+"""The stages' side of a pool: routing, admission, coalescing, and repetition after a death."""
 
 import asyncio
 import heapq
@@ -19,7 +19,7 @@ from sphere_ray.rollout.actor import Reply
 from sphere_ray.rollout.errors import cause_of
 
 COALESCE_S = 0.002
-"""An actor call costs about 1.6 ms of CPU; what becomes ready meanwhile travels together."""
+"""An actor call costs about 1.6 ms of CPU; requests that arrive meanwhile travel together."""
 DEATHS_BEFORE_ALONE = 2
 RESTART_TIMEOUT_S = 900.0
 RETRY_S = 1.0
@@ -52,38 +52,41 @@ class Admission:
         self._waiting: list[tuple[int, int, int, int, asyncio.Future[int]]] = []
 
     async def enter(self, home: int, size: int, priority: int) -> int:
-        """Wait for room for `size` sequences, at `home` if possible; returns the replica."""
-        place = self._place(home, size) if not self._waiting else None
-        if place is None:
-            ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (priority, next(self._order), home, size, ready))
-            try:
-                return await ready
-            except asyncio.CancelledError:
-                if ready.done() and not ready.cancelled():  # let in and cancelled in one turn
-                    self.leave(ready.result(), size)
-                raise
-        self._loads[place] += size
-        return place
+        """Wait for room for `size` sequences, at `home` if possible; return the replica."""
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, next(self._order), home, size, ready))
+        self._admit()
+        try:
+            return await ready
+        except asyncio.CancelledError:
+            if ready.cancelled():
+                self._admit()  # this request may have been the one that the others waited for
+            else:  # let in and cancelled in one turn
+                self.leave(ready.result(), size)
+            raise
 
     def leave(self, replica: int, size: int) -> None:
         """Give `size` sequences back and let the oldest waiting requests in."""
         self._loads[replica] -= size
-        while self._waiting:
-            _, _, home, wanted, ready = self._waiting[0]
-            place = self._place(home, wanted)
-            if place is None:
-                return
-            heapq.heappop(self._waiting)
-            if not ready.cancelled():
-                self._loads[place] += wanted
-                ready.set_result(place)
+        self._admit()
 
-    def _place(self, home: int, size: int) -> int | None:
-        # The replica that holds the problem's prefix in its cache, else the least loaded with room.
-        for place in (home, min(range(len(self._loads)), key=self._loads.__getitem__)):
-            if self._loads[place] == 0 or self._loads[place] + size <= self._limit:
-                return place
+    def _admit(self) -> None:
+        """Let requests in, the oldest first, until one finds no room."""
+        while self._waiting:
+            _, _, home, size, ready = self._waiting[0]
+            if not ready.cancelled():
+                replica = self._with_room(home, size)
+                if replica is None:
+                    return
+                self._loads[replica] += size
+                ready.set_result(replica)
+            heapq.heappop(self._waiting)
+
+    def _with_room(self, home: int, size: int) -> int | None:
+        # The replica that holds the problem's prefix in its cache, else the least loaded one.
+        for replica in (home, min(range(len(self._loads)), key=self._loads.__getitem__)):
+            if self._loads[replica] == 0 or self._loads[replica] + size <= self._limit:
+                return replica
         return None
 
 
@@ -102,8 +105,8 @@ class Replica:
     ) -> Response:
         """Send a request and wait for `answer`, which is done when the engine is done with it.
 
-        With `alone` the engine runs nothing else meanwhile. Whoever waits may be cancelled: what
-        was sent is decoded all the same, what was not is withdrawn.
+        With `alone` the engine runs nothing else meanwhile. The caller may be cancelled. Then a
+        request that was sent is decoded all the same, and one that was not is withdrawn.
 
         Raises:
             ReplicaLostError: the actor died first, and serves again.
@@ -115,7 +118,8 @@ class Replica:
                 if len(self._pending) == 1:
                     asyncio.get_running_loop().call_later(COALESCE_S, self._flush)
                 return await self._settled(answer)
-            # Suspects wait for their turn here: in the actor the death of one would be that of all.
+            # Serialise suspect requests on this side: if several waited in the actor, one that
+            # kills the engine would lose them all.
             async with self._alone:
                 self._start([(request, answer)], alone=True)
                 return await self._settled(answer)
@@ -219,8 +223,8 @@ class PoolClient:
         """See `Scorer.score`."""
         return cast(tuple[Score, ...], await self._ask(request))
 
-    def _leave(self, place: int, size: int, answer: "asyncio.Future[Response]") -> None:
-        self._admission.leave(place, size)
+    def _leave(self, replica: int, size: int, answer: "asyncio.Future[Response]") -> None:
+        self._admission.leave(replica, size)
         if not answer.cancelled():
             answer.exception()  # seen, even if nobody waits for it any more
 
@@ -228,12 +232,12 @@ class PoolClient:
         home = zlib.crc32(problem_of(request).encode()) % len(self._replicas)
         size = width(request)
         for deaths in range(DEATHS_BEFORE_ALONE + 1):
-            place = await self._admission.enter(home, size, request.priority)
+            replica = await self._admission.enter(home, size, request.priority)
             answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-            answer.add_done_callback(partial(self._leave, place, size))
+            answer.add_done_callback(partial(self._leave, replica, size))
             try:
                 alone = deaths >= DEATHS_BEFORE_ALONE
-                return await self._replicas[place].ask(request, answer, alone=alone)
+                return await self._replicas[replica].ask(request, answer, alone=alone)
             except ReplicaLostError:
                 continue
         raise RequestError(

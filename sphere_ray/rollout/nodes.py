@@ -1,9 +1,17 @@
-"""The living nodes of the cluster; the one place that reads Ray's untyped listing."""
+"""The nodes of the cluster: what they have, and what is in use on them."""
 
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import psutil
+import pynvml
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +23,17 @@ class Node:
     gpus: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """Used MiB of each GPU of a node, and which of the processes asked about still live."""
+
+    node_id: str
+    gpu_used_mib: tuple[int, ...]
+    alive: tuple[int, ...]
+
+
 def living_nodes() -> list[Node]:
-    """Nodes that are alive now."""
+    """Return the nodes that are alive now."""
     return [
         Node(
             node_id=node["NodeID"],
@@ -26,3 +43,64 @@ def living_nodes() -> list[Node]:
         for node in cast(Any, ray).nodes()
         if node["Alive"]
     ]
+
+
+def states_of_nodes(pids_by_node: Mapping[str, Sequence[int]]) -> list[NodeState]:
+    """Look at the GPUs of every node, and at the given processes of each."""
+    tasks = [
+        _look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        ).remote(node.node_id, pids_by_node.get(node.node_id, []))
+        for node in living_nodes()
+    ]
+    states: list[NodeState] = ray.get(tasks)
+    return states
+
+
+def cores_here() -> int:
+    """Return the cores that an engine may use on this node: those it has, and Ray was told of.
+
+    A node on which Ray schedules no CPUs (a head node, often) may use all of its cores.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    return usable_cores(_affinity(), [n.cpus for n in living_nodes() if n.node_id == here])
+
+
+def usable_cores(cores: int, cpus: Iterable[float]) -> int:
+    """Return `cores`, or the `cpus` that Ray was told of if they are fewer (and not zero)."""
+    return min([cores, *(int(count) for count in cpus if count >= 1)])
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@ray.remote(num_cpus=0)
+def _look(node_id: str, pids: Sequence[int]) -> NodeState:
+    return NodeState(
+        node_id=node_id,
+        gpu_used_mib=gpu_memory_mib(),
+        alive=tuple(pid for pid in pids if _lives(pid)),
+    )
+
+
+def gpu_memory_mib() -> tuple[int, ...]:
+    """Return the used MiB of each GPU of this machine; empty without GPUs or their driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+        return tuple(int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) // MIB for gpu in handles)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

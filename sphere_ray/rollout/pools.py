@@ -1,27 +1,22 @@
 """The driver's side of the pools: start, share, release, and check that memory came back."""
 
 import logging
-import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
-from sphere_ray.rollout.actor import EngineActor, ReplicaStatus, RestartLedger
+from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import living_nodes
+from sphere_ray.rollout.nodes import NodeState, states_of_nodes
 from sphere_ray.rollout.roles import Roles
 
 logger = logging.getLogger(__name__)
@@ -29,19 +24,10 @@ logger = logging.getLogger(__name__)
 GPU_TOLERANCE_MIB = 1024
 """What a GPU may hold above its baseline and still count as released (contexts of others)."""
 ADMITTED = 3
-"""Sequences at a replica, in times those it runs; of n that wait for one prompt, one may start."""
+"""Sequences a client keeps at a replica, as a multiple of max_num_seqs: of n samples of a prompt
+only one can start before the prompt is computed."""
 WORK_CONCURRENCY = 10_000
 POLL_S = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeState:
-    """Cores of a node, used MiB of each of its GPUs, and which of the asked pids still live."""
-
-    node_id: str
-    cores: int
-    gpu_used_mib: tuple[int, ...]
-    alive: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,77 +38,20 @@ class Member:
     name: str
 
 
-@ray.remote(num_cpus=0)
-def probe_node(pids: Sequence[int]) -> NodeState:
-    """Look at the GPUs and processes of the node this task runs on."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    try:
-        used = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):  # a node without GPUs, or without a driver
-        used = ""
-    return NodeState(
-        node_id=ray.get_runtime_context().get_node_id(),
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
-        gpu_used_mib=tuple(int(line) if line.isdecimal() else 0 for line in used.splitlines()),
-        alive=tuple(pid for pid in pids if _lives(pid)),
-    )
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _openmp(spec: EngineSpec, cores: int, *, share_cores: bool) -> dict[str, str]:
-    """OpenMP threads of an engine on the CPU: all cores of a node, shared among the processes.
-
-    Ray counts the CPUs it was told of, which may be more than the `cores` there are, or fewer.
-    With tensor parallelism one core stays free for the EngineCore, which waits by spinning: with
-    threads on every core it was ten times slower. Ray gives one thread to an actor without CPUs.
-
-    Threads wait by spinning, which suits a pool that has the cores for itself (4%); beside another
-    pool they hold up its work: with a process reward model, rollouts were 1.6 times as fast when
-    both engines' threads wait asleep.
-    """
-    if spec.pool.gpus:
-        return {}
-    cores = min(cores, int(min(node.cpus for node in living_nodes())))
-    if spec.pool.tensor_parallel > 1:
-        cores -= 1
-    engines = spec.pool.tensor_parallel * spec.pool.replicas
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // engines))}
-    return threads | ({"OMP_WAIT_POLICY": "PASSIVE"} if share_cores else {})
-
-
-def _probe(pids_by_node: dict[str, list[int]]) -> list[NodeState]:
-    tasks = [
-        probe_node.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-        ).remote(pids_by_node.get(node.node_id, []))
-        for node in living_nodes()
-    ]
-    states: list[NodeState] = ray.get(tasks)
-    return states
-
-
 class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
     def __init__(self, release_timeout_s: float = 120.0, *, share_cores: bool = False) -> None:
         """Take the memory baseline; no pool runs yet.
 
-        With `share_cores` several pools on the CPU will work at once.
+        With `share_cores` several pools will work on the CPUs at once.
         """
         self._release_timeout_s = release_timeout_s
         self._share_cores = share_cores
         self._members: dict[EngineSpec, list[Member]] = {}
-        nodes = _probe({})
-        self._baseline = {node.node_id: node.gpu_used_mib for node in nodes}
-        self._cores = min(node.cores for node in nodes)
-        self._ledger_name = f"restarts-{uuid.uuid4().hex}"
-        ledger = ray.remote(RestartLedger).options(name=self._ledger_name, num_cpus=0)
+        self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
+        self._ledger_name = f"engines-{uuid.uuid4().hex}"
+        ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
@@ -199,18 +128,16 @@ class Pools:
     def _start(self, specs: Sequence[EngineSpec]) -> None:
         ready = []
         for spec in specs:
-            self._members[spec] = []
-            for replica in range(spec.pool.replicas):
-                member = self._launch(spec, replica)
-                self._members[spec].append(member)
+            self._members[spec] = [self._launch(spec, i) for i in range(spec.pool.replicas)]
+            self._share_out_cores(spec)
+            for member in self._members[spec]:
                 ready.append(member.actor.ready.remote())
                 if 0 < spec.pool.gpus < 1:
                     # Engines that share a GPU disturb each other's memory profile while starting.
-                    self._wait(ready)
-        self._wait(ready)
+                    self._got(ready)
+        self._got(ready)
 
     def _launch(self, spec: EngineSpec, replica: int) -> Member:
-        openmp = _openmp(spec, self._cores, share_cores=self._share_cores)
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
         actor = hosting.options(
             num_cpus=0,
@@ -218,15 +145,30 @@ class Pools:
             max_restarts=-1,  # the ledger keeps the budget
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
-            runtime_env={"env_vars": engine_environment(spec) | openmp},
+            runtime_env={"env_vars": engine_environment(spec)},
         )
         # Planned starts are no deaths, so each launch has an account of its own.
         name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
-        return Member(actor=actor.remote(spec, name, self._ledger_name), name=name)
+        arguments = {"name": name, "ledger": self._ledger_name, "share_cores": self._share_cores}
+        return Member(actor=actor.remote(spec, **arguments), name=name)
 
-    def _wait(self, ready: Sequence[Any]) -> None:
+    def _share_out_cores(self, spec: EngineSpec) -> None:
+        """Tell the ledger how many engines of a pool each node has, before they start."""
+        members = self._members[spec]
+        if spec.pool.gpus:
+            return
+        nodes = [s.node_id for s in self._got([member.actor.status.remote() for member in members])]
+        ray.get(
+            [
+                self._ledger.place.remote(member.name, nodes.count(node))
+                for member, node in zip(members, nodes, strict=True)
+            ]
+        )
+
+    def _got(self, ready: Sequence[Any]) -> list[Any]:
         try:
-            ray.get(list(ready))
+            found: list[Any] = ray.get(list(ready))
+            return found
         except RayTaskError as error:
             raise cause_of(error) from error
         except RayActorError as error:
@@ -247,7 +189,7 @@ class Pools:
     def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:
         deadline = time.monotonic() + self._release_timeout_s
         while True:
-            held = [text for state in _probe(pids) if (text := self._held(state))]
+            held = [text for state in states_of_nodes(pids) if (text := self._held(state))]
             if not held:
                 return
             if time.monotonic() > deadline:

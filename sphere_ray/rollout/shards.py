@@ -119,9 +119,13 @@ class ShardWriter:
 def in_tasks(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """Run a function on every job in Ray tasks; return the results in the order of the jobs.
 
+    A single job runs here: a small run should not wait seconds for the process of a task.
+
     Raises:
         SphereError: a task raised it, or failed for another reason.
     """
+    if len(jobs) == 1:
+        return [function(jobs[0])]
     task = ray.remote(num_cpus=TASK_CPUS)(function)
     results: dict[int, Result] = {}
     running: dict[Any, int] = {}

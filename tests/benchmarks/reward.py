@@ -32,6 +32,7 @@ from sphere_ray.method.steps import is_final
 from sphere_ray.records import Candidate, Chain, Problem, StageName
 from tests.benchmarks.grading import DATA, rows
 from tests.benchmarks.report import emit, rounded
+from tests.engines.whole_chain import score_chain
 
 T = TypeVar("T")
 MODEL = "embedded:smollm2-135m-instruct"
@@ -205,7 +206,7 @@ async def _apart(engine: Any, found: Chain, number: int) -> float:
     place = int(found.chain_id.split(":")[0])
     question = next(p for p in problems(number) if p.problem_id == str(place)).question
     steps = [step.candidate for step in found.steps]
-    whole = await engine.score_chain(question, tuple(step.text for step in steps))
+    whole = await score_chain(engine, question, tuple(step.text for step in steps))
     return max(abs(one - (step.reward or 0.0)) for one, step in zip(whole, steps, strict=True))
 
 

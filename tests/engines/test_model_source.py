@@ -1,10 +1,12 @@
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from sphere_ray.config.models import ModelSettings
 from sphere_ray.engines.model_source import (
     FINGERPRINT_FILE,
     MADE,
+    REMEMBERED,
     model_fingerprint,
     models_dir,
     resolve_model,
@@ -128,6 +131,67 @@ def test_fingerprints_follow_content(directory: Path) -> None:
     assert model_fingerprint(str(directory)) == first
     (directory / "model.safetensors").write_text("weightz")
     assert model_fingerprint(str(directory)) != first
+
+
+def aged(directory: Path, seconds: float = 60) -> None:
+    """As if the files had been written a while ago."""
+    for file in directory.iterdir():
+        before = file.stat()
+        os.utime(file, (before.st_atime - seconds, before.st_mtime - seconds))
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed from now on."""
+    names: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, kind: str) -> Any:
+        names.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    return names
+
+
+def test_an_unchanged_directory_is_hashed_once(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHERE_MODELS", str(tmp_path / "models"))
+    aged(directory)
+    names = hashed(monkeypatch)
+    first = model_fingerprint(str(directory))
+    assert len(names) == 3
+    assert model_fingerprint(str(directory)) == first
+    assert len(names) == 3
+    weights = directory / "model.safetensors"
+    weights.write_text("weightz")  # of the same size
+    aged(directory, 30)
+    assert model_fingerprint(str(directory)) != first
+    weights.unlink()
+    assert model_fingerprint(str(directory)) != first
+
+
+def test_a_directory_that_was_just_written_is_not_taken_for_settled(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHERE_MODELS", str(tmp_path / "models"))
+    names = hashed(monkeypatch)
+    assert model_fingerprint(str(directory)) == model_fingerprint(str(directory))
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize("content", ["{", ""])
+def test_a_damaged_memory_of_fingerprints_is_made_anew(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("SPHERE_MODELS", str(tmp_path))
+    aged(directory)
+    first = model_fingerprint(str(directory))
+    (tmp_path / REMEMBERED).write_text(content)
+    assert model_fingerprint(str(directory)) == first
+    names = hashed(monkeypatch)
+    assert model_fingerprint(str(directory)) == first
+    assert names == []
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -21,6 +21,7 @@ from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, ModelError, RequestError
 from sphere_ray.method.ports import GenerateRequest, ScoreRequest
 from sphere_ray.records import Candidate, Message, Problem, StopReason
+from tests.engines.whole_chain import score_chain
 
 QUESTION = "Tom has 12 apples and buys 30 more. How many apples does Tom have now?"
 PROBLEM = Problem(problem_id="p", question=QUESTION, answer="42", source="test")
@@ -166,7 +167,7 @@ async def test_rewards_equal_transformers_with_and_without_the_cached_prefix(
             for count, text in enumerate(STEPS)
         ]
         assert stepwise == pytest.approx(expected, abs=1e-3)
-    assert await engine.score_chain(QUESTION, STEPS) == pytest.approx(expected, abs=1e-3)
+    assert await score_chain(engine, QUESTION, STEPS) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.engine
@@ -227,7 +228,7 @@ async def test_a_reloaded_model_scores_as_in_transformers(
     ]
     await engine.reload(spec)
     assert scores == pytest.approx(wanted, abs=1e-3)
-    assert await engine.score_chain(QUESTION, STEPS) == pytest.approx(expected, abs=1e-3)
+    assert await score_chain(engine, QUESTION, STEPS) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.engine

@@ -2,6 +2,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import psutil
@@ -202,6 +203,64 @@ async def test_reloaded_weights_answer_as_in_plain_transformers_and_nothing_old_
     await engine.reload(spec)
     (again,) = await engine.generate(greedy)
     assert again.token_ids == before.token_ids
+
+
+PROMPTS = (
+    "Tom has 12 apples and buys 30 more. How many now?",
+    "What is 3 x 5?",
+    "She sells 3 cups for $5 each. How much is that?",
+    "Let x be the price of one ticket. Then 4x + 10 = 90. What is x?",
+)
+
+
+def perturbed(base: str, target: Path, seed: int) -> str:
+    """The weights of a model, each changed a little."""
+    shutil.copytree(base, target)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+    model.save_pretrained(target)
+    return str(target)
+
+
+async def greedy_ids(engine: VllmGenerator) -> list[tuple[int, ...]]:
+    found = [
+        await engine.generate(
+            ask(messages=(Message(role="user", content=text),), temperature=0.0, max_tokens=32)
+        )
+        for text in PROMPTS
+    ]
+    return [candidate.token_ids for (candidate,) in found]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"], ids=["tied head", "untied head"])
+async def test_after_every_reload_an_engine_answers_as_a_fresh_one(
+    generator_spec: Callable[..., EngineSpec], tmp_path: Path, name: str
+) -> None:
+    first = generator_spec(name)
+    specs = [
+        replace(first, name=f"{seed}", path=perturbed(first.path, tmp_path / f"{seed}", seed))
+        for seed in (1, 2)
+    ]
+    reloaded = VllmGenerator(first)
+    await reloaded.start()
+    answers = [await greedy_ids(reloaded)]
+    try:
+        for spec in specs:
+            await reloaded.reload(spec)
+            answers.append(await greedy_ids(reloaded))
+    finally:
+        await reloaded.close()
+    assert len(set(map(tuple, answers))) == 3
+    for spec, answer in zip(specs, answers[1:], strict=True):
+        fresh = VllmGenerator(spec)
+        await fresh.start()
+        try:
+            assert await greedy_ids(fresh) == answer
+        finally:
+            await fresh.close()
 
 
 async def test_max_tokens_shrinks_to_the_room_that_is_left(

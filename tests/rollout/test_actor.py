@@ -1,8 +1,13 @@
-"""What an engine actor is made of: the gate, the restart budget."""
+"""What an engine actor is made of: the gate, the restart budget, its share of the cores."""
 
 import asyncio
 
-from sphere_ray.rollout.actor import Gate, RestartLedger
+import pytest
+
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.rollout.actor import Gate, Ledger, openmp
+from sphere_ray.rollout.nodes import usable_cores
 
 
 async def test_a_suspect_request_has_the_engine_to_itself() -> None:
@@ -40,8 +45,49 @@ async def test_two_suspects_run_one_after_the_other() -> None:
 
 def test_restarts_have_a_budget_per_hour_and_replica() -> None:
     now = 0.0
-    ledger = RestartLedger(clock=lambda: now)
+    ledger = Ledger(clock=lambda: now)
     assert [ledger.allows("a", 2) for _ in range(4)] == [True, True, True, False]
     assert ledger.allows("b", 2)
     now = 3601.0
     assert ledger.allows("a", 2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "cpus", "usable"),
+    [
+        (8, [8.0], 8),
+        (8, [2.0], 2),  # Ray was told of fewer
+        (4, [16.0], 4),  # or of more than there are
+        (8, [0.0], 8),  # a head node on which Ray schedules nothing
+        (8, [], 8),
+    ],
+)
+def test_an_engine_uses_the_cores_of_its_own_node(
+    cores: int, cpus: list[float], usable: int
+) -> None:
+    assert usable_cores(cores, cpus) == usable
+
+
+@pytest.mark.parametrize(
+    ("pool", "engines", "threads"),
+    [
+        ({"replicas": 4}, 1, 8),  # four nodes with one engine each
+        ({"replicas": 4}, 4, 2),
+        ({"replicas": 9}, 9, 1),
+        ({"tensor_parallel": 2}, 1, 3),  # one core stays free for the EngineCore
+    ],
+)
+def test_the_engines_of_one_node_share_its_cores(
+    pool: dict[str, int], engines: int, threads: int
+) -> None:
+    spec = EngineSpec(
+        kind="vllm_generator",
+        name="m",
+        path="p",
+        model=ModelSettings(path="p"),
+        pool=PoolSettings(kv_cache_gib=1, **pool),
+    )
+    alone = openmp(spec, 8, engines, share_cores=False)
+    assert alone == {"OMP_NUM_THREADS": str(threads)}
+    shared = openmp(spec, 8, engines, share_cores=True)
+    assert shared == alone | {"OMP_WAIT_POLICY": "PASSIVE"}

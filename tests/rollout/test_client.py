@@ -117,6 +117,17 @@ async def test_the_oldest_problem_is_let_in_first() -> None:
     assert order == [1, 3, 5, 9]
 
 
+async def test_a_cancelled_request_holds_up_nobody_who_waits_behind_it() -> None:
+    admission = Admission(1, 4)
+    await admission.enter(0, 3, 0)
+    wide = asyncio.create_task(admission.enter(0, 4, priority=0))
+    narrow = asyncio.create_task(admission.enter(0, 1, priority=1))
+    await asyncio.wait([wide, narrow], timeout=0.05)
+    assert not narrow.done()  # the oldest is let in first
+    wide.cancel()
+    assert await asyncio.wait_for(narrow, timeout=1) == 0
+
+
 async def test_a_cancelled_request_gives_its_place_back() -> None:
     admission = Admission(1, 1)
     await admission.enter(0, 1, 0)

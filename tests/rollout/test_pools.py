@@ -5,8 +5,8 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
-import psutil
 import pytest
 import ray
 
@@ -14,6 +14,8 @@ from sphere_ray.config.engines import EngineSpec, SimulationSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.records import Message
+from sphere_ray.rollout import nodes
+from sphere_ray.rollout.nodes import usable_cores
 from sphere_ray.rollout.pools import Pools
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -101,11 +103,53 @@ def test_engines_on_cpus_may_stay_while_devices_are_needed(pools: Pools) -> None
 
 
 @pytest.mark.parametrize("share_cores", [False, True])
-def test_threads_of_engines_that_share_cores_wait_asleep(pools: Pools, share_cores: bool) -> None:
+def test_engines_are_started_with_their_share_of_the_cores(pools: Pools, share_cores: bool) -> None:
     pools.release()
     shared = Pools(release_timeout_s=60, share_cores=share_cores)
-    shared.ensure([OTHER])
-    [replica] = shared.statuses(OTHER)
-    environment = psutil.Process(replica.pid).environ()
+    shared.ensure([FIRST])
+    found = ray.get(
+        [
+            member.actor.__ray_call__.remote(
+                lambda _: (os.environ.get("OMP_NUM_THREADS"), os.environ.get("OMP_WAIT_POLICY"))
+            )
+            for member in shared._members[FIRST]
+        ]
+    )
     shared.release()
-    assert ("OMP_WAIT_POLICY" in environment) == share_cores
+    cores = usable_cores(len(os.sched_getaffinity(0)), [2.0])
+    assert found == [(str(max(1, cores // 2)), "PASSIVE" if share_cores else None)] * 2
+
+
+class Nvml:
+    """NVIDIA's library with two GPUs, or without a driver."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, used: list[int] | None) -> None:
+        self._used = used
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self._used is None:
+            raise RuntimeError("no driver")
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        assert self._used is not None
+        return len(self._used)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        assert self._used is not None
+        return SimpleNamespace(used=self._used[handle])
+
+
+@pytest.mark.parametrize(("used", "found"), [([3 << 20, 0], (3, 0)), (None, ())])
+def test_the_memory_of_gpus_is_read_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, used: list[int] | None, found: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(nodes, "pynvml", Nvml(used))
+    assert nodes.gpu_memory_mib() == found

@@ -37,6 +37,7 @@ from sphere_ray.schema import to_table
 from sphere_ray.training.batches import planned_steps
 from sphere_ray.training.messages import LearningResult, RewardTrainRequest
 from sphere_ray.training.schedule import learning_rate
+from tests.engines.whole_chain import score_chain
 from tests.training.local_workers import run_requests
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -333,7 +334,7 @@ def test_our_engine_scores_like_transformers_step_by_step_and_whole(
             )
             found.append((await engine.score(request))[0].reward)
             if isinstance(engine, ProcessRewardScorer):
-                chain = await engine.score_chain(each.question, (*each.prefix, each.text))
+                chain = await score_chain(engine, each.question, (*each.prefix, each.text))
                 whole.append(chain[-1])
         await engine.close()
         return found, whole
