@@ -6,9 +6,17 @@ from functools import cache
 from sphere_ray.grading.extract import extract_answer, extract_gold
 from sphere_ray.grading.normalise import normalise
 from sphere_ray.grading.pool import GraderPool
+from sphere_ray.grading.process import check_verifier
 from sphere_ray.records import Verdict
 
-__all__ = ["GraderPool", "extract_answer", "extract_gold", "grade", "normalise"]
+__all__ = [
+    "GraderPool",
+    "check_verifier",
+    "extract_answer",
+    "extract_gold",
+    "grade",
+    "normalise",
+]
 
 
 def grade(response: str, gold: str) -> Verdict:

@@ -106,6 +106,16 @@ class WorkerProcess:
         return Reply(Verdict.TIMEOUT if code == -signal.SIGALRM else Verdict.UNGRADABLE)
 
 
+def check_verifier(settings: GradingSettings) -> None:
+    """Check in less than a second that `grading.verifier`, if there is one, can be used here.
+
+    Raises:
+        ConfigError: it cannot be imported, or does not take a response and a gold.
+    """
+    if settings.verifier:
+        WorkerProcess(settings).kill()
+
+
 def _spawn(settings: GradingSettings, pipe: int, log: IO[bytes]) -> "subprocess.Popen[bytes]":
     limits = [str(MEMORY_MIB), str(settings.timeout_s + _ALARM_GRACE_S)]
     module = ["-P", "-m", "sphere_ray.grading.worker"]

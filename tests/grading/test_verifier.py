@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import ConfigError, GraderError
-from sphere_ray.grading import GraderPool
+from sphere_ray.grading import GraderPool, check_verifier
 from sphere_ray.records import Verdict
 
 Start = Callable[[str], GraderPool]
@@ -109,18 +109,21 @@ async def test_an_answer_whose_worker_is_killed_is_graded_again(
         ("tests.grading.verifiers:no_function", "is not a callable object"),
     ],
 )
-async def test_a_verifier_that_cannot_be_used_is_one_sentence_at_the_start(
+def test_a_verifier_that_cannot_be_used_is_one_sentence_at_the_start(
     name: str, reason: str
 ) -> None:
-    pool = GraderPool(GradingSettings(verifier=name))
     with pytest.raises(ConfigError) as caught:
-        await pool.self_test()
-    pool.close()
+        check_verifier(GradingSettings(verifier=name))
     assert caught.value.exit_code == 2
     message = str(caught.value)
     assert message.startswith(f"grading.verifier: {name} cannot be used (")
     assert reason in message
     assert "\n" not in message
+
+
+def test_a_usable_verifier_or_none_at_all_passes_the_check() -> None:
+    check_verifier(GradingSettings(verifier="tests.grading.verifiers:letter"))
+    check_verifier(GradingSettings())
 
 
 @pytest.mark.parametrize("name", ["letters", "my.module:", ":f", "my module:f"])
