@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sphere_ray import storage
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import PreferencePair
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.schema import from_table
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
 
+from sphere_ray import storage
 from sphere_ray.commands.train_prm import recorded_rollouts, settings_of_run
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
@@ -21,7 +22,6 @@ from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.rollout.roles import base_model
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sphere_ray import storage
 from sphere_ray.records import LabelledStep
 from sphere_ray.reward.labels import labelled_steps, split_by_problem
 from sphere_ray.rollout.shards import (
     ShardWriter,
-    data_files,
     in_tasks,
     part,
-    remove_directory,
-    row_groups,
 )
 from sphere_ray.rollout.stages import rollouts_of
 from sphere_ray.schema import to_table
@@ -51,8 +49,10 @@ def label(
         EngineError: a task failed for a reason outside of it.
     """
     for split in (TRAIN, HELD_OUT):
-        remove_directory(f"{output}/{split}")
-    files = [(file, trained) for directory, trained in rollouts for file in data_files(directory)]
+        storage.remove(f"{output}/{split}")
+    files = [
+        (file, trained) for directory, trained in rollouts for file in storage.data_files(directory)
+    ]
     counts = in_tasks(
         _label_file,
         [
@@ -70,7 +70,7 @@ def _label_file(job: _Job) -> tuple[int, int]:
         ShardWriter(part(f"{job.output}/{TRAIN}", job.index)) as train,
         ShardWriter(part(f"{job.output}/{HELD_OUT}", job.index)) as held_out,
     ):
-        for table in row_groups(job.file):
+        for table in storage.tables(job.file):
             rollouts = rollouts_of(table)
             steps = [s for each in rollouts for s in labelled_steps(each, trained=job.trained)]
             halves = split_by_problem(steps, share=job.share, seed=job.seed)

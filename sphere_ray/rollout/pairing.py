@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.exceptions import RayError
-from upath import UPath
 
+from sphere_ray import storage
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.method.pairs import OFF_POLICY, build_pairs, off_policy_cut
@@ -19,11 +19,8 @@ from sphere_ray.rollout.shards import (
     TASK_CPUS,
     ShardWriter,
     bundles,
-    data_files,
     in_tasks,
     part,
-    remove_directory,
-    row_groups,
 )
 from sphere_ray.rollout.stages import rollouts_of
 from sphere_ray.schema import to_table
@@ -66,17 +63,17 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
     """
     proposals = f"{output}/_proposals"
     for directory in (output, f"{output}/dropped", proposals):
-        for file in data_files(directory):
-            UPath(file).unlink()
+        for file in storage.data_files(directory):
+            storage.remove(file)
     propose = functools.partial(_propose, method=method)
-    dataset = compat.read_parquet(data_files(rollouts), num_cpus=TASK_CPUS).map_batches(
+    dataset = compat.read_parquet(storage.data_files(rollouts), num_cpus=TASK_CPUS).map_batches(
         propose, batch_format="pyarrow", batch_size=BATCH_ROWS, num_cpus=TASK_CPUS
     )
     try:
         dataset.write_parquet(proposals, ray_remote_args={"num_cpus": TASK_CPUS})
     except RayError as error:
         raise sphere_error(error, "pairing") from error
-    files = data_files(proposals)
+    files = storage.data_files(proposals)
     found = in_tasks(_ids_of_file, files)
     on_policy, ids = sum(count for count, _ in found), [some for _, some in found]
     cut = off_policy_cut(on_policy, pa.chunked_array(ids, pa.large_string()), method.pairs)
@@ -88,7 +85,7 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
     for by_stage, by_reason in in_tasks(_split, jobs):
         kept.update(by_stage)
         dropped.update(by_reason)
-    remove_directory(proposals)
+    storage.remove(proposals)
     return PairCounts(kept=dict(kept), dropped=dict(dropped))
 
 
@@ -120,7 +117,7 @@ def _without_texts(refused: Dropped) -> PreferencePair:
 
 def _ids_of_file(file: str) -> tuple[int, pa.Array]:
     """The number of on-policy pairs that passed the gates, and the ids of the off-policy ones."""
-    columns = [table.filter(pc.is_null(table[REASON])) for table in row_groups(file, _COUNTED)]
+    columns = [table.filter(pc.is_null(table[REASON])) for table in storage.tables(file, _COUNTED)]
     table = pa.concat_tables(columns)
     off_policy = table.filter(_is_off_policy(table))
     return table.num_rows - off_policy.num_rows, off_policy["pair_id"].combine_chunks()
@@ -137,7 +134,7 @@ def _split(job: _Job) -> tuple[dict[str, int], dict[str, int]]:
         ShardWriter(part(job.output, job.index)) as pairs,
         ShardWriter(part(f"{job.output}/dropped", job.index)) as refused,
     ):
-        for table in (table for file in job.proposals for table in row_groups(file)):
+        for table in (table for file in job.proposals for table in storage.tables(file)):
             reasons = table[REASON]
             if job.cut is not None:
                 beyond = pc.and_(_is_off_policy(table), pc.greater(table["pair_id"], job.cut))

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import ray.data
 from ray.exceptions import RayError
-from upath import UPath
 
+from sphere_ray import storage
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
@@ -25,10 +25,8 @@ from sphere_ray.rollout.shards import (
     TASK_CPUS,
     ShardWriter,
     bundles,
-    data_files,
     in_tasks,
     part,
-    row_groups,
 )
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
@@ -94,9 +92,9 @@ def compact(output: str, rows_per_file: int = ROWS_PER_FILE) -> None:
 
     The parts stay, so that this may be done again; remove them when the output is committed.
     """
-    for file in data_files(output):
-        UPath(file).unlink()
-    files = data_files(parts_dir(output))
+    for file in storage.data_files(output):
+        storage.remove(file)
+    files = storage.data_files(parts_dir(output))
     groups = bundles(files, rows_per_file)
     in_tasks(_joined, [(group, part(output, index)) for index, group in enumerate(groups)])
 
@@ -117,7 +115,7 @@ def _stream(
             _run_graph(source, parts, stages, assignment)
             return
         except RayError as error:
-            files = len(data_files(parts))
+            files = len(storage.data_files(parts))
             attempts = 1 if files > committed else attempts + 1
             committed = files
             if isinstance(cause_of(error), SphereError) or attempts >= ATTEMPTS:
@@ -129,7 +127,7 @@ def _run_graph(
     source: str, parts: str, stages: Sequence[type[RowStage]], assignment: Assignment
 ) -> None:
     settings = assignment.settings.rollout
-    dataset = compat.read_parquet(data_files(source), num_cpus=TASK_CPUS)
+    dataset = compat.read_parquet(storage.data_files(source), num_cpus=TASK_CPUS)
     compat.keep_ids(dataset, ID_COLUMN, f"{parts}/_checkpoint")
     # Small tables are read as one block; smaller ones keep all stage actors busy.
     dataset = dataset.repartition(target_num_rows_per_block=settings.batch_size)
@@ -167,5 +165,5 @@ def _joined(job: tuple[Sequence[str], str]) -> None:
     files, output = job
     with ShardWriter(output) as writer:
         for file in files:
-            for table in row_groups(file):
+            for table in storage.tables(file):
                 writer.write(table)

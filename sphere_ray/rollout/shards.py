@@ -1,19 +1,18 @@
 """Directories of parquet files, read and written piece by piece in parallel Ray tasks.
 
-A file appears by rename, whole. Nothing here holds more than a row group of a file in memory.
+Nothing here holds more than a row group of a file in memory.
 """
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
-from upath import UPath
 
+from sphere_ray import storage
 from sphere_ray.rollout.errors import sphere_error
 
 TASK_CPUS = 0.1
@@ -29,40 +28,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def data_files(directory: str) -> list[str]:
-    """Return the parquet files directly in a directory, sorted; none if it does not exist.
-
-    Names that begin with a dot or an underscore are not data.
-    """
-    path = UPath(directory)
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(str(p) for p in found if p.suffix == ".parquet" and p.name[0] not in "._")
-
-
-def remove_directory(directory: str) -> None:
-    """Remove a directory with all that it holds; nothing happens if it does not exist."""
-    path = UPath(directory)
-    if path.is_dir():
-        path.fs.rm(path.path, recursive=True)
-
-
 def part(directory: str, index: int) -> str:
     """Return the name of a data file."""
     return f"{directory}/part-{index:05}.parquet"
-
-
-def row_groups(file: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Read a parquet file row group by row group."""
-    with UPath(file).open("rb") as opened:
-        source = pq.ParquetFile(opened)
-        for index in range(source.num_row_groups):
-            yield source.read_row_group(index, columns=columns)
-
-
-def num_rows(file: str) -> int:
-    """Return the number of rows of a parquet file, from its footer."""
-    with UPath(file).open("rb") as opened:
-        return int(pq.ParquetFile(opened).metadata.num_rows)
 
 
 class ShardWriter:
@@ -71,10 +39,9 @@ class ShardWriter:
     def __init__(self, file: str) -> None:
         """Write to `file` in the end; nothing is opened before the first row."""
         self.rows = 0
-        self._file = UPath(file)
-        self._partial = self._file.with_name(f".tmp-{uuid.uuid4().hex}-{self._file.name}")
+        self._file = file
         self._waiting: list[pa.Table] = []
-        self._opened: Any = None
+        self._open = ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -88,32 +55,20 @@ class ShardWriter:
     def _flush(self) -> None:
         table, self._waiting = pa.concat_tables(self._waiting), []
         if self._writer is None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._opened = self._partial.open("wb")
-            self._writer = pq.ParquetWriter(self._opened, table.schema, compression="zstd")
+            opened = self._open.enter_context(storage.replacing(self._file))
+            writer = pq.ParquetWriter(opened, table.schema, compression="zstd")
+            self._writer = self._open.enter_context(writer)
         self._writer.write_table(table)
 
     def __enter__(self) -> Self:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         """Put the file in its place, or remove what there is of it after an error."""
-        if error is None and self._waiting:
+        if kind is None and self._waiting:
             self._flush()
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._opened.close()
-        if error is None:
-            self._partial.rename(self._file)
-        else:
-            self._partial.unlink()
+        self._open.__exit__(kind, *error)
 
 
 def in_tasks(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
@@ -157,4 +112,4 @@ def bundles(files: Sequence[str], most: int) -> list[tuple[str, ...]]:
 
 
 def _row_counts(files: Sequence[str]) -> list[int]:
-    return [num_rows(file) for file in files]
+    return [storage.num_rows(file) for file in files]

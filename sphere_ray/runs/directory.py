@@ -16,12 +16,12 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import dump
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.summary import RunSummary
-from sphere_ray.runs import storage
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.schema import from_table
 

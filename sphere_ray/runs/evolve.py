@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import RunDirectoryError
+from sphere_ray.grading import check_verifier
 from sphere_ray.records import EvaluationRow, ModelRef
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.roles import base_model, roles_of
-from sphere_ray.runs import storage
 from sphere_ray.runs.decision import refusal
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun
 from sphere_ray.runs.outcome import Iteration, Outcome, summarise
@@ -193,7 +194,8 @@ class _Loop:
             self.session.record(event, **fields)
 
     def _check_models(self, base: ModelRef) -> None:
-        """Notice a missing model now, not after an evaluation."""
+        """Notice a missing model or verifier now, not after an evaluation."""
+        check_verifier(self.settings.grading)
         engines = self.settings.engines
         roles_of(engines, base)
         if engines.scorer.trained is not None:

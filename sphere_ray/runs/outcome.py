@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.records import EvaluationRow, ModelRef
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
@@ -19,7 +20,6 @@ from sphere_ray.reporting.summary import (
     rollout_summary,
     validation_summary,
 )
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
 from sphere_ray.runs.steps.reward_model import OUTCOME as REWARD_OUTCOME

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.placement import engines_share_cores
@@ -24,7 +25,6 @@ from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
-from sphere_ray.runs import storage
 from sphere_ray.runs.cluster import can_train_beside_engines, connected
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.training.job import TrainingJob

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from sphere_ray import storage
 from sphere_ray.config.base import differences
 from sphere_ray.errors import EngineError
 from sphere_ray.records import ModelRef, PhaseReport, PoolUse
 from sphere_ray.reporting.progress import PhaseTracker
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import MANIFEST, FinishedStep, Run, WritableRun
 from sphere_ray.runs.manifest import Manifest, fingerprint
 from sphere_ray.runs.session import Session

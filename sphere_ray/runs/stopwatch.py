@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sphere_ray.runs import storage
+from sphere_ray import storage
 
 NOTE_S = 10.0
 """How often the time is noted in the step's directory; a kill loses at most that."""

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 import psutil
 import pyarrow.parquet as pq
 
+from sphere_ray import storage
 from sphere_ray.config.loading import settings_of
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.reward_summary import reward_summary
 from sphere_ray.reporting.summary import PAIR_COLUMNS, pairs_summary, rollout_summary
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Result, Step, Work

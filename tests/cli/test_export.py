@@ -9,8 +9,8 @@ from sphere_ray.commands.export import export_trl
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import Message, PreferencePair, StageName
 from sphere_ray.runs.step import Result, Step
-from sphere_ray.runs.storage import write_table
 from sphere_ray.schema import to_table
+from sphere_ray.storage import write_table
 from tests.runs.steps import executor, opened
 
 PAIR = PreferencePair(

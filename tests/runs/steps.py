@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.records import ModelRef
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.step import Executor, Made, Result, Step, Work
 

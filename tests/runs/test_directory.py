@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sphere_ray
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.records import Problem
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import Run, WritableRun
 from sphere_ray.runs.manifest import fingerprint
 from sphere_ray.runs.steps.problems import GivenProblemsStep

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import ModelError, RunDirectoryError
 from sphere_ray.records import EvaluationRow, FinishReason, ModelRef, PhaseReport, Verdict
-from sphere_ray.runs import evolve, storage
+from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.outcome import Iteration

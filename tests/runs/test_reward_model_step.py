@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sphere_ray import storage
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.engines.model_source import model_fingerprint, resolve_model
@@ -37,7 +38,6 @@ from sphere_ray.reporting.progress import ProgressBoard
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.labelling import LabelCounts
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, reward_base_dir
 from sphere_ray.schema import to_table

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from sphere_ray import storage
 from sphere_ray.errors import EngineError, RunDirectoryError
 from sphere_ray.records import ModelRef
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import Run
 from sphere_ray.runs.step import Planner, Result, State, Work
 from tests.runs.steps import Line, Resumed, executor, lines, opened

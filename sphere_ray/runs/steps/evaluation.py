@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import pyarrow.compute as pc
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, policy_spec
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.runs.steps.rollouts import generation_identity
 from sphere_ray.runs.steps.streaming import LEFTOVERS, check_failures, stream

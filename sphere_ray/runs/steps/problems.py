@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import IngestResult, ingest, rejected_lines, require_usable
 from sphere_ray.records import ModelRef, Problem
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.schema import to_table
 

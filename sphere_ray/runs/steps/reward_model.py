@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.config.scorers import HandoverSettings, TrainedScorerSettings
@@ -15,7 +16,6 @@ from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsErro
 from sphere_ray.records import LabelledStep, ModelRef
 from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.rollout import pipeline
-from sphere_ray.runs import storage
 from sphere_ray.runs.directory import MODEL, FinishedStep
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.schema import from_table

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.config.engines import EngineSettings
@@ -12,7 +13,6 @@ from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, roles_of
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.runs.steps.streaming import LEFTOVERS, check_failures, stream
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.engines.sources import source_of
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
-from sphere_ray.runs import storage
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.runs.steps.streaming import LEFTOVERS, stream

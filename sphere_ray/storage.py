@@ -165,10 +165,11 @@ def data_files(directory: str) -> list[str]:
 
 def count_rows(directory: str) -> int:
     """Rows of all complete parquet files directly in a directory; 0 if it does not exist."""
-    return sum(_rows_of(path) for path in data_files(directory))
+    return sum(num_rows(path) for path in data_files(directory))
 
 
-def _rows_of(path: str) -> int:
+def num_rows(path: str) -> int:
+    """Rows of a parquet file, from its footer; 0 if its writer was killed."""
     try:
         with UPath(path).open("rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
