@@ -25,6 +25,7 @@ BENCHMARKS = (
     "dpo",
     "sampling",
     "million",
+    "million_pairs",
     "overhead",
 )
 TARGETS = {
@@ -42,6 +43,7 @@ TARGETS = {
     "dpo_memory": "<= 0.7",
     "million_minutes": "<= 15",
     "million_memory_ratio": "<= 1.2",
+    "pairs_memory_ratio": "<= 1.2",
     "overhead_s": "<= 60",
 }
 
