@@ -1,6 +1,7 @@
 """All that leans on private or unstable names of Ray 2.60, checked before it is used."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ from ray.data import DataContext, Dataset
 from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
 from sphere_ray.compat.names import doubts
 
@@ -67,6 +69,14 @@ def keep_ids(dataset: Dataset, column: str, directory: str) -> None:
     # Its filter actors take a whole CPU each; more than one would starve a small machine.
     config.checkpoint_actor_pool_max_size = 1
     dataset.context.checkpoint_config = config
+
+
+def map_once(dataset: Dataset, function: Any, **options: Any) -> Dataset:
+    """Call `map_batches` with actors that Ray does not restart, and lost tasks it never repeats."""
+    with warnings.catch_warnings():
+        # There is no named argument for it yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return dataset.map_batches(function, max_restarts=0, **options)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def _run_graph(
     for index, stage in enumerate(stages):
         options = _options(settings, first=index == 0)
         arguments = {"assignment": assignment, "last": stage is stages[-1]}
-        dataset = dataset.map_batches(stage, fn_constructor_kwargs=arguments, **options)
+        dataset = compat.map_once(dataset, stage, fn_constructor_kwargs=arguments, **options)
     with compat.batches_as_blocks():
         dataset.write_parquet(
             parts,
@@ -151,7 +151,6 @@ def _options(settings: RolloutSettings, *, first: bool) -> dict[str, Any]:
         "batch_format": "pyarrow",
         "batch_size": settings.batch_size if first else None,
         "num_cpus": STAGE_CPUS,
-        "max_restarts": 0,
         "compute": ray.data.ActorPoolStrategy(
             size=settings.stage_actors,
             max_tasks_in_flight_per_actor=calls,

@@ -4,10 +4,9 @@ The order depends on the seed and the epoch alone, so every world size sees the 
 Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m those that are scored.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,26 +33,18 @@ class MicroBatch:
 class Tensors:
     """One forward: the prefix tree of all rows, and where in it each row's completion lies.
 
-    Without a mask the rows are packed end to end and share nothing; variable-length flash
-    attention finds row boundaries where position ids restart at 0. The rows are the chosen
-    completions, then the rejected ones. Logits are needed only at the parents of the m nodes that
-    lie in a completion: `parents_m` predict `scored_ids_1m`. `nodes_nt` are indices into the m
-    nodes, meaningless where `completion_mask_nt` is false.
+    `inputs` are the model's (`PrefixTree.inputs`), and `computed` is the number of nodes. The rows
+    are the chosen completions, then the rejected ones. Logits are needed only at the parents of the
+    m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`. `nodes_nt` are indices
+    into the m nodes, meaningless where `completion_mask_nt` is false.
     """
 
-    input_ids_1s: Tensor
-    position_ids_1s: Tensor
-    attention_mask_11ss: Tensor | None
+    inputs: Mapping[str, Tensor | None]
+    computed: int
     parents_m: Tensor
     scored_ids_1m: Tensor
     nodes_nt: Tensor
     completion_mask_nt: Tensor
-
-    def to(self, device: torch.device) -> "Tensors":
-        """The same on another device."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in given.items()}
-        return Tensors(**moved)
 
 
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
@@ -126,11 +117,11 @@ def shard(
     ]
 
 
-def collate(pairs: Sequence[EncodedPair], *, shared: bool = True) -> Tensors:
+def collate(pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool = True) -> Tensors:
     """Merge pairs into one forward.
 
     With `shared`, what prompts and completions have in common is computed once. Otherwise the
-    rows are whole and need no mask.
+    rows are packed end to end, for variable-length flash attention.
     """
     rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
@@ -144,13 +135,12 @@ def collate(pairs: Sequence[EncodedPair], *, shared: bool = True) -> Tensors:
         nodes_nt[row, : len(nodes)] = torch.tensor([positions[node] for node in nodes])
         mask_nt[row, : len(nodes)] = True
     return Tensors(
-        input_ids_1s=torch.tensor([tree.ids_s]),
-        position_ids_1s=torch.tensor([tree.depths_s]),
-        attention_mask_11ss=tree.attention_mask_ss()[None, None] if shared else None,
-        parents_m=torch.tensor([tree.parents_s[node] for node in scored]),
-        scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]]),
-        nodes_nt=nodes_nt,
-        completion_mask_nt=mask_nt,
+        inputs=tree.inputs(device, masked=shared),
+        computed=len(tree.ids_s),
+        parents_m=torch.tensor([tree.parents_s[node] for node in scored], device=device),
+        scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]], device=device),
+        nodes_nt=nodes_nt.to(device),
+        completion_mask_nt=mask_nt.to(device),
     )
 
 

@@ -51,11 +51,11 @@ class PreferenceTask(Task[MicroBatch]):
         """Leave the reading to `forward`: the tensors of a whole step would be large."""
         return batch, sum(batch.weights)
 
-    def forward(self, policy: ShardedPolicy, batch: MicroBatch) -> dict[str, Tensor]:
+    def forward(self, policy: ShardedPolicy, batch: MicroBatch) -> dict[str, Any]:
         """See `Task.forward`; the sums are over pairs."""
         pairs = [self._table.pair(index) for index in batch.indices]
         shared = self.settings.shares_prefixes
-        tensors = collate(pairs, shared=shared).to(policy.device)
+        tensors = collate(pairs, policy.device, shared=shared)
         mask_nt = tensors.completion_mask_nt
         logps_nt = completion_logps(policy, tensors)
         recorded = [self._table.logps(index) for index in batch.indices]
@@ -79,7 +79,6 @@ class PreferenceTask(Task[MicroBatch]):
         )
         margin_b = outputs.chosen_reward_b - outputs.rejected_reward_b
         weight_b = torch.tensor(batch.weights, device=policy.device)
-        computed = torch.tensor(tensors.input_ids_1s.numel(), dtype=torch.float64)
         of_pairs = {
             "loss": outputs.loss_b,
             "right": margin_b > 0,
@@ -91,9 +90,11 @@ class PreferenceTask(Task[MicroBatch]):
             "rejected_tokens": rejected_length_b,
             "tokens": torch.tensor(self.lengths[list(batch.indices)], device=policy.device),
         }
-        sums = {name: (value * weight_b).sum() for name, value in of_pairs.items()}
-        padding = computed * (1 - sum(batch.weights) / len(batch.weights))
-        return sums | {"computed": computed, "padding": padding}
+        return {
+            **{name: (value * weight_b).sum() for name, value in of_pairs.items()},
+            "computed": tensors.computed,
+            "padding": tensors.computed * batch.weights.count(0) / len(batch.weights),
+        }
 
     def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
         """The fields of `StepMetrics`."""

@@ -66,8 +66,8 @@ class Task(ABC, Generic[Batch]):
         """
 
     @abstractmethod
-    def forward(self, policy: ShardedPolicy, batch: Batch) -> dict[str, Tensor]:
-        """The summed `loss` of a forward's examples, and scalars to sum for the metrics.
+    def forward(self, policy: ShardedPolicy, batch: Batch) -> dict[str, Any]:
+        """The summed `loss` of a forward's examples, and numbers to sum for the metrics.
 
         Among them are `tokens`, `computed` and `padding` (see `OptimizerStep`).
         """
@@ -162,16 +162,15 @@ def _take_step(
         step.examples, task.lengths, rank=worker.rank, world=worker.world, settings=settings
     )
     prepared = [task.prepare(batch) for batch in micro_batches]
-    weights = torch.tensor([weight for _, weight in prepared])
-    weight = _summed({"weight": weights.sum()}, policy.device)["weight"] or 1.0
+    weight = _summed({"weight": sum(each for _, each in prepared)}, policy.device)["weight"] or 1.0
     # DeepSpeed averages gradients over workers and forwards; the loss is the mean over `weight`.
     scale = worker.world * len(micro_batches) / weight
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, Any] = {}
     for batch, _ in prepared:
         counts = task.forward(policy, batch)
         policy.step(counts["loss"] * scale, rate)
         for name, value in counts.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.detach().double()
+            sums[name] = sums.get(name, 0.0) + torch.as_tensor(value, dtype=torch.float64).detach()
     totals = {**_summed(sums, policy.device), "weight": weight}
     return task.step_metrics(
         step=step.number + 1,
@@ -188,8 +187,8 @@ def _take_step(
     )
 
 
-def _summed(values: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
+def _summed(values: Mapping[str, Any], device: torch.device) -> dict[str, float]:
     """The sums over all workers."""
-    sums = torch.stack([value.double().to(device) for value in values.values()])
+    sums = torch.tensor([float(value) for value in values.values()], dtype=torch.float64).to(device)
     dist.all_reduce(sums)
     return dict(zip(values, sums.tolist(), strict=True))

@@ -57,13 +57,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 def completion_logps(model: Callable[..., Any], tensors: Tensors) -> Tensor:
     """Log-prob in nats of every completion token [n, t], float32; meaningless where masked."""
-    output = model(
-        input_ids=tensors.input_ids_1s,
-        attention_mask=tensors.attention_mask_11ss,
-        position_ids=tensors.position_ids_1s,
-        logits_to_keep=tensors.parents_m,
-        use_cache=False,
-    )
+    output = model(**tensors.inputs, logits_to_keep=tensors.parents_m, use_cache=False)
     logps_1m = token_logps(output.logits, tensors.scored_ids_1m)
     return logps_1m[0][tensors.nodes_nt]
 
@@ -78,7 +72,7 @@ def check_prefix_sharing(
         ModelError: they differ by more than rounding; the model's layers do not all follow the
             attention mask (recurrent ones, or a sliding window shorter than the pair).
     """
-    shared_nt = completion_logps(model, collate([pair], shared=shared).to(device))
+    shared_nt = completion_logps(model, collate([pair], device, shared=shared))
     differences = []
     for row, completion in enumerate((pair.chosen_ids, pair.rejected_ids)):
         ids_1s = torch.tensor([[*pair.prompt_ids, *completion]], device=device)

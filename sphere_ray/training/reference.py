@@ -151,7 +151,7 @@ def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
 def _pair_logps(
     model: Callable[..., Any], pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool
 ) -> list[Logps]:
-    rows = completion_logps(model, collate(pairs, shared=shared).to(device)).cpu().numpy()
+    rows = completion_logps(model, collate(pairs, device, shared=shared)).cpu().numpy()
     return [
         (chosen[: len(pair.chosen_ids)], rejected[: len(pair.rejected_ids)])
         for pair, chosen, rejected in zip(

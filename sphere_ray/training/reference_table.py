@@ -6,12 +6,13 @@ the order of the pairs and their lengths, 16 bytes a pair.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from sphere_ray.training.batches import Indices
 from sphere_ray.training.encoding import EncodedPair
@@ -43,10 +44,10 @@ def part_path(directory: str, rank: int) -> Path:
 def new_part(path: Path) -> Iterator[Append]:
     """Write one part: each call appends pairs. The part appears by rename at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+    unfinished = path.with_suffix(".partial")
+    with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         yield lambda pairs, logps: writer.write_batch(_batch(pairs, logps))
-    partial.replace(path)
+    unfinished.replace(path)
 
 
 def _batch(pairs: Sequence[EncodedPair], logps: Sequence[Logps]) -> pa.RecordBatch:
@@ -68,19 +69,19 @@ class ReferenceTable:
     def __init__(self, path: str) -> None:
         """Map every part under `path` into memory."""
         files = sorted(Path(path).glob("part-*.arrow"))
-        self._parts = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
+        parts = [pa.ipc.open_file(pa.memory_map(str(file))) for file in files]
+        # Getting a batch of a mapped file copies nothing; holding many of them costs memory.
         self._batches = [
-            (part, number) for part in self._parts for number in range(part.num_record_batches)
+            partial(part.get_batch, number)
+            for part in parts
+            for number in range(part.num_record_batches)
         ]
-        found = [_index(part.get_batch(number)) for part, number in self._batches]
-        sizes = [len(ids) for ids, _ in found]
+        sizes = [get().num_rows for get in self._batches]
         self._starts: Indices = np.cumsum([0, *sizes], dtype=np.int64)
-        # Sorted bytes are sorted text, in UTF-8.
-        self._order: Indices = np.argsort(
-            np.concatenate([ids for ids, _ in found] or [np.empty(0, "S1")]), kind="stable"
-        )
-        tokens = np.concatenate([tokens for _, tokens in found] or [np.empty(0, np.int64)])
-        self._tokens: Indices = tokens[self._order]
+        ids = pa.chunked_array([get()["pair_id"] for get in self._batches], pa.string())
+        self._order: Indices = pc.sort_indices(ids).to_numpy().astype(np.int64)
+        tokens = [np.empty(0, np.int64), *(_tokens(get()) for get in self._batches)]
+        self._tokens: Indices = np.concatenate(tokens)[self._order]
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -109,17 +110,15 @@ class ReferenceTable:
     def _row(self, index: int) -> tuple[pa.RecordBatch, int]:
         position = self._order[index]
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        part, batch = self._batches[number]
-        return part.get_batch(batch), int(position - self._starts[number])
+        return self._batches[number](), int(position - self._starts[number])
 
 
-def _index(batch: pa.RecordBatch) -> tuple[NDArray[np.bytes_], Indices]:
-    """Ids and tokens of the pairs of a batch."""
-    ids = np.array([pair_id.encode() for pair_id in batch["pair_id"].to_pylist()], dtype=np.bytes_)
+def _tokens(batch: pa.RecordBatch) -> Indices:
     prompt, chosen, rejected = (
         batch[name].value_lengths().to_numpy() for name in SCHEMA.names[1:4]
     )
-    return ids, (2 * prompt + chosen + rejected).astype(np.int64)
+    tokens: Indices = 2 * prompt + chosen + rejected
+    return tokens
 
 
 def _values(batch: pa.RecordBatch, name: str, row: int) -> Any:

@@ -3,8 +3,8 @@
 Shape suffixes: s nodes of the tree, m steps.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat
 
 import numpy as np
@@ -120,46 +120,42 @@ class LabelledSteps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeTensors:
-    """One forward: the tree of some examples, and each step's last node and target.
+    """One forward: a tree as the model's `inputs`, and each step's last node and target.
 
-    `tokens` are the nodes that belong to an example of a share above 0.
+    `computed` is the number of nodes, and `tokens` of those that belong to no filler.
     """
 
-    input_ids_1s: Tensor
-    position_ids_1s: Tensor
-    attention_mask_11ss: Tensor
+    inputs: Mapping[str, Tensor | None]
     nodes_m: Tensor
     right_m: Tensor
     weights_m: Tensor
     shifts_m: Tensor
-    tokens: Tensor
-
-    def to(self, device: torch.device) -> "TreeTensors":
-        """The same on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        return TreeTensors(**moved)
+    computed: int
+    tokens: int
 
 
-def collate_trees(examples: Sequence[Example], shares: Sequence[float]) -> TreeTensors:
+def collate_trees(
+    examples: Sequence[Example], shares: Sequence[float], device: torch.device
+) -> TreeTensors:
     """Merge examples into one forward; `shares` (0 for a filler) scale their steps' weights."""
-    paths = [path for example in examples for path in example.paths]
-    targets = [target for example in examples for target in example.targets]
-    shares_m = [
-        share for example, share in zip(examples, shares, strict=True) for _ in example.paths
+    steps = [
+        (path, target, share)
+        for example, share in zip(examples, shares, strict=True)
+        for path, target in zip(example.paths, example.targets, strict=True)
     ]
-    # A forward needs a node, and the loss a step, if it is one of weight 0.
-    tree = PrefixTree.of(paths or [(0,)])
-    real = [path for path, share in zip(tree.paths, shares_m, strict=False) if share]
+    # A forward needs a node and the loss a step; a step of weight 0 does.
+    paths, targets, shares_m = zip(*(steps or [((0,), Target(right=0.0), 0.0)]), strict=True)
+    tree = PrefixTree.of(paths)
+    real = (path for path, share in zip(tree.paths, shares_m, strict=True) if share)
     return TreeTensors(
-        input_ids_1s=torch.tensor([tree.ids_s]),
-        position_ids_1s=torch.tensor([tree.depths_s]),
-        attention_mask_11ss=tree.attention_mask_ss()[None, None],
-        nodes_m=torch.tensor([path[-1] for path in tree.paths]),
-        right_m=torch.tensor([target.right for target in targets] or [0.0]),
+        inputs=tree.inputs(device),
+        nodes_m=torch.tensor([path[-1] for path in tree.paths], device=device),
+        right_m=torch.tensor([target.right for target in targets], device=device),
         weights_m=torch.tensor(
-            [target.weight * share for target, share in zip(targets, shares_m, strict=True)]
-            or [0.0]
+            [target.weight * share for target, share in zip(targets, shares_m, strict=True)],
+            device=device,
         ),
-        shifts_m=torch.tensor([target.shift for target in targets] or [0.0]),
-        tokens=torch.tensor(len(set(chain.from_iterable(real)))),
+        shifts_m=torch.tensor([target.shift for target in targets], device=device),
+        computed=len(tree.ids_s),
+        tokens=len(set(chain.from_iterable(real))),
     )

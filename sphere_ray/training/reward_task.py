@@ -71,7 +71,7 @@ class RewardTask(Task[Prepared]):
     def check_model(self, policy: ShardedPolicy) -> None:
         """See `Task.check_model`; compares the first and the last path of the smallest tree."""
         example = self._steps.example(int(self.lengths.argmin()))
-        shared_m2 = _logits(policy, collate_trees([example], [1.0]).to(policy.device))
+        shared_m2 = _logits(policy, collate_trees([example], [1.0], policy.device))
         differences = []
         for index in (0, -1):
             path = example.paths[index] if example.paths else (0,)
@@ -88,21 +88,20 @@ class RewardTask(Task[Prepared]):
         prepared = [self._steps.example(index) for index in batch.indices], batch.weights
         return prepared, _shared(prepared, lambda each: sum(t.weight for t in each.targets))
 
-    def forward(self, policy: ShardedPolicy, batch: Prepared) -> dict[str, Tensor]:
+    def forward(self, policy: ShardedPolicy, batch: Prepared) -> dict[str, Tensor | float]:
         """See `Task.forward`; the loss is summed over steps."""
-        tensors = collate_trees(*batch).to(policy.device)
+        tensors = collate_trees(*batch, policy.device)
         logits_m2 = _logits(policy, tensors)
         targets_m2 = torch.stack([1 - tensors.right_m, tensors.right_m], dim=-1)
         shifts_m2 = torch.stack([torch.zeros_like(tensors.shifts_m), tensors.shifts_m], dim=-1)
         loss_m = cross_entropy(logits_m2 + shifts_m2, targets_m2, reduction="none")
-        computed = torch.tensor(tensors.input_ids_1s.numel(), device=policy.device)
-        return {
-            "loss": (loss_m * tensors.weights_m).sum(),
+        counts = {
             "tokens": tensors.tokens,
-            "computed": computed,
-            "padding": computed - tensors.tokens,
-            "dropped": torch.tensor(_shared(batch, lambda example: example.dropped)),
+            "computed": tensors.computed,
+            "padding": tensors.computed - tensors.tokens,
+            "dropped": _shared(batch, lambda example: example.dropped),
         }
+        return counts | {"loss": (loss_m * tensors.weights_m).sum()}
 
     def metrics(self, totals: Mapping[str, float]) -> dict[str, Any]:
         """The fields of `RewardStepMetrics`."""
@@ -115,7 +114,7 @@ class RewardTask(Task[Prepared]):
         scores = np.full(len(held_out.rows), np.nan)
         for start in range(0, len(held_out), worker.world):
             example = held_out.example(min(start + worker.rank, len(held_out) - 1))
-            logits_m2 = _logits(policy, collate_trees([example], [1.0]).to(policy.device))
+            logits_m2 = _logits(policy, collate_trees([example], [1.0], policy.device))
             if example.rows:
                 scores[list(example.rows)] = logits_m2.softmax(-1)[:, 1].cpu().numpy()
         total = np.fmax.reduce(worker.gather(scores))
@@ -154,12 +153,7 @@ def _shared(batch: Prepared, count: Callable[[Example], float]) -> float:
 
 
 def _logits(model: Callable[..., Any], tensors: TreeTensors) -> Tensor:
-    logits_m2: Tensor = model(
-        input_ids=tensors.input_ids_1s,
-        attention_mask=tensors.attention_mask_11ss,
-        position_ids=tensors.position_ids_1s,
-        nodes_m=tensors.nodes_m,
-    )
+    logits_m2: Tensor = model(**tensors.inputs, nodes_m=tensors.nodes_m)
     return logits_m2
 
 

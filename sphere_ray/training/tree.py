@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 ROOT = -1
@@ -29,7 +30,7 @@ class PrefixTree:
 
     @classmethod
     def of(cls, sequences: Iterable[Iterable[int]], *, shared: bool = True) -> "PrefixTree":
-        """The tree of these sequences; unless `shared` each has nodes of its own, one by one."""
+        """The tree of these sequences; unless `shared`, each has nodes of its own."""
         nodes: dict[tuple[int, int], int] = {}
         depths: list[int] = []
         paths: list[list[int]] = []
@@ -48,10 +49,24 @@ class PrefixTree:
             paths=paths,
         )
 
-    def attention_mask_ss(self) -> Tensor:
-        """True where the node of the row may see that of the column: itself and its ancestors."""
+    def inputs(self, device: torch.device, *, masked: bool = True) -> dict[str, Tensor | None]:
+        """A transformers model's arguments for these nodes as one row.
+
+        With `masked` a node sees itself and its ancestors alone. Otherwise there is no mask, and
+        the model must find where sequences begin by the position ids, which restart at 0.
+        """
+        mask_11ss = None
+        if masked:
+            mask_11ss = torch.from_numpy(self._mask_ss()).to(device)[None, None]
+        return {
+            "input_ids": torch.tensor([self.ids_s], device=device),
+            "position_ids": torch.tensor([self.depths_s], device=device),
+            "attention_mask": mask_11ss,
+        }
+
+    def _mask_ss(self) -> NDArray[np.bool_]:
         mask_ss = np.eye(len(self.parents_s), dtype=bool)
         for node, parent in enumerate(self.parents_s):
             if parent != ROOT:
                 mask_ss[node] |= mask_ss[parent]
-        return torch.from_numpy(mask_ss)
+        return mask_ss

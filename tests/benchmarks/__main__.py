@@ -25,6 +25,7 @@ BENCHMARKS = (
     "dpo",
     "sampling",
     "million",
+    "million_pairs",
     "overhead",
 )
 TARGETS = {
@@ -43,6 +44,7 @@ TARGETS = {
     "million_minutes": "<= 15",
     "million_summary_minutes": "<= 5",
     "million_memory_ratio": "<= 1.2",
+    "pairs_memory_ratio": "<= 1.2",
     "overhead_s": "<= 60",
 }
 

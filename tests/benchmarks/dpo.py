@@ -26,7 +26,7 @@ from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.records import Message, PreferencePair, StageName
 from sphere_ray.schema import to_table
-from sphere_ray.training.batches import global_batches
+from sphere_ray.training.batches import planned_steps
 from sphere_ray.training.messages import ReferenceRequest, TrainRequest
 from tests.benchmarks.grading import DATA, rows
 from tests.benchmarks.report import emit, rounded
@@ -60,13 +60,11 @@ def write_pairs(model: str, folder: Path) -> None:
         )
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         lines.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    pq.write_table(to_table(pairs, PreferencePair), folder / "pairs.parquet")
+    (folder / "pairs").mkdir()
+    pq.write_table(to_table(pairs, PreferencePair), folder / "pairs" / "part-00000.parquet")
     # TRL takes rows in order: the same global batches as ours, in as many epochs.
-    batches = [
-        batch
-        for epoch in range(EPOCHS)
-        for batch in global_batches(PAIRS, BATCH, seed=SEED, epoch=epoch)
-    ]
+    settings = TrainingSettings(batch_size=BATCH, epochs=EPOCHS)
+    batches = [step.examples for step in planned_steps(PAIRS, settings, seed=SEED)]
     text = "".join(f"{json.dumps(lines[index])}\n" for batch in batches for index in batch)
     (folder / "pairs.jsonl").write_text(text, "utf-8")
 
@@ -88,7 +86,7 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
     place = folder / f"ours-{workers}"
     reference = ReferenceRequest(
         model_dir=model,
-        pairs_path=str(folder / "pairs.parquet"),
+        pairs_path=str(folder / "pairs"),
         output_dir=str(place / "reference"),
         settings=settings,
         placement=placement,
@@ -97,8 +95,6 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
         model_dir=model,
         reference_path=reference.output_dir,
         output_dir=str(place / "model"),
-        storage_path=str(place / "storage"),
-        name="train",
         seed=SEED,
         learning_rate=RATE,
         settings=settings,

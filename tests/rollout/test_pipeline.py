@@ -1,6 +1,5 @@
 """The graphs on a local Ray: files in, files out, each row once whatever dies in between."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ import ray
 
 from sphere_ray.config.method import MethodSettings, PairSettings
 from sphere_ray.config.run import RolloutSettings
-from sphere_ray.errors import EngineError, RowError
+from sphere_ray.errors import EngineError
 from sphere_ray.method.pairs import build_pairs
 from sphere_ray.records import (
     Branch,
@@ -32,8 +31,9 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.stages import RowStage, rollout_table
+from sphere_ray.rollout.stages import rollout_table
 from sphere_ray.schema import from_table, to_table
+from tests.rollout.dying import Dying, Nothing
 from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -119,8 +119,8 @@ def test_pairs_are_those_of_each_rollout_and_off_policy_ones_are_capped(tmp_path
     counts = pipeline.pair(source, str(output), capped)
     assert counts.kept == {"self_generation": 10, "diversity": 2}
     assert counts.dropped == {"too_similar": 10, "off_policy_cap": 8}
-    kept = read(output, PreferencePair)
-    assert [p for p in kept if p.stage is StageName.DIVERSITY] == off_policy[:2]
+    kept = [p for p in read(output, PreferencePair) if p.stage is StageName.DIVERSITY]
+    assert sorted(kept, key=lambda p: p.pair_id) == off_policy[:2]
     dropped = pa.concat_tables(map(pq.read_table, files(output / "dropped")))
     assert Counter(dropped["reason"].to_pylist()) == counts.dropped
     assert set(dropped["pair_id"].to_pylist()) >= {pair.pair_id for pair in off_policy[2:]}
@@ -165,36 +165,6 @@ def test_many_small_files_become_few_and_stay_what_they_were(tmp_path: Path) -> 
         assert read(output, Rollout) == rollouts
     pipeline.compact(str(output))
     assert [path.name for path in files(output)] == ["part-00000.parquet"]
-
-
-class Dying(RowStage):
-    """Passes problems on; its process ends once, in the middle of its work."""
-
-    def __init__(self, assignment: Any, *, last: bool = True) -> None:
-        super().__init__(assignment, last=last)
-        self.marker = Path(assignment.marker)
-
-    def read(self, table: pa.Table) -> list[Problem]:
-        return from_table(table, Problem)
-
-    async def work(self, row: Problem) -> Problem:
-        if row.level == 9 and not self.marker.exists():
-            self.marker.touch()
-            os._exit(1)
-        if row.level == 8:
-            raise EngineError("the engines are gone")
-        return row
-
-    def failed(self, row: Problem, error: RowError) -> Problem:
-        return row
-
-    def write(self, rows: list[Problem]) -> pa.Table:
-        return to_table(rows, Problem)
-
-
-class Nothing:
-    def add(self, **counts: int) -> None:
-        pass
 
 
 def streamed(tmp_path: Path, problems: list[Problem]) -> list[str]:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from sphere_ray.training.batches import (
     shard,
 )
 from sphere_ray.training.encoding import EncodedPair
+
+CPU = torch.device("cpu")
 
 
 def settings_for(micro: int, per_rank: int, world: int) -> TrainingSettings:
@@ -107,8 +110,8 @@ def test_collate_computes_each_distinct_prefix_once() -> None:
         EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1,), rejected_ids=(2, 3)),
         EncodedPair(pair_id="b", prompt_ids=(5, 8), chosen_ids=(4, 4, 4), rejected_ids=(4, 9)),
     ]
-    tensors = collate(pairs)
-    assert sorted(tensors.input_ids_1s[0].tolist()) == [1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]
+    tensors = collate(pairs, CPU)
+    assert sorted(tensors.inputs["input_ids"][0].tolist()) == [1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]
     assert tensors.completion_mask_nt.sum(dim=1).tolist() == [1, 3, 2, 2]
     ids = [
         tensors.scored_ids_1m[0][nodes][mask].tolist()
@@ -116,7 +119,7 @@ def test_collate_computes_each_distinct_prefix_once() -> None:
     ]
     assert ids == [[1], [4, 4, 4], [2, 3], [4, 9]]
     parents = tensors.parents_m[tensors.nodes_nt[:, 0]]
-    assert tensors.input_ids_1s[0][parents].tolist() == [7, 8, 7, 8]
+    assert tensors.inputs["input_ids"][0][parents].tolist() == [7, 8, 7, 8]
 
 
 def test_unshared_rows_are_whole_and_begin_anew() -> None:
@@ -124,10 +127,10 @@ def test_unshared_rows_are_whole_and_begin_anew() -> None:
         EncodedPair(pair_id="a", prompt_ids=(5, 6), chosen_ids=(1,), rejected_ids=(1, 3)),
         EncodedPair(pair_id="b", prompt_ids=(5,), chosen_ids=(4,), rejected_ids=(4,)),
     ]
-    tensors = collate(pairs, shared=False)
-    assert tensors.attention_mask_11ss is None
-    assert tensors.input_ids_1s.tolist() == [[5, 6, 1, 5, 4, 5, 6, 1, 3, 5, 4]]
-    assert tensors.position_ids_1s.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1]]
+    tensors = collate(pairs, CPU, shared=False)
+    assert tensors.inputs["attention_mask"] is None
+    assert tensors.inputs["input_ids"].tolist() == [[5, 6, 1, 5, 4, 5, 6, 1, 3, 5, 4]]
+    assert tensors.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1]]
     assert tensors.parents_m.tolist() == [1, 3, 6, 7, 9]
 
 

@@ -27,7 +27,7 @@ def gradients_and_logps(
     model: Any, device: torch.device, *, shared: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the completions alone, and the gradient of their sum at the first weights."""
-    tensors = collate(PAIRS, shared=shared).to(device)
+    tensors = collate(PAIRS, device, shared=shared)
     model.zero_grad()
     logps = completion_logps(model, tensors)[tensors.completion_mask_nt]
     logps.sum().backward()

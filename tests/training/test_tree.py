@@ -11,7 +11,9 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6)
 def test_what_a_node_sees_is_its_sequence_so_far(sequences: list[list[int]]) -> None:
     tree = PrefixTree.of(sequences)
     ids_s, depths_s = torch.tensor(tree.ids_s), torch.tensor(tree.depths_s)
-    mask_ss = tree.attention_mask_ss()
+    mask_11ss = tree.inputs(torch.device("cpu"))["attention_mask"]
+    assert mask_11ss is not None
+    mask_ss = mask_11ss[0, 0]
     for sequence, path in zip(sequences, tree.paths, strict=True):
         assert len(path) == len(sequence)
         for length, node in enumerate(path, start=1):

@@ -121,6 +121,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return root, dict(zip(requests, values, strict=True))
 
 
+CPU = torch.device("cpu")
+
+
 def load_plainly(root: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(root / "model", dtype=torch.float32).train()
 
@@ -322,7 +325,7 @@ def test_vllm_scores_the_result_like_the_trainer(
         timeout=300,
     )
     theirs = json.loads((tmp_path / "logps").read_text())
-    tensors = collate(pairs)
+    tensors = collate(pairs, CPU)
     with torch.no_grad():
         logps = completion_logps(load_model(str(root / name), settings).eval(), tensors)
     differences = [
