@@ -5,7 +5,6 @@ models (`embedded`, `tiny_models`) is imported when such a model is first asked 
 """
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -24,11 +23,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
 
-MADE = (
-    *("embedded:smollm2-135m-instruct", "tiny:llama", "tiny:guesser", "tiny:qwen2"),
-    "tiny:qwen2-prm",
-)
-"""Models that are made here once."""
+MADE = {
+    "embedded:smollm2-135m-instruct": "embedded",
+    "tiny:llama": "tiny_models",
+    "tiny:guesser": "tiny_guesser",
+    "tiny:qwen2": "tiny_models",
+    "tiny:qwen2-prm": "tiny_models",
+}
+"""Models that are made here once, and the module of this room that makes them."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 CONTENT_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt", ".safetensors", ".bin"})
@@ -190,13 +192,12 @@ def _missing_weights(directory: Path) -> str:
 def _made_model(name: str, cache_dir: Path) -> Path:
     if name not in MADE:
         raise ModelError(f"model {name} is unknown; there are {', '.join(MADE)}")
-    make = _recipe(name)
     # The recipe is part of the name, so a change of code never serves an old model.
-    code = Path(inspect.getfile(make)).read_bytes()
+    code = Path(__file__).with_name(f"{MADE[name]}.py").read_bytes()
     recipe = hashlib.blake2b(code, digest_size=4).hexdigest()
     directory = cache_dir / f"{name.replace(':', '-')}-{recipe}"
     if not directory.exists():
-        _fill(directory, make)
+        _fill(directory, _recipe(name))
     stored = directory / FINGERPRINT_FILE
     if not stored.is_file() or stored.read_text(encoding="ascii") != model_fingerprint(
         str(directory)
