@@ -15,7 +15,6 @@ SphereError                      base; its text is one sentence for the person a
    |- GraderError                the grader failed its self-test or lost its workers
    |- ReleaseError               engines did not give their memory back
    `- TrainingError              a training phase failed
-      |- TooFewPairsError        too few pairs fit training.max_length; the policy stays
       |- TooFewLabelsError       too few problems with scored steps; the reward source stays
       `- CollapseError           the guard stopped training; the policy stays
 """
@@ -83,10 +82,6 @@ class ReleaseError(FatalError):
 
 class TrainingError(FatalError):
     """A training phase failed."""
-
-
-class TooFewPairsError(TrainingError):
-    """Fewer pairs than `training.min_pairs` can be trained on; no model comes of the iteration."""
 
 
 class TooFewLabelsError(TrainingError):

@@ -236,7 +236,11 @@ class _Loop:
         least = self.settings.training.min_pairs
         if made.finished is None or made.report.rows_out >= least:
             return None
-        return f"{made.report.rows_out} pairs are fewer than training.min_pairs ({least})"
+        dropped = f"; dropped: {dict(made.report.dropped)}" if made.report.dropped else ""
+        return (
+            f"{made.report.rows_out} pairs are fewer than training.min_pairs ({least}){dropped}; "
+            "roll out more problems"
+        )
 
     def _refusal(self, this: Iteration) -> str | None:
         assert this.evaluation is not None

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from sphere_ray.errors import TooFewPairsError
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
 from sphere_ray.training.batches import collate
@@ -42,12 +41,10 @@ def compute_reference(request: ReferenceRequest, worker: Worker) -> ReferenceDon
 
     Raises:
         ModelError: the model cannot be loaded or trained.
-        TooFewPairsError: fewer usable pairs than `training.min_pairs`.
     """
     whole = Path(request.output_dir) / WHOLE
     if all(worker.gather(whole.is_file())):
         return ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
-    _refuse_too_few(len(Shards(request.pairs_path)), Counter(), request)
     model = _load(request, worker)
     shared = request.settings.shares_prefixes
 
@@ -74,10 +71,8 @@ def write_table(
 ) -> ReferenceDone:
     """Write this worker's part; a round encodes, scores and appends at most `CHUNK` pairs.
 
-    `check` is called once, on each worker with a pair of its own.
-
-    Raises:
-        TooFewPairsError: fewer usable pairs than `training.min_pairs`.
+    `check` is called once, on each worker with a pair of its own. A table may have few pairs, or
+    none: whether they are enough to train on is for the caller to say.
     """
     if worker.rank == 0:
         for stale in Path(request.output_dir).glob("part-*"):
@@ -105,7 +100,6 @@ def write_table(
             dropped += lost
     shares = worker.gather((dropped, tokens, time.monotonic() - began))
     total = sum((lost for lost, _, _ in shares), Counter[str]())
-    _refuse_too_few(usable, total, request)
     return ReferenceDone(
         pairs=usable,
         dropped=dict(total),
@@ -127,14 +121,6 @@ def _rounds(
         pairs = from_table(table, PreferencePair) if table is not None else []
         kept, dropped = encode_pairs(pairs, encoder, request.settings.max_length)
         yield sorted(kept, key=lambda pair: pair.tokens), dropped
-
-
-def _refuse_too_few(usable: int, dropped: Counter[str], request: ReferenceRequest) -> None:
-    if usable < request.settings.min_pairs:
-        raise TooFewPairsError(
-            f"only {usable} pairs can be trained on (training.min_pairs: "
-            f"{request.settings.min_pairs}; dropped: {dict(dropped)}); roll out more problems"
-        )
 
 
 def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:

@@ -13,7 +13,6 @@ import torch
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
-from sphere_ray.errors import TooFewPairsError
 from sphere_ray.training import reference
 from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.messages import ReferenceProgress, ReferenceRequest
@@ -152,9 +151,10 @@ def test_pairs_of_either_list_type_are_read(
     assert len(ReferenceTable(str(tmp_path / "reference"))) == 22
 
 
-def test_too_few_pairs_are_refused_with_the_reasons(
+def test_pairs_that_cannot_be_trained_on_leave_an_empty_table_with_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = Alone(tmp_path, TrainingSettings(batch_size=1, max_length=2))
-    with pytest.raises(TooFewPairsError, match="too_long': 22"):
-        alone.write(monkeypatch)
+    done = alone.write(monkeypatch)
+    assert (done.pairs, done.dropped) == (0, {"too_long": 22})
+    assert len(ReferenceTable(str(tmp_path / "reference"))) == 0
