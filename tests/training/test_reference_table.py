@@ -93,7 +93,7 @@ class Alone:
         self.seen: list[object] = []
         self.forwards: list[int] = []
 
-    def write(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self, monkeypatch: pytest.MonkeyPatch) -> ReferenceDone:
         monkeypatch.setattr(Worker, "gather", lambda worker, value: [value])
         host = Host(
             device=torch.device("cpu"),
@@ -102,7 +102,7 @@ class Alone:
             new_checkpoint=lambda name: nullcontext(Path(name)),
         )
         worker = Worker(rank=0, world=1, host=host)
-        reference.write_table(self.request, worker, self.score, lambda each: None)
+        return reference.write_table(self.request, worker, self.score, lambda each: None)
 
     def score(self, pairs: Sequence[EncodedPair]) -> list[Logps]:
         self.forwards.append(len(pairs))
