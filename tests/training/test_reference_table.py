@@ -15,7 +15,7 @@ from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.training import reference
 from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.messages import ReferenceProgress, ReferenceRequest
+from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.reference_table import SCHEMA, Logps, ReferenceTable, new_part, part_path
 from sphere_ray.training.workers import Host, Worker
 from tests.training.pairs import write_pairs
