@@ -27,9 +27,11 @@ def run_dir(tmp_path_factory):
     """A run whose driver was killed while it trained its reward model, and run again."""
     folder = tmp_path_factory.mktemp("trained")
     run_dir = folder / "run"
-    state = run_dir / "iter-000/_train/training"
+    state = run_dir / "iter-000/_train"
     driver = Driver(smoke(run_dir, *OVERRIDES), folder / "log")
-    driver.until(lambda: (state / "checkpoint_manager_snapshot.json").exists(), seconds=600)
+    driver.until(
+        lambda: any(state.glob("training-*/checkpoint_manager_snapshot.json")), seconds=600
+    )
     driver.kill()
     done = finish(smoke(run_dir, *OVERRIDES), seconds=1200)
     assert done.code == 0, done.out + done.err
