@@ -8,6 +8,7 @@ from typing import Any
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero import parameter_offload
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch import Tensor, nn
 
 from sphere_ray.compat.names import doubts
@@ -59,9 +60,14 @@ def zero3_weights(engine: Any) -> Mapping[str, Tensor] | None:
 def forget_models() -> None:
     """Let go of the models that DeepSpeed sharded and nobody uses any more.
 
-    DeepSpeed keeps them in a list of its own, which no engine's end empties. Where that name is
-    gone they may stay in memory.
+    No engine's end empties DeepSpeed's list of modules, nor the cache of a method of the ZeRO-3
+    coordinator, which holds the coordinator and its modules. Where those names are gone, models
+    may stay in memory.
     """
     getattr(parameter_offload, _STACK, []).clear()
+    for method in vars(PartitionedParameterCoordinator).values():
+        # The cache is within a decorator's closure.
+        for cell in getattr(method, "__closure__", None) or ():
+            getattr(cell.cell_contents, "cache_clear", lambda: None)()
     gc.collect()
     get_accelerator().empty_cache()

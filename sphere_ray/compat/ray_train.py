@@ -6,7 +6,7 @@ from typing import Any
 
 import ray.train
 from pyarrow.fs import LocalFileSystem
-from ray.train import CheckpointUploadMode, FailureConfig
+from ray.train import FailureConfig
 
 from sphere_ray.compat.names import doubts
 
@@ -18,6 +18,12 @@ TESTED = "2.60.0"
 _PLACEMENT_ATTEMPTS = 10
 
 TrainingFailedError: type[Exception] = ray.train.TrainingFailedError
+
+
+def faults() -> list[str]:
+    """What Ray Train lacks of what nothing can replace; its second version has it."""
+    needed = ("CheckpointUploadMode", "WorkerGroupError")
+    return [f"ray.train has no {name}" for name in needed if not hasattr(ray.train, name)]
 
 
 def failure_config(max_failures: int) -> FailureConfig:
@@ -58,7 +64,8 @@ def report_checkpoint(directory: Path, *, uploaded: bool) -> None:
 
     A directory that is `uploaded` lies in Ray Train's storage already.
     """
-    mode = CheckpointUploadMode.NO_UPLOAD if uploaded else CheckpointUploadMode.SYNC
+    modes = ray.train.CheckpointUploadMode
+    mode = modes.NO_UPLOAD if uploaded else modes.SYNC
     checkpoint = ray.train.Checkpoint.from_directory(str(directory))
     ray.train.report({}, checkpoint=checkpoint, checkpoint_upload_mode=mode)
 

@@ -136,6 +136,10 @@ class ShardedPolicy:
         whole: Mapping[str, Tensor] = self.model.state_dict()
         return whole
 
+    def close(self) -> None:
+        """Let go of model and optimizer, which hooks in torch's graph hold."""
+        self._engine.destroy()
+
 
 @contextmanager
 def partitioned_loading(config: Mapping[str, Any]) -> Iterator[None]:

@@ -42,7 +42,15 @@ class TrainingJob:
         `storage_path` is an absolute path on storage that all nodes share, or a URI. A new job
         with the name and the storage path of an earlier one continues a `TrainRequest` or a
         `RewardTrainRequest` at its last checkpoint, if that was made for the same request.
+
+        Raises:
+            TrainingError: this version of Ray Train cannot be used.
         """
+        if found := ray_train.faults():
+            raise TrainingError(
+                f"training needs the second version of Ray Train ({'; '.join(found)}): install "
+                f"ray[train]=={ray_train.TESTED} and do not set RAY_TRAIN_V2_ENABLED"
+            )
         self._name = name
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {key: value for key, value in os.environ.items() if "RAY_TRAIN_" in key}

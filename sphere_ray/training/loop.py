@@ -6,6 +6,7 @@ What is learned is a `Task`: preference pairs (dpo.py) or labelled steps (reward
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -105,14 +106,17 @@ def train(task: Task[Any], worker: Worker) -> LearningResult:
         CollapseError: a guard stopped training.
         TrainingError: the workers see different files.
     """
-    began = time.monotonic()
-    request, settings = task.request, task.request.settings
     if len(set(worker.gather(len(task.lengths)))) > 1:
         raise TrainingError(
             "the workers see different files to train on; they must be on storage that all nodes "
             "share; run the same command again"
         )
-    policy = _build(task)
+    with closing(_build(task)) as policy:
+        return _train(task, policy, worker)
+
+
+def _train(task: Task[Any], policy: ShardedPolicy, worker: Worker) -> LearningResult:
+    began, request, settings = time.monotonic(), task.request, task.request.settings
     worker.agree(lambda: task.check_model(policy))
     history, restarted_because = restore(request, policy, worker, task.step_metrics)
     resumed_at = len(history)

@@ -151,8 +151,8 @@ class LearningResult:
     """What a training came to.
 
     `history` has every step. `resumed_at` is the number of steps taken over from a checkpoint;
-    `restarted_because` says why a checkpoint of this model could not be used. `seconds` is the
-    wall time of the workers since they last started.
+    `restarted_because` says why a checkpoint of this model could not be used. `seconds` is wall
+    time since the model was last loaded.
     """
 
     model_dir: str

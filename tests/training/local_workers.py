@@ -1,5 +1,6 @@
 """Training workers without Ray: processes joined by gloo, for tests of what they compute."""
 
+import gc
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedModel
 
 from sphere_ray.training.messages import Request
 from sphere_ray.training.tasks import answer
@@ -75,10 +77,11 @@ def run_requests(requests: Sequence[Request], scratch: Path, *, seconds: float =
 def _main(scratch: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
-    outcomes = [
-        answer(request, host_of(request))
-        for request in pickle.loads((scratch / "requests").read_bytes())
-    ]
+    outcomes = []
+    for request in pickle.loads((scratch / "requests").read_bytes()):
+        outcomes.append(answer(request, host_of(request)))
+        left = [type(each) for each in gc.get_objects() if isinstance(each, PreTrainedModel)]
+        assert not left, f"{left} stay in memory after {request}"
     if rank == 0:
         (scratch / "outcomes").write_bytes(pickle.dumps(outcomes))
     # Left to the interpreter's end, gloo's threads abort the process now and then.

@@ -1,10 +1,13 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.engines.tokens import load_tokenizer, prompt_ids
 from sphere_ray.errors import ModelError
+from sphere_ray.records import Message
 from sphere_ray.training.encoding import PairEncoder, encode_pairs
 from tests.training.pairs import make_pairs
 
@@ -63,3 +66,24 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tokenizer cannot be loaded") as raised:
         PairEncoder(str(tmp_path))
     assert "\n" not in str(raised.value)
+
+
+def test_a_whole_text_ends_as_the_chat_template_ends_a_turn(tmp_path: Path) -> None:
+    """Gemma's turns end with a token that is not the tokenizer's end of sequence."""
+    make_llama(tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (file := tmp_path / name).is_file():
+            document = json.loads(file.read_text())
+            document["eos_token"] = "<|endoftext|>"
+            file.write_text(json.dumps(document))
+    assert PairEncoder(str(tmp_path))._tokenizer.eos_token_id == END_OF_TEXT
+    assert PairEncoder(str(tmp_path)).encode(PAIR).chosen_ids[-1] == END_OF_TURN
+
+
+def test_a_template_that_refuses_the_messages_is_one_sentence(tmp_path: Path) -> None:
+    make_llama(tmp_path)
+    refusal = "{{ raise_exception('System role not supported') }}"
+    tokenizer = load_tokenizer(str(tmp_path))
+    tokenizer.chat_template = refusal
+    with pytest.raises(ModelError, match=r"System role not supported; change method\.prompts"):
+        prompt_ids(tokenizer, (Message(role="system", content="s"),))

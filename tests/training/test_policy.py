@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from sphere_ray.config.training import TrainingSettings
 from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.training.batches import collate
 from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
+from sphere_ray.training.policy import check_prefix_sharing, completion_logps, export, load_model
 
 PAIRS = [
     EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1, 8), rejected_ids=(1, 2, 3)),
@@ -59,3 +60,19 @@ def test_flash_attention_computes_the_same(model_dir: Path) -> None:
         packed_gradients.flatten().float(), tree_gradients.flatten().float(), dim=0
     )
     assert close > 0.99
+
+
+def test_weights_of_the_base_in_other_formats_are_not_copied(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    """Whoever loads those would get the untrained model."""
+    source = tmp_path / "source"
+    shutil.copytree(model_dir, source)
+    foreign = ("tf_model.h5", "flax_model.msgpack", "model.onnx", "rust_model.ot")
+    model = load_model(str(source), TrainingSettings(precision="fp32"))
+    for name in (*foreign, "adapter_config.json", "README.md"):
+        (source / name).write_text("{}")
+    export(model, model.state_dict(), str(source), str(tmp_path / "made"))
+    made = {file.name for file in (tmp_path / "made").iterdir()}
+    assert {"README.md", "model.safetensors", "tokenizer.json"} <= made
+    assert not made & {*foreign, "adapter_config.json"}
