@@ -10,7 +10,6 @@ from sphere_ray.method.preference import LossInputs, preference_loss, sequence_l
 from sphere_ray.training.adapters import merged, with_adapters
 from sphere_ray.training.batches import MicroBatch, collate, pad_logps
 from sphere_ray.training.deepspeed import ShardedPolicy
-from sphere_ray.training.guard import check_collapse
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
 from sphere_ray.training.policy import (
@@ -20,6 +19,7 @@ from sphere_ray.training.policy import (
     load_model,
 )
 from sphere_ray.training.reference_table import ReferenceTable
+from sphere_ray.training.steering import check_collapse
 
 
 class PreferenceTask(Task[MicroBatch]):

@@ -130,7 +130,6 @@ class _Relay:
         self._over = False
 
     async def run(self) -> TrainingError | None:
-        """Run the job. `message` returns None once it has ended."""
         me = ray.get_runtime_context().current_actor
         try:
             return await asyncio.to_thread(self._fit, me)
@@ -139,45 +138,48 @@ class _Relay:
             await self._messages.put(None)
 
     async def give(self, request: Request | None) -> None:
-        """Number a request and pass it to the workers; None tells them to leave."""
+        # A request of None tells the workers to leave.
         async with self._changed:
             self._request, self._given = request, self._given + 1
             self._changed.notify_all()
 
     async def take(self, last: int) -> tuple[int, Request | None]:
-        """The next request and its number, once there is one.
-
-        `last` is the number of the request that this worker answered last. A worker that was
-        started anew has answered none (0) and gets the unfinished request again.
-        """
+        # `last` is the number of the request that this worker answered last. A worker that was
+        # started anew has answered none (0) and gets the unfinished request again.
         async with self._changed:
             await self._changed.wait_for(lambda: self._given > max(last, self._finished))
             return self._given, self._request
 
     async def finish(self, number: int, value: Any) -> None:
-        """Note that a request is answered, and pass the answer to the driver."""
         self._finished = number
         await self._messages.put(_Outcome(value))
 
     async def put(self, message: Any) -> None:
-        """Pass progress from a worker to the driver."""
         await self._messages.put(message)
 
     async def message(self) -> Any:
-        """Return the next message; None if the job has ended."""
+        # There is none (None) behind the end of the job.
         return None if self._over and self._messages.empty() else await self._messages.get()
 
     def _fit(self, me: ActorHandle[Any]) -> TrainingError | None:
         from ray.train.torch import TorchTrainer
 
+        placement = self._placement
         trainer = TorchTrainer(
-            partial(_work, self._placement, me),
-            scaling_config=_scaling(self._placement),
+            partial(_work, placement, me),
+            scaling_config=ScalingConfig(
+                num_workers=placement.workers,
+                use_gpu=placement.use_gpu,
+                resources_per_worker={
+                    "CPU": placement.cpus_per_worker,
+                    **({"GPU": 1.0} if placement.use_gpu else {}),
+                },
+            ),
             run_config=RunConfig(
                 # Ray reads no checkpoint that another version of Ray reported.
                 name=f"{self._name}-ray-{ray.__version__}",
                 storage_path=self._storage_path,
-                failure_config=ray_train.failure_config(self._placement.max_failures),
+                failure_config=ray_train.failure_config(placement.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
             ),
         )
@@ -193,23 +195,9 @@ class _Relay:
 
 def _work(placement: TrainerPlacement, job: ActorHandle[Any]) -> None:
     # Torch and DeepSpeed are imported here and not by the driver, after their environment is set.
-    os.environ.update(_environment(placement))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not placement.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
     from sphere_ray.training.host import serve
 
     serve(job)
-
-
-def _scaling(placement: TrainerPlacement) -> ScalingConfig:
-    resources = {"CPU": placement.cpus_per_worker}
-    if placement.use_gpu:
-        resources["GPU"] = 1.0
-    return ScalingConfig(
-        num_workers=placement.workers, use_gpu=placement.use_gpu, resources_per_worker=resources
-    )
-
-
-def _environment(placement: TrainerPlacement) -> dict[str, str]:
-    environment = {"TOKENIZERS_PARALLELISM": "false"}
-    if not placement.use_gpu:
-        environment["DS_ACCELERATOR"] = "cpu"
-    return environment

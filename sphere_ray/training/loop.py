@@ -21,10 +21,9 @@ from sphere_ray.training.deepspeed import (
     partitioned_loading,
     shard_for_training,
 )
-from sphere_ray.training.guard import check_divergence
 from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import LearningRequest, LearningResult, OptimizerStep
-from sphere_ray.training.schedule import learning_rate
+from sphere_ray.training.steering import check_divergence, learning_rate
 from sphere_ray.training.workers import Worker
 
 Batch = TypeVar("Batch")

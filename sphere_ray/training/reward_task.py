@@ -42,7 +42,7 @@ class RewardTask(Task[Prepared]):
     request: RewardTrainRequest
 
     def __init__(self, request: RewardTrainRequest) -> None:
-        """Index the steps to train on.
+        """Index the steps.
 
         Raises:
             ModelError: the tokenizer cannot be loaded, or does not know the step tag.
@@ -54,8 +54,9 @@ class RewardTask(Task[Prepared]):
         trained = request.trained
         tag = None if trained.shape == CLASSIFIER else trained.step_tag
         tokenizer = load_tokenizer(request.model_dir)
-        self._prompt = RewardPrompt(tokenizer, system=trained.system, step_tag=tag)
-        self._steps = LabelledSteps(request.train_path, self._prompt, self.settings)
+        prompt = RewardPrompt(tokenizer, system=trained.system, step_tag=tag)
+        self._steps = LabelledSteps(request.train_path, prompt, self.settings)
+        self._held_out = LabelledSteps(request.held_out_path, prompt, self.settings)
         self.lengths = self._steps.lengths
         if self._steps.problems < self.settings.min_problems:
             raise TooFewLabelsError(
@@ -110,7 +111,7 @@ class RewardTask(Task[Prepared]):
     @torch.no_grad()
     def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
         """Score the held-out steps; every worker makes as many forwards (ZeRO-3)."""
-        held_out = LabelledSteps(self.request.held_out_path, self._prompt, self.settings)
+        held_out = self._held_out
         scores = np.full(len(held_out.rows), np.nan)
         for start in range(0, len(held_out), worker.world):
             example = held_out.example(min(start + worker.rank, len(held_out) - 1))

@@ -36,7 +36,7 @@ from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.schema import to_table
 from sphere_ray.training.batches import planned_steps
 from sphere_ray.training.messages import LearningResult, RewardTrainRequest
-from sphere_ray.training.schedule import learning_rate
+from sphere_ray.training.steering import learning_rate
 from tests.engines.whole_chain import score_chain
 from tests.training.local_workers import run_requests
 

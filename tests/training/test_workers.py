@@ -33,7 +33,7 @@ from sphere_ray.training.messages import (
 )
 from sphere_ray.training.policy import completion_logps, load_model
 from sphere_ray.training.reference_table import ReferenceTable
-from sphere_ray.training.schedule import learning_rate
+from sphere_ray.training.steering import learning_rate
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from sphere_ray.config.training import GuardSettings
+from sphere_ray.config.training import GuardSettings, TrainingSettings
 from sphere_ray.errors import CollapseError
-from sphere_ray.training.guard import check_collapse, check_divergence
 from sphere_ray.training.messages import StepMetrics
+from sphere_ray.training.steering import check_collapse, check_divergence, learning_rate
 from tests.training.steps import STEP
 
 GUARD = GuardSettings(max_chosen_drop=0.5, window=4)
@@ -35,3 +35,29 @@ def test_it_looks_at_whole_windows_only() -> None:
 def test_divergence_stops_at_once(field: str, value: float) -> None:
     with pytest.raises(CollapseError, match="diverged at step 1"):
         check_divergence(replace(STEP, **{field: value}), "training")
+
+
+def rates(schedule: str, warmup: float, steps: int = 10) -> list[float]:
+    settings = TrainingSettings(schedule=schedule, warmup_ratio=warmup)  # type: ignore[arg-type]
+    return [learning_rate(step, steps, 2.0, settings) for step in range(steps)]
+
+
+def test_warm_up_is_linear_and_reaches_the_peak() -> None:
+    assert rates("constant", 0.4) == pytest.approx([0.5, 1.0, 1.5, 2.0] + [2.0] * 6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_it_falls_from_the_peak_without_reaching_zero(schedule: str) -> None:
+    values = rates(schedule, 0.0)
+    assert values[0] == 2.0
+    assert values == sorted(values, reverse=True)
+    assert 0 < values[-1] < 0.5
+
+
+def test_cosine_is_half_way_at_half_time() -> None:
+    assert rates("cosine", 0.0)[5] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.99])
+def test_a_single_step_has_a_rate(warmup: float) -> None:
+    assert rates("cosine", warmup, steps=1) == [2.0]

@@ -1,11 +1,30 @@
-"""Stops training that collapsed. It looks at metrics alone, so all workers decide alike."""
+"""The learning rate of each step, and the guards that stop a training from its metrics alone.
+
+All workers see the same metrics, so they decide alike.
+"""
 
 import math
 from collections.abc import Sequence
 
-from sphere_ray.config.training import GuardSettings
+from sphere_ray.config.training import GuardSettings, OptimizationSettings
 from sphere_ray.errors import CollapseError
 from sphere_ray.training.messages import OptimizerStep, StepMetrics
+
+
+def learning_rate(step: int, steps: int, peak: float, settings: OptimizationSettings) -> float:
+    """Rate of 0-based `step` of `steps`: linear warm-up to `peak`, then the schedule towards 0.
+
+    No step has rate 0: the first warm-up step already moves, and 0 would be reached after the last.
+    """
+    warmup = math.ceil(settings.warmup_ratio * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / (steps - warmup)
+    if settings.schedule == "cosine":
+        return peak * (1 + math.cos(math.pi * progress)) / 2
+    if settings.schedule == "linear":
+        return peak * (1 - progress)
+    return peak
 
 
 def check_divergence(step: OptimizerStep, settings: str) -> None:
