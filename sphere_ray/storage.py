@@ -71,10 +71,11 @@ def exists(path: str) -> bool:
     return bool(_fresh(path).exists())
 
 
-def copy_directory(source: str, target: str) -> None:
+def copy_directory(source: str, target: str, *, last: str) -> None:
     """Make `target` hold the files of `source`; it appears whole.
 
-    Committed files never change, so local files are hard links where the filesystem allows it.
+    Where that is impossible (object stores) the file `last` is copied last, so it says that all is
+    there. Committed files never change, so local files are hard links where the filesystem can.
     """
     partial = _beside(target)
     if is_local(source) and is_local(target):
@@ -83,10 +84,7 @@ def copy_directory(source: str, target: str) -> None:
         os.replace(partial, target)
         return
     files = _fresh(source)
-    # What lies deeper comes first, so the manifest, which says that all is there, comes late.
-    for file in sorted(
-        files.rglob("*"), key=lambda each: (-len(each.parts), each.suffix == ".json")
-    ):
+    for file in sorted(files.rglob("*"), key=lambda each: each == files / last):
         if not file.is_file():
             continue
         copied = UPath(f"{target}/{str(file).removeprefix(str(files)).lstrip('/')}")
@@ -198,9 +196,10 @@ def tables(directory: str, columns: Sequence[str] | None = None) -> Iterator[pa.
             raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
-def read_column(directory: str, column: str) -> list[Any]:
-    """One column of all parquet files directly in a directory."""
-    return [value for table in tables(directory, [column]) for value in table[column].to_pylist()]
+def column(directory: str, name: str) -> pa.ChunkedArray:
+    """One column of strings, of all parquet files directly in a directory."""
+    chunks = [chunk for table in tables(directory, [name]) for chunk in table[name].chunks]
+    return pa.chunked_array(chunks, pa.string())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from sphere_ray.commands.train_prm import recorded_rollouts, settings_of_run
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
+from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, Problem, Rollout, ScoreRow, Verdict
@@ -21,12 +22,13 @@ from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
+from sphere_ray.rollout.labelling import TRAIN
 from sphere_ray.rollout.roles import base_model
 from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
-from sphere_ray.runs.steps.reward_model import BASELINE_STEPS, TRAIN, labelled
+from sphere_ray.runs.steps.reward_model import BASELINE_STEPS, labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.runs.steps.scores import COST, ScoresStep
 
@@ -73,7 +75,8 @@ def score_report(
     unseen, left_out = _unseen(settings, split, target, seen)
     sources: dict[str, SourceReport] = {}
     scores: dict[str, dict[Key, float]] = {}
-    with WritableRun.create(target, settings) as run, Session(run=run) as session:
+    needs = settings.model_copy(update={"trainer": TrainerPlacement()})
+    with WritableRun.create(target, settings) as run, Session(run=run, needs=needs) as session:
         if left_out:
             session.log(f"{left_out} problems are left out: they were trained on")
         executor = Executor(session)

@@ -12,7 +12,7 @@ from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs.directory import CONFIG, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made
-from sphere_ray.runs.steps.reward_model import OUTCOME, Recorded, RewardModelStep
+from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, handover
 
 TRAINED_INPUT = "trained"
 """The input of rollouts that a trained reward model scored."""
@@ -41,14 +41,14 @@ def train_prm(
         base=base_model(settings.engines),
     )
     with (
-        WritableRun.create(target, _without_engines(settings)) as run,
-        Session(run=run) as session,
+        WritableRun.create(target, settings) as run,
+        Session(run=run, needs=_without_engines(settings)) as session,
     ):
         made = Executor(session).make(step)
-        session.dismiss_workers(finished=True)
+        session.finish_training(0)
     assert made.finished is not None
     model = made.finished.model
-    return (model.path if model else None), storage.read_json(f"{made.path}/{OUTCOME}")
+    return (model.path if model else None), handover(made.path, trained.schedule)
 
 
 def settings_of_run(

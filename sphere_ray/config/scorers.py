@@ -1,9 +1,9 @@
 """Parameters of the reward sources: what judges steps, and how a trained model takes over."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from sphere_ray.config.base import Placement, Settings
 from sphere_ray.config.models import ModelSettings, PoolSettings
@@ -165,7 +165,7 @@ class PythonRewardSettings(SourceSettings):
 
     kind: Literal["python"] = "python"
     object: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 ScorerSettings = Annotated[

@@ -107,7 +107,7 @@ class TrainingSettings(OptimizationSettings):
 
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
-    guard: Annotated[GuardSettings, Placement] = GuardSettings()
+    guard: GuardSettings = GuardSettings()
     lora: LoraSettings | None = None
     min_pairs: Annotated[int, Placement] = Field(1, ge=1)
 
@@ -134,7 +134,7 @@ class RewardTrainingSettings(OptimizationSettings):
     balance: bool = True
     head_rate: float = Field(10.0, gt=0)
     held_out: float = Field(0.2, gt=0, lt=1)
-    min_problems: Annotated[int, Placement] = Field(8, ge=2)
+    min_problems: int = Field(8, ge=2)
 
 
 class TrainerPlacement(Settings):

@@ -30,16 +30,12 @@ def build_engine(spec: EngineSpec) -> Engine:
     return ENGINES[spec.kind](spec)
 
 
-def served_spec(name: str, settings: ServedRewardSettings) -> EngineSpec:
-    """Return the engine that serves a reward model.
-
-    Raises:
-        ModelError: the model is not there, or lacks something.
-    """
+def served_spec(name: str, settings: ServedRewardSettings, path: str) -> EngineSpec:
+    """Return the engine that serves the reward model in the directory `path`."""
     return EngineSpec(
         kind=settings.kind,
         name=name,
-        path=resolve_model(settings.model),
+        path=path,
         model=settings.model,
         pool=settings.pool,
         settings=settings.model_copy(update={"trained": None}),
@@ -52,7 +48,7 @@ class ServedSource(RewardSource[ServedRewardSettings]):
     def engine(self, engines: EngineSettings) -> EngineSpec:
         """See `RewardSource.engine`."""
         del engines
-        return served_spec("reward", self.settings)
+        return served_spec("reward", self.settings, resolve_model(self.settings.model))
 
 
 def _vllm_generator(spec: EngineSpec) -> Engine:

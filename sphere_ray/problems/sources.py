@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sphere_ray.errors import ProblemSourceError
@@ -43,6 +44,13 @@ def read_source(uri: str) -> Iterator[RawRow]:
                 f"problem source {uri!r} has no known scheme; "
                 "write file:PATH, hf:OWNER/NAME@REVISION or generated:NAME?split=train&count=100"
             )
+
+
+def local_file(uri: str) -> Path | None:
+    """The file on this machine that a `file:` URI names, if it is there."""
+    scheme, _, rest = uri.partition(":")
+    path = Path(rest.partition("?")[0])
+    return path if scheme == "file" and path.is_file() else None
 
 
 def _columns(options: Mapping[str, str]) -> Columns:

@@ -17,7 +17,6 @@ from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.errors import cause_of
 from sphere_ray.rollout.nodes import NodeState, states_of_nodes
-from sphere_ray.rollout.roles import Roles
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +76,6 @@ class Pools:
         except BaseException:
             self._stop([spec for spec in missing if spec in self._members])
             raise
-
-    def clients(self, roles: Roles) -> dict[str, PoolClient]:
-        """Return a client for each role, to be sent to stages; roles of one pool share theirs."""
-        made = {spec: self.client(spec) for spec in roles.specs}
-        return {name: made[spec] for name, spec in roles.filled.items()}
 
     def client(self, spec: EngineSpec) -> PoolClient:
         """Return a client of the running pool of `spec`."""

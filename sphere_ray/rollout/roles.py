@@ -85,8 +85,9 @@ def roles_of(engines: EngineSettings, policy: ModelRef, trained: ModelRef | None
         small = _generator(engines, "small", path, engines.small, engines.small_pool)
     main, source = policy_spec(engines, policy), source_of(engines.scorer)
     settings = engines.scorer.trained
-    if trained is None or settings is None:
+    if trained is None:
         return Roles(policy=main, small=small, reward=source.engine(engines))
+    assert settings is not None
     return Roles(
         policy=main,
         small=small,
@@ -113,7 +114,7 @@ def trained_spec(settings: TrainedScorerSettings, model: ModelRef, dtype: Dtype)
         served = StepClassifierSettings.model_validate(known)
     else:
         served = ProcessRewardSettings.model_validate(known | {"step_tag": settings.step_tag})
-    return served_spec(f"trained-{model.fingerprint[:8]}", served)
+    return served_spec(f"trained-{model.fingerprint[:8]}", served, model.path)
 
 
 def _generator(

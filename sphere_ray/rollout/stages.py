@@ -69,8 +69,9 @@ class Assignment:
     def scorer(self) -> Scorer:
         """Return what scores steps: the trained reward model, the configured source, or both."""
         settings, trained = self.settings.engines.scorer, self.clients.get("trained")
-        if trained is None or settings.trained is None:
+        if trained is None:
             return self._source()
+        assert settings.trained is not None
         share = settings.trained.schedule.audit_share
         return AuditedScorer(trained, self._source(), share) if share else trained
 

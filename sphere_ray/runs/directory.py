@@ -8,6 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar, cast
@@ -149,8 +150,8 @@ class Run:
             return RunSettings.model_validate(self.document)
         except ValidationError as error:
             raise RunDirectoryError(
-                f"{self.file(CONFIG)} was not written by this version of sphere; give the settings "
-                "by --config"
+                f"{self.file(CONFIG)} was not written by this version of sphere; use the version "
+                "that wrote it, or run again in another run_dir"
             ) from error
 
     @property
@@ -188,8 +189,9 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened and when: the lines of events.jsonl."""
-        text = storage.read_text(self.file(EVENTS)) or ""
-        yield from (json.loads(line) for line in text.splitlines())
+        for line in (storage.read_text(self.file(EVENTS)) or "").splitlines():
+            with suppress(ValueError):  # the last line of a driver that was killed while it wrote
+                yield json.loads(line)
 
 
 class WritableRun(Run):
@@ -206,16 +208,21 @@ class WritableRun(Run):
         """Create a run directory, or continue one; config.json then holds `settings`.
 
         Raises:
-            RunDirectoryError: it is in use, is not a run directory, or cannot be written.
+            RunDirectoryError: it is in use, cannot be used (`require_usable`) or written, or an
+                earlier version of sphere wrote it.
         """
         path = storage.resolve(run_dir)
         run = cls(path, settings)
         try:
-            _refuse_foreign(path)
+            require_usable(path, settings)
             storage.make_directory(path)
             if storage.is_local(path):
                 run._lock = _acquire(path)
+            _ = run.variants  # an earlier version's are refused before anything is written
             storage.write_json(dump(settings), run.file(CONFIG))
+        except RunDirectoryError:
+            run.close()
+            raise
         except OSError as error:
             run.close()
             raise RunDirectoryError(
@@ -227,10 +234,15 @@ class WritableRun(Run):
         """Add one line to events.jsonl."""
         storage.append_line(line, self.file(EVENTS))
 
-    def note_current(self, directories: Sequence[str]) -> None:
-        """Note the step directories that the present settings lead to."""
+    def note_current(self, directories: Sequence[str], *, all_of_them: bool = False) -> None:
+        """Note the step directories that the present settings lead to.
+
+        While these are not yet `all_of_them`, those that an earlier session added stay noted.
+        """
         names = [directory.removeprefix(f"{self.path}/") for directory in directories]
-        storage.write_json(names, self.file(CURRENT))
+        known = storage.read_json(self.file(CURRENT)) or []
+        if all_of_them or known[: len(names)] != names:
+            storage.write_json(names, self.file(CURRENT))
 
     def close(self) -> None:
         """Let another driver in."""
@@ -261,7 +273,17 @@ def _finished_below(directory: str, levels: int) -> Iterator[FinishedStep]:
             yield from _finished_below(path, levels - 1)
 
 
-def _refuse_foreign(path: str) -> None:
+def require_usable(path: str, settings: RunSettings) -> None:
+    """Check that a run with these settings could be kept in the resolved directory `path`.
+
+    Raises:
+        RunDirectoryError: it holds something else, or it is a URI and engines are not simulated.
+    """
+    if settings.engines.backend != "simulated" and not storage.is_local(path):
+        raise RunDirectoryError(
+            f"run_dir {path} is no path: models are trained into it and served from it; mount that "
+            "storage on every node and give the path of the mount"
+        )
     ours = {_LOCK, _DRIVER}
     names = [n for n in storage.children(path) if n not in ours and not storage.is_temporary(n)]
     if (names and CONFIG not in names) or os.path.isfile(path):

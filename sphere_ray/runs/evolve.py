@@ -10,13 +10,12 @@ from typing import Any
 
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
-from sphere_ray.errors import RunDirectoryError
 from sphere_ray.grading import check_verifier
 from sphere_ray.records import EvaluationRow, ModelRef
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs.decision import refusal
-from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun
+from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
 from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
@@ -25,8 +24,12 @@ from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, PolicyStep
 from sphere_ray.runs.steps.problems import ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
-from sphere_ray.runs.steps.reward_model import OUTCOME as REWARD_OUTCOME
-from sphere_ray.runs.steps.reward_model import Recorded, RewardModelStep, reward_base_dir
+from sphere_ray.runs.steps.reward_model import (
+    Recorded,
+    RewardModelStep,
+    handover,
+    reward_base_dir,
+)
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 
 UNKNOWN = ""
@@ -54,11 +57,11 @@ def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
-    _refuse_remote(settings)
     start = Run.open(origin) if origin else None
     with WritableRun.create(settings.run_dir, settings) as directory, Session(run=directory) as at:
         executor = Executor(at, start)
         outcome = _Loop(settings=settings, steps=executor, session=at).evolve()
+        directory.note_current([plan.path for plan in executor.plans], all_of_them=True)
         summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
         storage.write_json(summary, directory.file(SUMMARY))
         return summary
@@ -74,7 +77,9 @@ def plan(settings: RunSettings, origin: str | None = None) -> list[Plan]:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     start = Run.open(origin) if origin else None
-    planner = Planner(Run(storage.resolve(settings.run_dir)), start)
+    path = storage.resolve(settings.run_dir)
+    require_usable(path, settings)
+    planner = Planner(Run(path), start)
     _Loop(settings=settings, steps=planner).evolve()
     return planner.plans
 
@@ -108,13 +113,9 @@ class _Loop:
             if state.refusals >= settings.promotion.patience:
                 self._log(f"{state.refusals} policies in a row were refused; the run ends")
                 break
-            finished = False
-            try:
-                self._iterate(make, problems, base, state, number)
-                finished = True
-            finally:
-                if self.session is not None:
-                    self.session.dismiss_workers(finished=finished)
+            self._iterate(make, problems, base, state, number)
+            if self.session is not None:
+                self.session.finish_training(number)
         final_test = base_test
         if state.policy != base:
             label = f"iter-{state.policy.iteration - 1:03}"
@@ -225,7 +226,7 @@ class _Loop:
         if this.reward.finished is None:
             state.reward_model = _planned_model(this.reward, this.number)
             return
-        reason = storage.read_json(f"{this.reward.path}/{REWARD_OUTCOME}")["refusal"]
+        reason = handover(this.reward.path, trained.schedule)["refusal"]
         if reason is None:
             state.reward_model = this.reward.finished.model
         else:
@@ -282,18 +283,3 @@ def _model_of(policy: Made, number: int) -> ModelRef:
 
 def _planned_model(made: Made, number: int) -> ModelRef:
     return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=UNKNOWN)
-
-
-def _refuse_remote(settings: RunSettings) -> None:
-    """Refuse a run directory that is no path: engines and trainers load and write models by path.
-
-    Raises:
-        RunDirectoryError: the run directory is a URI, and engines are not simulated.
-    """
-    if settings.engines.backend != "simulated" and not storage.is_local(
-        storage.resolve(settings.run_dir)
-    ):
-        raise RunDirectoryError(
-            f"run_dir {settings.run_dir} is no path: models are trained into it and served from "
-            "it; mount that storage on every node and give the path of the mount"
-        )

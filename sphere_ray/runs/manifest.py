@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 from collections.abc import Mapping
@@ -75,6 +76,11 @@ class Manifest:
             report = PhaseReport(**value["report"] | {"pools": pools})
             return cls(**{f.name: value[f.name] for f in fields(cls)} | {"report": report})
         except (KeyError, TypeError) as error:
+            if isinstance(value, dict) and "step" not in value:
+                raise RunDirectoryError(
+                    f"{path} was written by an earlier version of sphere, which kept its runs "
+                    "otherwise; choose another run_dir"
+                ) from None
             raise RunDirectoryError(
                 f"{path} is damaged or was written by another version of sphere ({error}); remove "
                 "its directory and run the same command again"
@@ -90,6 +96,19 @@ def fingerprint(*parts: Any) -> str:
     """
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+
+
+def module_hash(reference: str) -> str:
+    """A hash of the source file of `package.module:name`, `unknown` where it has none."""
+    found = importlib.util.find_spec(reference.partition(":")[0])
+    origin = Path(found.origin) if found is not None and found.origin else None
+    return file_hash(origin) if origin is not None and origin.is_file() else "unknown"
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from sphere_ray.reporting.summary import (
 )
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
-from sphere_ray.runs.steps.reward_model import OUTCOME as REWARD_OUTCOME
+from sphere_ray.runs.steps.reward_model import handover
 
 
 @dataclass(kw_only=True)
@@ -77,10 +77,11 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
     rollouts, pairs = item.rollouts, item.pairs
     source = "trained" if item.scored_by else settings.engines.scorer.kind
     reward = reward_summary(storage.tables(rollouts.path, REWARD_COLUMNS), source)
-    if item.reward is not None:
-        reward["trained"] = storage.read_json(f"{item.reward.path}/{REWARD_OUTCOME}")
+    trained = settings.engines.scorer.trained
+    if item.reward is not None and trained is not None:
+        reward["trained"] = handover(item.reward.path, trained.schedule)
     seconds = rollouts.report.seconds
-    training = None if item.evaluation is None else _training(settings, item.policy)
+    training = None if item.evaluation is None else _training(item.policy)
     return {
         "iteration": item.number,
         "rollout": rollout_summary(
@@ -99,7 +100,7 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
     }
 
 
-def _training(settings: RunSettings, policy: Made | None) -> TrainingSummary:
+def _training(policy: Made | None) -> TrainingSummary:
     assert policy is not None
     result: dict[str, Any] = storage.read_json(f"{policy.path}/{OUTCOME}")
     history = result["history"]
@@ -109,8 +110,8 @@ def _training(settings: RunSettings, policy: Made | None) -> TrainingSummary:
     return {
         "pairs": result["pairs"],
         "steps": result["steps"],
-        "zero_stage": settings.training.zero_stage_on(settings.trainer),
-        "workers": settings.trainer.workers,
+        "zero_stage": result["zero_stage"],
+        "workers": result["workers"],
         "tokens_per_second": round(tokens / seconds, 3),
         "padding": round(padding / computed, 4),
         "loss_first": result["loss_first"],

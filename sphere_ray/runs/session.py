@@ -35,13 +35,14 @@ class Session:
     """An open run at work; a context manager that closes what it opened, engines first."""
 
     run: WritableRun
+    needs: RunSettings | None = None
+    """Settings that say what the cluster must have room for, if that is less than the run's."""
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
     _grader: GraderClient | None = None
     _metrics: RunMetrics | None = None
     _job: TrainingJob | None = None
-    _job_state: str = ""
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
@@ -51,8 +52,8 @@ class Session:
 
     @property
     def settings(self) -> RunSettings:
-        """The settings of the run."""
-        return self.run.settings
+        """The settings that decide where work is placed."""
+        return self.needs or self.run.settings
 
     def log(self, text: str) -> None:
         """Print one line above the progress bars."""
@@ -139,19 +140,23 @@ class Session:
         assert self._job is not None
         return self._job
 
-    def dismiss_workers(self, *, finished: bool = False) -> None:
-        """End training's workers; where their work is `finished` their checkpoints go too."""
+    def dismiss_workers(self) -> None:
+        """End training's workers."""
         if self._job is not None:
-            idle = self._job.waits
             self._job.end()
             self._job = None
-            finished = finished or idle
-        if finished and self._job_state:
-            storage.remove(self._job_state)
+
+    def finish_training(self, iteration: int) -> None:
+        """End training's workers and remove their checkpoints: no step of the iteration is open."""
+        self.dismiss_workers()
+        storage.remove(self._training_state(iteration))
 
     def _start_workers(self, iteration: int) -> None:
-        self._job_state = self.run.file(f"iter-{iteration:03}/_train")
-        self._job = TrainingJob("training", self._job_state, self.settings.trainer)
+        state = self._training_state(iteration)
+        self._job = TrainingJob("training", state, self.settings.trainer)
+
+    def _training_state(self, iteration: int) -> str:
+        return self.run.file(f"iter-{iteration:03}/_train")
 
     def __enter__(self) -> Self:
         """Return the session itself."""

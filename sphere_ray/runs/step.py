@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from sphere_ray import storage
 from sphere_ray.config.base import differences
 from sphere_ray.errors import EngineError
@@ -86,6 +89,7 @@ class Work:
     path: str
     name: str
     iteration: int | None
+    fingerprint: str
     session: Session
 
     def progress(
@@ -231,9 +235,10 @@ class Executor(Planner):
         plan = self.plan(step)
         if plan.origin is not None:
             storage.remove(plan.path)
-            storage.copy_directory(plan.origin.path, plan.path)
+            storage.copy_directory(plan.origin.path, plan.path, last=MANIFEST)
             plan = self.plan(step)
         finished = plan.finished or self._make(plan)
+        self._clean(plan)
         self.plans.append(replace(plan, path=finished.path))
         run: WritableRun = self._session.run
         run.note_current([done.path for done in self.plans])
@@ -248,7 +253,11 @@ class Executor(Planner):
             _begin(plan, identity, inputs)
         with stopwatch(plan.path, step.name) as seconds:
             work = Work(
-                path=plan.path, name=step.name, iteration=step.iteration, session=self._session
+                path=plan.path,
+                name=step.name,
+                iteration=step.iteration,
+                fingerprint=plan.fingerprint,
+                session=self._session,
             )
             result = step.run(work)
             if step.rows_of is not None:
@@ -268,9 +277,13 @@ class Executor(Planner):
             step=step.place,
         )
         storage.write_json(manifest.to_json(), f"{plan.path}/{MANIFEST}")
-        for leftover in (BEGUN, SPENT, *step.leftovers):
-            storage.remove(f"{plan.path}/{leftover}")
         return FinishedStep(path=plan.path, manifest=manifest)
+
+    def _clean(self, plan: Plan) -> None:
+        """Remove what nobody needs beside a committed output; also where a kill came between."""
+        if storage.exists(f"{plan.path}/{BEGUN}"):
+            for leftover in (*plan.step.leftovers, SPENT, BEGUN):
+                storage.remove(f"{plan.path}/{leftover}")
 
 
 def _begin(plan: Plan, identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -323,7 +336,10 @@ def _check_rows(problems: str, output: str) -> None:
     Raises:
         EngineError: rows are missing, or there are too many.
     """
-    wanted, found = (Counter(storage.read_column(d, ID_COLUMN)) for d in (problems, output))
+    ids, found_ids = (storage.column(directory, ID_COLUMN) for directory in (problems, output))
+    if _sorted(ids).equals(_sorted(found_ids)):
+        return
+    wanted, found = Counter(ids.to_pylist()), Counter(found_ids.to_pylist())
     if missing := (wanted - found).total():
         raise EngineError(
             f"{output} lacks {missing} of {wanted.total()} problems; "
@@ -334,3 +350,7 @@ def _check_rows(problems: str, output: str) -> None:
             f"{output} has {surplus.total()} rows too many, for example of problem "
             f"{next(iter(surplus))}; remove the directory and run the same command again"
         )
+
+
+def _sorted(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return values.take(pc.sort_indices(values))

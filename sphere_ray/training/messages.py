@@ -50,6 +50,8 @@ class TrainRequest:
     `reference_path` is `ReferenceRequest.output_dir`: it holds token ids and reference log-probs,
     so nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
     halves it).
+    `fingerprint` stands for everything that decides the weights, data included; a checkpoint of
+    another one is not continued.
     """
 
     model_dir: str
@@ -59,6 +61,7 @@ class TrainRequest:
     learning_rate: float
     settings: TrainingSettings
     placement: TrainerPlacement
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class RewardTrainRequest:
     seed: int
     trained: TrainedScorerSettings
     placement: TrainerPlacement
+    fingerprint: str = ""
 
     @property
     def settings(self) -> RewardTrainingSettings:

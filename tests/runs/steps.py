@@ -22,7 +22,11 @@ def settings(**changes: Any) -> RunSettings:
             "name": "try",
             "run_dir": "unused",
             "problems": {split: {"source": f"file:{split}.jsonl"} for split in SPLITS},
-            "engines": {"policy": {"path": "tiny:llama"}, "policy_pool": {"kv_cache_gib": 1}},
+            "engines": {
+                "backend": "simulated",
+                "policy": {"path": "tiny:llama"},
+                "policy_pool": {"kv_cache_gib": 1},
+            },
         }
         | changes
     )

@@ -176,16 +176,16 @@ def test_tables_of_a_directory_are_read_in_order_of_their_names(run_dir: str) ->
     directory = f"{storage.resolve(run_dir)}/data"
     for name in ("b", "a", "_ignored"):
         storage.write_table(pa.table({"name": [name], "x": [1]}), f"{directory}/{name}.parquet")
-    assert storage.read_column(directory, "name") == ["a", "b"]
+    assert storage.column(directory, "name").to_pylist() == ["a", "b"]
     assert [t.column_names for t in storage.tables(directory, ["name"])] == [["name"]] * 2
-    assert storage.read_column(f"{directory}/b.parquet", "name") == ["b"]
+    assert storage.column(f"{directory}/b.parquet", "name").to_pylist() == ["b"]
 
 
 def test_a_table_is_replaced_as_a_whole(run_dir: str) -> None:
     path = f"{storage.resolve(run_dir)}/data.parquet"
     for value in (1, 2):
         storage.write_table(pa.table({"value": [value]}), path)
-    assert storage.read_column(path, "value") == [2]
+    assert [table["value"].to_pylist() for table in storage.tables(path)] == [[2]]
     assert storage.children(storage.resolve(run_dir)) == ["data.parquet"]
 
 

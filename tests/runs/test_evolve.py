@@ -57,7 +57,7 @@ class Script:
     handover_refusals: list[str | None] = field(default_factory=list)
     asked: list[Step] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    dismissed: list[bool] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
     folder: Path = Path()
 
     def make(self, step: Step) -> Made:
@@ -78,7 +78,7 @@ class Script:
         if isinstance(step, RewardModelStep):
             assert step.iteration is not None
             refusal = self.handover_refusals[step.iteration]
-            storage.write_json({"refusal": refusal}, f"{path}/outcome.json")
+            storage.write_json({"held_out": None, "refusal": refusal}, f"{path}/outcome.json")
             storage.write_text("", f"{path}/model/weights")
         report = PhaseReport(
             phase=step.name,
@@ -108,8 +108,8 @@ class Script:
     def record(self, event: str, **fields: Any) -> None:
         pass
 
-    def dismiss_workers(self, *, finished: bool) -> None:
-        self.dismissed.append(finished)
+    def finish_training(self, iteration: int) -> None:
+        self.finished.append(iteration)
 
     def every(self, kind: type[Any]) -> list[Any]:
         """The steps of a kind, in the order asked for."""
@@ -169,7 +169,7 @@ def test_each_better_policy_makes_the_next_rollout(run: Any) -> None:
     assert script.policies == policies
     assert [step.model.fingerprint for step in script.every(ReferenceStep)] == policies
     assert script.rates == [1.0, 1.0, 1.0]
-    assert script.dismissed == [True] * 3
+    assert script.finished == [0, 1, 2]
     assert script.asked[-1].place == "test/iter-002"
 
 
@@ -227,11 +227,11 @@ def test_the_reference_can_stay_the_base_model(run: Any) -> None:
     assert [step.model for step in script.every(ReferenceStep)] == [BASE] * 3
 
 
-def test_workers_are_dismissed_when_an_iteration_fails(run: Any) -> None:
+def test_checkpoints_stay_when_an_iteration_fails(run: Any) -> None:
     script = Script(after=[])  # there are no answers to hand out
     with pytest.raises(IndexError):
         run(script)
-    assert script.dismissed == [False]
+    assert script.finished == []
 
 
 def trained(**schedule: Any) -> dict[str, Any]:
@@ -299,7 +299,6 @@ def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
 ) -> None:
     monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
     monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
-    monkeypatch.setattr(RolloutsStep, "inputs", lambda self: {"policy": self.policy})
     planner = Planner(Run(str(tmp_path / "run")))
     settings = settings_of(iterations=2, engines=trained())
     evolve._Loop(settings=settings, steps=planner).evolve()
@@ -313,4 +312,4 @@ def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
     assert {plan.state for plan in planner.plans} == {State.MAKE}
     reasons = {plan.step.place: plan.reason for plan in planner.plans}
     assert reasons["problems"] == "not made yet"
-    assert reasons["iter-001/rollouts"] == "policy will be new"
+    assert reasons["iter-001/rollouts"] == "problems, trained, policy will be new"

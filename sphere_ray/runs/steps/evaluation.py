@@ -9,7 +9,7 @@ from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, policy_spec
 from sphere_ray.runs.step import Made
-from sphere_ray.runs.steps.rollouts import generation_identity
+from sphere_ray.runs.steps.rollouts import generation_identity, verifier_input
 from sphere_ray.runs.steps.streaming import StreamedStep
 
 
@@ -30,7 +30,12 @@ class EvaluationStep(StreamedStep):
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """The problems, which of them, and the model."""
-        return {"problems": self.problems, "split": self.split, "model": self.model}
+        return {
+            "problems": self.problems,
+            "split": self.split,
+            "model": self.model,
+            **verifier_input(self.settings),
+        }
 
     @property
     def rows_of(self) -> str:

@@ -36,7 +36,9 @@ class PolicyStep(Step):
     def identity(self) -> dict[str, Any]:
         """Seed and training settings; a refused policy halves the learning rate."""
         training = self.settings.training.model_copy(update={"learning_rate": self.learning_rate})
-        return identity(seed=self.settings.seed, training=training)
+        decisive = identity(seed=self.settings.seed, training=training)
+        del decisive["training.reference"]  # the reference table is an input
+        return decisive
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """The reference table, and the model to begin with."""
@@ -56,6 +58,7 @@ class PolicyStep(Step):
             learning_rate=self.learning_rate,
             settings=self.settings.training,
             placement=self.settings.trainer,
+            fingerprint=work.fingerprint,
         )
         outcome, model = self._train(work, request)
         storage.write_json(outcome, f"{work.path}/{OUTCOME}")
@@ -86,4 +89,9 @@ class PolicyStep(Step):
                 return {"error": str(error)}, None
         if result.restarted_because:
             work.session.log(f"training started anew: {result.restarted_because}")
-        return asdict(result), model_fingerprint(request.output_dir)
+        placement = request.placement
+        sharded = {
+            "workers": placement.workers,
+            "zero_stage": request.settings.zero_stage_on(placement),
+        }
+        return asdict(result) | sharded, model_fingerprint(request.output_dir)

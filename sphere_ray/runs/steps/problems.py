@@ -12,9 +12,18 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.method.prompts import question_messages
-from sphere_ray.problems.ingest import IngestResult, ingest, rejected_lines, require_usable
+from sphere_ray.problems.ingest import (
+    SPLITS,
+    IngestResult,
+    ingest,
+    rejected_lines,
+    require_usable,
+)
+from sphere_ray.problems.sources import local_file
 from sphere_ray.records import ModelRef, Problem
+from sphere_ray.runs.manifest import file_hash
 from sphere_ray.runs.step import Made, Result, Step, Work
+from sphere_ray.runs.steps.rollouts import question_prompts
 from sphere_ray.schema import to_table
 
 DATA = "part-00000.parquet"
@@ -36,14 +45,19 @@ class ProblemsStep(Step):
         """The sources; and prompts and context length, for they decide which questions fit."""
         return identity(
             problems=self.settings.problems,
-            prompts=self.settings.method.prompts,
+            prompts=question_prompts(self.settings),
             max_model_len=self.settings.engines.policy.max_model_len,
         )
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
-        """The tokenizer by its hash, where it is at hand."""
-        file = self._tokenizer_file()
-        return {"tokenizer": blake2b(file.read_bytes()).hexdigest()[:16]} if file else {}
+        """Local files and the tokenizer by their hashes, where they are at hand.
+
+        What a URL serves is not looked at: give it another name when it changes.
+        """
+        sources = {split: getattr(self.settings.problems, split).source for split in SPLITS}
+        files = {split: local_file(source) for split, source in sources.items()}
+        files["tokenizer"] = self._tokenizer_file()
+        return {name: file_hash(file) for name, file in files.items() if file is not None}
 
     def run(self, work: Work) -> Result:
         """Ingest the sources.

@@ -1,6 +1,6 @@
 """The reward model step: train a process reward model on recorded rollouts, and judge it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,18 +14,20 @@ from sphere_ray.engines.model_source import model_fingerprint, quietly, resolve_
 from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.records import LabelledStep, ModelRef
+from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.labelling import HELD_OUT, TRAIN, LabelCounts
 from sphere_ray.runs.directory import MODEL, FinishedStep
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.schema import from_table
 from sphere_ray.training.messages import RewardTrainRequest
 
 OUTCOME = "outcome.json"
-TRAIN, HELD_OUT = "train", "held_out"
-"""Directories of the labelled steps to train on, and of those held out."""
 BASELINE_STEPS = 20_000
 """Training steps that the baseline is fitted on; its few weights need no more."""
+JUDGED_STEPS = 100_000
+"""Held-out steps that the figures are counted from; more would not fit beside the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class RewardModelStep(Step):
     """A reward model in `model/`, its labels, and in outcome.json its figures.
 
     Where there were too few labels, or training diverged, there is no model; outcome.json says why.
+    Whether a model takes over is decided later, from its figures (`handover`).
     """
 
     kind: ClassVar[str] = "reward"
@@ -53,8 +56,10 @@ class RewardModelStep(Step):
     base: ModelRef
 
     def identity(self) -> dict[str, Any]:
-        """Seed, and how the reward model is made."""
-        return identity(seed=self.settings.seed, trained=self.trained)
+        """Seed, and how the reward model is made; not when it takes over, or how it is served."""
+        made = ("layers", "shape", "system", "step_tag", "training")
+        trained = {name: getattr(self.trained, name) for name in made}
+        return identity(seed=self.settings.seed, trained=trained)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """The rollouts, and the model to begin with."""
@@ -71,11 +76,13 @@ class RewardModelStep(Step):
             RunDirectoryError: the rollouts recorded no labels.
             TrainingError: the workers kept failing.
         """
-        labels = self._label(work)
+        counts = self._label(work)
+        labels = counts.train + counts.held_out
         with work.progress(0, "steps") as tracker:
             self._prepare(f"{work.path}/_base")
             request = self._request(work)
             try:
+                _require_both_sides(counts)
                 result = work.session.workers(work.iteration or 0).run(
                     request,
                     lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
@@ -86,15 +93,15 @@ class RewardModelStep(Step):
                     "steps": result.steps,
                     "loss_first": result.loss_first,
                     "loss_last": result.loss_last,
-                } | _judged(work.path, request.scores_path, self.trained.schedule)
+                } | _judged(work.path, request.scores_path)
             except (CollapseError, TooFewLabelsError) as error:
                 outcome = _untrained(labels, str(error))
         storage.write_json(outcome, f"{work.path}/{OUTCOME}")
         model = model_fingerprint(request.output_dir) if outcome["held_out"] else None
         return Result(rows_in=labels, rows_out=outcome["labels"], model=model)
 
-    def _label(self, work: Work) -> int:
-        """Write the labelled steps; returns their number."""
+    def _label(self, work: Work) -> LabelCounts:
+        """Write the labelled steps; returns how many are on each side."""
         work.session.connect()
         sources = [(each.rollouts.path, each.trained) for each in self.recorded]
         counts = pipeline.label(
@@ -109,7 +116,7 @@ class RewardModelStep(Step):
                 "is nothing to train a reward model on; roll out with "
                 "method.search.strategy: pruned_steps"
             )
-        return counts.train + counts.held_out
+        return counts
 
     def _prepare(self, target: str) -> None:
         """Make the untrained reward model; base, settings and seed alone decide it."""
@@ -138,7 +145,16 @@ class RewardModelStep(Step):
             seed=self.settings.seed,
             trained=self.trained,
             placement=self.settings.trainer,
+            fingerprint=work.fingerprint,
         )
+
+
+def handover(directory: str, schedule: HandoverSettings) -> TrainedRewardSummary:
+    """The figures of a finished reward model step, and why the model does not take over."""
+    outcome: TrainedRewardSummary = storage.read_json(f"{directory}/{OUTCOME}")
+    if outcome["held_out"] is not None:
+        outcome["refusal"] = handover_refusal(outcome["held_out"], schedule) or None
+    return outcome
 
 
 def reward_base_dir(trained: TrainedScorerSettings, policy: ModelRef) -> str:
@@ -160,26 +176,24 @@ def labelled(step: FinishedStep, side: str) -> Iterable[LabelledStep]:
     return step.rows(LabelledStep, below=side)
 
 
-def judge(
-    train: Sequence[LabelledStep],
-    held_out: Sequence[LabelledStep],
-    scores: Sequence[float | None],
-    settings: HandoverSettings,
-) -> dict[str, Any]:
-    """Figures on the held-out steps that have a score, and why the model must not take over."""
-    scored = [(step, s) for step, s in zip(held_out, scores, strict=True) if s is not None]
+def _require_both_sides(counts: LabelCounts) -> None:
+    """Raise TooFewLabelsError if every problem fell on the same side of the split."""
+    if not counts.train or not counts.held_out:
+        side = "was held out" if counts.train else "is left to train on"
+        raise TooFewLabelsError(f"no problem {side}; roll out more problems")
+
+
+def _judged(directory: str, scores_path: str) -> dict[str, Any]:
+    """Figures on the held-out steps that have a score, among the first `JUDGED_STEPS`."""
+    train = list(islice(_rows(f"{directory}/{TRAIN}"), BASELINE_STEPS))
+    scores = (s for table in storage.tables(scores_path) for s in table["score"].to_pylist())
+    both = zip(_rows(f"{directory}/{HELD_OUT}"), scores, strict=True)
+    scored = [(step, score) for step, score in islice(both, JUDGED_STEPS) if score is not None]
     if not scored:
         return {"held_out": None, "refusal": "no held-out step could be scored"}
     steps, given = [step for step, _ in scored], [score for _, score in scored]
     figures = quality(steps, given, baseline=shape_scores(train, steps))
-    return {"held_out": figures, "refusal": handover_refusal(figures, settings) or None}
-
-
-def _judged(directory: str, scores_path: str, settings: HandoverSettings) -> dict[str, Any]:
-    train = list(islice(_rows(f"{directory}/{TRAIN}"), BASELINE_STEPS))
-    held_out = list(_rows(f"{directory}/{HELD_OUT}"))
-    scores = [s for table in storage.tables(scores_path) for s in table["score"].to_pylist()]
-    return judge(train, held_out, scores, settings)
+    return {"held_out": figures, "refusal": None}
 
 
 def _rows(directory: str) -> Iterable[LabelledStep]:

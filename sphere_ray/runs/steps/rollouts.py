@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
-from sphere_ray.config.engines import EngineSettings
+from sphere_ray.config.scorers import PythonRewardSettings
 from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, roles_of
+from sphere_ray.runs.manifest import module_hash
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.streaming import StreamedStep
 
@@ -34,7 +35,9 @@ class RolloutsStep(StreamedStep):
         return generation_identity(self.settings) | identity(
             search=method.search,
             stages=method.stages,
-            scorer=_scorer_identity(self.settings.engines, self.trained),
+            correction=method.prompts.correction,
+            scorer=self.settings.engines.scorer.model_copy(update={"trained": None}),
+            trained=self._trained_identity(),
             small=self.settings.engines.small,
             small_deterministic=getattr(self.settings.engines.small_pool, "deterministic", None),
         )
@@ -46,6 +49,10 @@ class RolloutsStep(StreamedStep):
             role: model_fingerprint(path) for role, path in models.items() if role != "trained"
         }
         found: dict[str, Made | ModelRef | str] = {"problems": self.problems, **inputs}
+        found |= verifier_input(self.settings)
+        scorer = self.settings.engines.scorer
+        if isinstance(scorer, PythonRewardSettings):
+            found["scorer"] = module_hash(scorer.object)
         if self.trained is not None:
             found["trained"] = self.trained
         return found | {"policy": self.policy}
@@ -64,13 +71,27 @@ class RolloutsStep(StreamedStep):
         """The engines that take part."""
         return roles_of(self.settings.engines, self.policy, self.trained)
 
+    def _trained_identity(self) -> Mapping[str, Any]:
+        """How the trained reward model is asked, if it scores; how it was made is its model's."""
+        trained = self.settings.engines.scorer.trained
+        if self.trained is None or trained is None:
+            return {}
+        return {
+            "shape": trained.shape,
+            "system": trained.system,
+            "step_tag": trained.step_tag,
+            "max_model_len": trained.max_model_len,
+            "audit_share": trained.schedule.audit_share,
+            "deterministic": trained.pool.deterministic,
+        }
+
 
 def generation_identity(settings: RunSettings) -> dict[str, Any]:
     """What decides any text that the policy writes, and how it is graded."""
     engines = settings.engines
     return identity(
         seed=settings.seed,
-        prompts=settings.method.prompts,
+        prompts=question_prompts(settings),
         backend=engines.backend,
         simulated=engines.simulated if engines.backend == "simulated" else None,
         policy=engines.policy,
@@ -79,7 +100,12 @@ def generation_identity(settings: RunSettings) -> dict[str, Any]:
     )
 
 
-def _scorer_identity(engines: EngineSettings, trained: ModelRef | None) -> Any:
-    """The reward source; of its trained successor only where that scores."""
-    scorer = engines.scorer
-    return scorer if trained is not None else scorer.model_copy(update={"trained": None})
+def question_prompts(settings: RunSettings) -> dict[str, Any]:
+    """The prompts that a question is asked with; that of a correction is not among them."""
+    return settings.method.prompts.model_dump(exclude={"correction"})
+
+
+def verifier_input(settings: RunSettings) -> dict[str, str]:
+    """The user's verifier by the hash of its file, if there is one."""
+    verifier = settings.grading.verifier
+    return {"verifier": module_hash(verifier)} if verifier else {}

@@ -99,12 +99,13 @@ class StreamedStep(Step):
             rows += table.num_rows
             tokens += pc.sum(table[self.tokens_column]).as_py() or 0
             errors.update(error for error in table["error"].to_pylist() if error is not None)
-        if errors.total() > self.settings.rollout.max_failed_share * rows:
+        allowed = self.settings.rollout.max_failed_share * rows
+        if errors.total() > allowed or errors.total() == rows > 0:
             reason, _ = errors.most_common(1)[0]
             raise EngineError(
                 f"{errors.total()} of {rows} problems failed, more than rollout.max_failed_share "
-                f"allows; most often: {reason}; raise the share to go on with the rest, or remove "
-                f"{output} to generate again"
+                f"allows (never all); most often: {reason}; raise the share to go on with the "
+                f"rest, or remove {output} to generate again"
             )
         return Result(
             rows_in=storage.count_rows(self.rows_of),
