@@ -64,7 +64,7 @@ def draw(runs: dict[str, list[dict[str, Any]]]) -> None:
     for strategy, sizes in runs.items():
         chains = [size["chains"] for size in sizes]
         left.plot(chains, [size["seconds"] for size in sizes], marker="o", label=strategy)
-        for kind in ("driver", "MapWorker(MapBatches(SelfGenerate))"):
+        for kind in ("driver", "MapWorker(MapBatches(SelfGeneration))"):
             memory = [size["peak_mib"].get(kind) for size in sizes]
             right.plot(chains, memory, marker="o", label=f"{strategy}, {kind}")
     left.set(xscale="log", yscale="log", xlabel="chains", ylabel="seconds")
