@@ -6,7 +6,7 @@ SphereError                      base; its text is one sentence for the person a
 |  |- ProblemSourceError         a problem source that cannot be read at all
 |  |- ModelError                 a model directory or name that cannot be served or trained
 |  |- PlacementError             the cluster is smaller than what the configuration asks for
-|  `- RunDirectoryError          a run directory of another configuration, or a damaged one
+|  `- RunDirectoryError          a directory that is in use, damaged, or not that of a run
 |- RowError                      one problem failed: its row records the error, the run goes on
 |  |- DeadlineExceededError      a request or a problem ran out of time
 |  `- RequestError               an engine refused or lost one request for good
@@ -50,7 +50,7 @@ class PlacementError(UserError):
 
 
 class RunDirectoryError(UserError):
-    """The run directory was made with another configuration, or is damaged."""
+    """The run directory is in use, is damaged, cannot be written, or is not that of a run."""
 
 
 class RowError(SphereError):
