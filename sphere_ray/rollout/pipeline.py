@@ -5,7 +5,7 @@ all rows are there, `compact` makes few large ones of them.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import ray.data
@@ -16,7 +16,6 @@ from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.errors import SphereError
-from sphere_ray.records import StageName
 from sphere_ray.rollout.errors import cause_of, sphere_error
 from sphere_ray.rollout.labelling import label
 from sphere_ray.rollout.pairing import pair
@@ -28,15 +27,7 @@ from sphere_ray.rollout.shards import (
     in_tasks,
     part,
 )
-from sphere_ray.rollout.stages import (
-    ID_COLUMN,
-    Assignment,
-    Diversify,
-    Evaluate,
-    RowStage,
-    SelfCorrect,
-    SelfGenerate,
-)
+from sphere_ray.rollout.stages import ID_COLUMN, STAGES, Assignment, Evaluate, RowStage
 
 __all__ = ["compact", "evaluate", "label", "pair", "parts_dir", "rescore", "rollout"]
 
@@ -49,11 +40,6 @@ ATTEMPTS = 3
 WRITERS = 2
 """Writing tasks at a time for each actor of a stage; more processes would only wait for rows."""
 ROWS_PER_FILE = 2048
-SEARCHES: Mapping[StageName, type[RowStage]] = {
-    StageName.SELF_GENERATION: SelfGenerate,
-    StageName.SELF_CORRECTION: SelfCorrect,
-    StageName.DIVERSITY: Diversify,
-}
 
 
 def rollout(problems: str, output: str, assignment: Assignment) -> None:
@@ -65,7 +51,7 @@ def rollout(problems: str, output: str, assignment: Assignment) -> None:
         EngineError: an engine pool was lost.
         GraderError: the graders were lost.
     """
-    stages = [SEARCHES[name] for name in assignment.settings.method.taken_stages]
+    stages = [STAGES[name] for name in assignment.settings.method.taken_stages]
     _stream(problems, output, stages, assignment)
 
 

@@ -30,6 +30,7 @@ from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
+FIRST = next(iter(StageName))
 LATER = 1 << 30
 """What a later stage subtracts from a priority; no stage sees so many rows."""
 TICK_S = 0.1
@@ -158,7 +159,7 @@ class RowStage(ABC):
 
 
 class MethodStage(RowStage):
-    """Base of the stages of SPHERE: rollouts in, rollouts out."""
+    """A stage of SPHERE: rollouts in, rollouts out. The first one takes problems."""
 
     name: ClassVar[StageName]
 
@@ -169,7 +170,9 @@ class MethodStage(RowStage):
         self._arrivals = itertools.count()
 
     def read(self, table: pa.Table) -> list[Rollout]:
-        """See `RowStage.read`."""
+        """See `RowStage.read`. In the first stage problems become empty rollouts."""
+        if self.name is FIRST:
+            return [Rollout(problem=problem) for problem in from_table(table, Problem)]
         return rollouts_of(table)
 
     async def work(self, row: Rollout) -> Rollout:
@@ -189,26 +192,13 @@ class MethodStage(RowStage):
         return rollout_table(rows)
 
 
-class SelfGenerate(MethodStage):
-    """Stage 1: problems in, rollouts with Sol_max and Sol_min out."""
-
-    name = StageName.SELF_GENERATION
-
-    def read(self, table: pa.Table) -> list[Rollout]:
-        """Problems become empty rollouts."""
-        return [Rollout(problem=problem) for problem in from_table(table, Problem)]
+def _operator(stage: StageName) -> type[MethodStage]:
+    """Make the class of a stage; Ray Data shows its name, for example SelfGeneration."""
+    return type(stage.title().replace("_", ""), (MethodStage,), {"name": stage})
 
 
-class SelfCorrect(MethodStage):
-    """Stage 2."""
-
-    name = StageName.SELF_CORRECTION
-
-
-class Diversify(MethodStage):
-    """Stage 3."""
-
-    name = StageName.DIVERSITY
+STAGES: Mapping[StageName, type[MethodStage]] = {stage: _operator(stage) for stage in StageName}
+"""The operator of each stage of SPHERE."""
 
 
 class Evaluate(RowStage):

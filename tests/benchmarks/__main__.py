@@ -66,8 +66,11 @@ def draw(runs: dict[str, list[dict[str, Any]]]) -> None:
     for strategy, sizes in runs.items():
         chains = [size["chains"] for size in sizes]
         left.plot(chains, [size["seconds"] for size in sizes], marker="o", label=strategy)
-        for kind in ("driver", "MapWorker(MapBatches(SelfGenerate))"):
-            memory = [size["peak_mib"].get(kind) for size in sizes]
+        for kind in ("driver", "SelfGenerat"):  # kept figures may bear the older SelfGenerate
+            memory = [
+                next((mib for name, mib in size["peak_mib"].items() if kind in name), None)
+                for size in sizes
+            ]
             right.plot(chains, memory, marker="o", label=f"{strategy}, {kind}")
     left.set(xscale="log", yscale="log", xlabel="chains", ylabel="seconds")
     right.set(xscale="log", ylim=(0, None), xlabel="chains", ylabel="peak memory, MiB")

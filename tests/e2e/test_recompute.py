@@ -35,7 +35,9 @@ from sphere_ray.reporting.summary import (
 )
 from sphere_ray.schema import to_table
 
-GENERATION, CORRECTION, DIVERSITY = StageName
+GENERATION = StageName.SELF_GENERATION
+CORRECTION = StageName.SELF_CORRECTION
+DIVERSITY = StageName.DIVERSITY
 
 
 def chain(stage, branch, *, correct):

@@ -29,7 +29,9 @@ from sphere_ray.records import (
 
 from .fakes import PROBLEM, candidate, scored, wander, world
 
-GENERATION, CORRECTION, DIVERSITY = StageName
+GENERATION = StageName.SELF_GENERATION
+CORRECTION = StageName.SELF_CORRECTION
+DIVERSITY = StageName.DIVERSITY
 
 
 def chain(stage, branch, text, verdict=Verdict.WRONG, **changes):

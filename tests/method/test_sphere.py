@@ -11,7 +11,9 @@ from sphere_ray.records import CORRECTION_CHECK, Branch, Chain, Outcome, Rollout
 
 from .fakes import PROBLEM, always, candidate, wander, world
 
-GENERATION, CORRECTION, DIVERSITY = StageName
+GENERATION = StageName.SELF_GENERATION
+CORRECTION = StageName.SELF_CORRECTION
+DIVERSITY = StageName.DIVERSITY
 
 RIGHT_OVER_WRONG = always("[0.9] #### 4", "[0.1] #### 5")
 WRONG_OVER_RIGHT = always("[0.1] #### 4", "[0.9] #### 5")

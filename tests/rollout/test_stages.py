@@ -1,6 +1,7 @@
 """A stage, called on a block as Ray Data does it; and a reward source from outside the package."""
 
 import asyncio
+import pickle
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -8,15 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from ray import cloudpickle
 
 from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.simulated import SimulatedGenerator
 from sphere_ray.engines.sources import source_of
 from sphere_ray.errors import ConfigError, EngineError, RequestError, RowError
 from sphere_ray.grading import GraderPool
-from sphere_ray.records import ModelRef, Problem
+from sphere_ray.records import ModelRef, Problem, StageName
 from sphere_ray.rollout.roles import policy_spec, roles_of
-from sphere_ray.rollout.stages import Assignment, RowStage, SelfGenerate, rollouts_of
+from sphere_ray.rollout.stages import STAGES, Assignment, RowStage, rollouts_of
 from sphere_ray.schema import to_table
 from tests.simulated_problems import simulated_problem
 
@@ -107,6 +109,13 @@ def test_an_error_of_the_run_ends_the_block_and_cancels_its_other_rows() -> None
     assert stage.cancelled.wait(5)
 
 
+def test_every_stage_has_an_operator_of_its_own_name_that_reaches_other_processes() -> None:
+    for stage in StageName:
+        operator = pickle.loads(cloudpickle.dumps(STAGES[stage]))
+        assert operator.name is stage
+        assert operator.__name__.lower() == stage.replace("_", "")
+
+
 def settings(**scorer: Any) -> RunSettings:
     return RunSettings.model_validate(
         {
@@ -135,7 +144,8 @@ def searched(chosen: RunSettings) -> list[Any]:
         iteration=0,
     )
     problems = to_table([simulated_problem(number) for number in range(3)], Problem)
-    rows = [row for table in SelfGenerate(assignment)(problems) for row in rollouts_of(table)]
+    first = STAGES[StageName.SELF_GENERATION](assignment)
+    rows = [row for table in first(problems) for row in rollouts_of(table)]
     grader.close()
     return rows
 
