@@ -172,6 +172,22 @@ def test_events_are_appended_across_sessions(run_dir: str) -> None:
     assert [event["n"] for event in Run.open(run_dir).events()] == [1, 2]
 
 
+def test_a_line_that_a_killed_driver_did_not_finish_is_passed_over(run_dir: str) -> None:
+    with opened(run_dir) as run:
+        run.append_event('{"n": 1}')
+        storage.write_text('{"n": 1}\n{"n": 2', run.file("events.jsonl"))
+    assert [event["n"] for event in Run.open(run_dir).events()] == [1]
+
+
+def test_a_directory_of_an_earlier_version_is_refused_and_left_as_it_is(run_dir: str) -> None:
+    path = storage.resolve(run_dir)
+    storage.write_json({"name": "old"}, f"{path}/config.json")
+    storage.write_json({"phase": "problems"}, f"{path}/problems/manifest.json")
+    with pytest.raises(RunDirectoryError, match=r"earlier version of sphere.*another run_dir"):
+        opened(run_dir)
+    assert storage.read_json(f"{path}/config.json") == {"name": "old"}
+
+
 def test_tables_of_a_directory_are_read_in_order_of_their_names(run_dir: str) -> None:
     directory = f"{storage.resolve(run_dir)}/data"
     for name in ("b", "a", "_ignored"):

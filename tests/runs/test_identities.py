@@ -8,16 +8,27 @@ import pytest
 import yaml
 
 from sphere_ray.config import RunSettings, load_config
+from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.records import ModelRef
+from sphere_ray.rollout.roles import Roles
 from sphere_ray.runs.step import Made, Step
 from sphere_ray.runs.steps.evaluation import EvaluationStep
 from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import PolicyStep
 from sphere_ray.runs.steps.problems import ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
+from sphere_ray.runs.steps.reward_model import RewardModelStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 
 MODEL = ModelRef(path="", iteration=0, fingerprint="m")
+SPEC = EngineSpec(
+    kind="simulated_generator",
+    name="policy",
+    path="",
+    model=ModelSettings(path="m"),
+    pool=PoolSettings(kv_cache_gib=1),
+)
 MADE = Made(name="made", path="", finished=None)
 MINIMAL: dict[str, Any] = {
     "name": "try",
@@ -106,7 +117,10 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation"}),
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
         ("grading.verifier=mine:verify", {"rollouts", "evaluation"}),
+        ("method.prompts.correction='{question} {attempt}'", {"rollouts"}),
         ("training.learning_rate=7", {"policy"}),
+        ("training.guard.max_chosen_drop=9", {"policy"}),
+        ("training.reference=initial", set()),  # another table is another input
         ("training.loss.beta=0.2", {"policy"}),
         ("training.max_length=700", {"reference", "policy"}),
         ("evaluation.num_samples=7", {"evaluation"}),
@@ -116,6 +130,60 @@ def test_what_decides_results_makes_the_steps_again_that_read_it(
     load: Any, override: str, expected: set[str]
 ) -> None:
     assert changed(load(), load(override)) == expected
+
+
+def test_a_problem_file_counts_by_its_content(load: Any, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    step = ProblemsStep(settings=load(f"problems.train.source=file:{file}?answer=a"), policy=MODEL)
+    found = []
+    for text in ("", "a", "b", "a"):
+        if text:
+            file.write_text(text)
+        found.append(step.inputs())
+    assert found[1] == found[3]
+    assert len({str(each) for each in found}) == 3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "grading.verifier=mine_{n}:check",
+        "engines.scorer={{kind: python, object: 'mine_{n}:Check'}}",
+    ],
+)
+def test_your_own_code_counts_by_its_content(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "verifier" if "verifier" in setting else "scorer"
+    file = tmp_path / f"mine_{name}.py"
+    file.write_text("class Check: ...\n")
+    step = steps(load(setting.format(n=name)))["rollouts"]
+    monkeypatch.setattr(RolloutsStep, "roles", lambda self: Roles(policy=SPEC))
+    before = step.inputs()
+    assert before == step.inputs()
+    file.write_text("class Check: pass\n")
+    assert {key for key, value in step.inputs().items() if before[key] != value} == {name}
+
+
+def test_when_a_trained_reward_model_takes_over_is_no_part_of_it(load: Any) -> None:
+    def identities(more: str) -> tuple[Any, Any]:
+        trained = f"pool: {{kv_cache_gib: 1}}, shape: classifier, {more}"
+        found = load(f"engines.scorer={{kind: rollout_value, trained: {{{trained}}}}}")
+        model = RewardModelStep(
+            settings=found, trained=found.engines.scorer.trained, recorded=(), base=MODEL
+        )
+        rollouts = RolloutsStep(problems=MADE, policy=MODEL, trained=MODEL, settings=found)
+        return model.identity(), rollouts.identity()
+
+    first = identities("schedule: {min_auc: 0.9}")
+    assert identities("schedule: {min_auc: 0.5, from_iteration: 2}") == first
+    audited, longer = (
+        identities("schedule: {audit_share: 0.5}"),
+        identities("training: {epochs: 9}"),
+    )
+    assert (audited[0] == first[0], audited[1] == first[1]) == (True, False)
+    assert (longer[0] == first[0], longer[1] == first[1]) == (False, True)
 
 
 def test_a_trained_reward_model_changes_rollouts_only_where_it_scores(load: Any) -> None:

@@ -99,11 +99,12 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
         error: Exception,
         *,
         valued: bool = True,
+        count: int = 20,
         sees: Callable[[RewardTrainRequest], None] = lambda _: None,
         **changes: Any,
     ) -> Made:
         trained = TrainedScorerSettings.model_validate({"pool": {"kv_cache_gib": 1}} | changes)
-        rollouts = [rollout(index, valued=valued) for index in range(20)]
+        rollouts = [rollout(index, valued=valued) for index in range(count)]
         monkeypatch.setattr(pipeline, "label", labels_in_this_process(rollouts))
 
         def work(request: RewardTrainRequest, on_step: Any) -> None:
@@ -146,6 +147,11 @@ def test_training_that_cannot_end_well_is_a_refusal_and_is_not_tried_again(
     assert refusal(found) == str(error)
     again = attempt(AssertionError("the step is finished"))
     assert refusal(again) == str(error)
+
+
+def test_without_a_held_out_problem_nothing_is_trained(attempt: Attempt) -> None:
+    found = attempt(AssertionError("no workers are needed"), count=1)
+    assert "no problem is left to train on" in refusal(found)
 
 
 def test_workers_that_fail_end_the_run_and_the_next_attempt_starts_anew(attempt: Attempt) -> None:

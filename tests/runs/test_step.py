@@ -16,7 +16,8 @@ from sphere_ray import storage
 from sphere_ray.errors import EngineError, RunDirectoryError
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.directory import Run
-from sphere_ray.runs.step import Planner, Result, State, Work
+from sphere_ray.runs.step import BEGUN, Planner, Result, State, Work
+from sphere_ray.runs.stopwatch import SPENT
 from tests.runs.steps import Line, Resumed, executor, lines, opened
 
 
@@ -70,6 +71,28 @@ def test_another_input_makes_another_output(run_dir: str) -> None:
         paths = [executor(run).make(Line(given={"model": m})).path for m in (model, other, moved)]
     assert paths[0] != paths[1]
     assert paths[2] == paths[0]
+
+
+def test_a_kill_after_the_commit_leaves_no_rubbish_for_ever(run_dir: str) -> None:
+    with opened(run_dir) as run:
+        made = executor(run).make(Resumed())
+        for name in (BEGUN, SPENT):
+            storage.write_json({"fingerprint": "f"}, f"{made.path}/{name}")
+        again = executor(run).make(Resumed())
+    assert again.path == made.path
+    assert storage.children(made.path) == ["line.txt", "manifest.json"]
+
+
+def test_a_session_that_ends_early_forgets_no_later_step(run_dir: str) -> None:
+    first, second = Line(label="first"), Line(label="second")
+    with opened(run_dir) as run:
+        both = executor(run)
+        both.make(first)
+        both.make(second)
+        executor(run).make(first)  # the same command again, stopped after a step
+        assert [step.name for step in run.steps] == ["line/first", "line/second"]
+        changed = executor(run).make(Line(label="first", content={"a": 1}))
+        assert [step.path for step in run.steps] == [changed.path]
 
 
 def test_steps_see_what_came_of_the_steps_before(run_dir: str) -> None:
