@@ -2,8 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sphere_ray.compat import deepspeed as private
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import accumulation
+from sphere_ray.training.messages import LearningRequest, ReferenceRequest
 
 _TAG = "state"
 _RATE = "rate"
@@ -141,49 +141,55 @@ class ShardedPolicy:
         self._engine.destroy()
 
 
-@contextmanager
-def partitioned_loading(config: Mapping[str, Any]) -> Iterator[None]:
-    """Within, `from_pretrained` loads under ZeRO-3 only this worker's part of each parameter."""
-    # transformers holds it by a weak reference.
-    marker = HfDeepSpeedConfig(dict(config)) if config["zero_optimization"]["stage"] == 3 else None
-    try:
-        yield
-    finally:
-        del marker
-
-
-def shard_for_training(
-    model: nn.Module,
-    config: Mapping[str, Any],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    rates: Mapping[str, float] | None = None,
+def load_for_training(
+    load: Callable[[], nn.Module], request: LearningRequest, rates: Mapping[str, float]
 ) -> ShardedPolicy:
-    """Give the model an AdamW optimizer and shard both as the configuration says.
+    """Load a model, give it an AdamW optimizer, and shard both.
 
     Parameters whose name begins with a key of `rates` learn so many times as fast.
+
+    Raises:
+        ConfigError: the batch size does not divide (see `batches.accumulation`).
+        ModelError: the model cannot be loaded.
+        TrainingError: this version of DeepSpeed cannot be used.
     """
     private.warn_if_untested()
-    groups = _parameter_groups(model, weight_decay, rates or {})
-    plain = None
-    options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-    if "offload_optimizer" in config["zero_optimization"]:
-        config = {**config, "optimizer": {"type": "AdamW", "params": options}}
+    config = build_config(request.settings, request.placement)
+    model, decay = _load(load, config), request.settings.weight_decay
+    groups = _parameter_groups(model, decay, rates)
+    options: dict[str, Any] = {"lr": request.learning_rate, "weight_decay": decay}
+    if request.placement.offload:
+        config["optimizer"] = {"type": "AdamW", "params": options}
         engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
-    else:
-        # DeepSpeed's own Adam would have to be compiled on the worker first.
-        plain = torch.optim.AdamW(groups, fused=True, **options)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=plain, config=config)
-    engine.train()
+        return ShardedPolicy(engine)
+    # DeepSpeed's own Adam would have to be compiled on the worker first.
+    plain = torch.optim.AdamW(groups, fused=True, **options)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=plain, config=config)
     return ShardedPolicy(engine, replicated=engine.optimizer is plain)
 
 
-def shard_for_inference(model: nn.Module, config: Mapping[str, Any]) -> ShardedPolicy:
-    """Shard a model that is too large for one device; no optimizer."""
-    engine, *_ = deepspeed.initialize(model=model, config=dict(config))
+def load_for_inference(
+    load: Callable[[], nn.Module], request: ReferenceRequest, device: torch.device
+) -> Callable[..., Any]:
+    """Load a model without an optimizer; only ZeRO-3 shards it."""
+    config = build_config(request.settings, request.placement)
+    model = _load(load, config)
+    if request.placement.zero_stage < 3:
+        return model.to(device).eval()
+    engine, *_ = deepspeed.initialize(model=model, config=config)
     engine.eval()
     return ShardedPolicy(engine)
+
+
+def _load(load: Callable[[], nn.Module], config: Mapping[str, Any]) -> nn.Module:
+    # While transformers sees this object (by a weak reference), `from_pretrained` loads under
+    # ZeRO-3 only this worker's part of each parameter.
+    stage = config["zero_optimization"]["stage"]
+    marker = HfDeepSpeedConfig(dict(config)) if stage == 3 else None
+    try:
+        return load()
+    finally:
+        del marker
 
 
 def _parameter_groups(

@@ -45,7 +45,7 @@ class PreferenceTask(Task[MicroBatch]):
         """See `Task.check_model`."""
         shortest = self._table.pair(int(self.lengths.argmin()))
         shared = self.settings.shares_prefixes
-        check_prefix_sharing(policy, shortest, policy.device, shared=shared)
+        check_prefix_sharing(policy, shortest, device=policy.device, shared=shared)
 
     def prepare(self, batch: MicroBatch) -> tuple[MicroBatch, float]:
         """Leave the reading to `forward`: the tensors of a whole step would be large."""

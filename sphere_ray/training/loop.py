@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import Indices, MicroBatch, PlannedStep, planned_steps, shard
-from sphere_ray.training.deepspeed import (
-    ShardedPolicy,
-    build_config,
-    partitioned_loading,
-    shard_for_training,
-)
+from sphere_ray.training.deepspeed import ShardedPolicy, load_for_training
 from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import LearningRequest, LearningResult, OptimizerStep
 from sphere_ray.training.steering import check_divergence, learning_rate
@@ -44,19 +39,11 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def load(self) -> nn.Module:
-        """Load the model to begin with.
-
-        Raises:
-            ModelError: it cannot be loaded.
-        """
+        """Load the model to begin with."""
 
     @abstractmethod
     def check_model(self, policy: ShardedPolicy) -> None:
-        """Compare a forward over shared prefixes with plain forwards.
-
-        Raises:
-            ModelError: they differ by more than rounding.
-        """
+        """Compare a forward over shared prefixes with plain forwards (`require_parity`)."""
 
     @abstractmethod
     def prepare(self, batch: MicroBatch) -> tuple[Batch, float]:
@@ -77,11 +64,7 @@ class Task(ABC, Generic[Batch]):
         """The fields that `step_metrics` adds, from the sums over all workers and `weight`."""
 
     def guard(self, history: Sequence[Any]) -> None:
-        """Look at the metrics after each step.
-
-        Raises:
-            CollapseError: training must stop.
-        """
+        """Look at the metrics after each step; a CollapseError stops training."""
         check_divergence(history[-1], self.group)
 
     def finish(self, policy: ShardedPolicy, worker: Worker) -> None:
@@ -110,7 +93,7 @@ def train(task: Task[Any], worker: Worker) -> LearningResult:
             "the workers see different files to train on; they must be on storage that all nodes "
             "share; run the same command again"
         )
-    with closing(_build(task)) as policy:
+    with closing(load_for_training(task.load, task.request, task.rates)) as policy:
         return _train(task, policy, worker)
 
 
@@ -139,20 +122,6 @@ def _train(task: Task[Any], policy: ShardedPolicy, worker: Worker) -> LearningRe
         history=tuple(history),
         resumed_at=resumed_at,
         restarted_because=restarted_because,
-    )
-
-
-def _build(task: Task[Any]) -> ShardedPolicy:
-    request = task.request
-    config = build_config(request.settings, request.placement)
-    with partitioned_loading(config):
-        model = task.load()
-    return shard_for_training(
-        model,
-        config,
-        learning_rate=request.learning_rate,
-        weight_decay=request.settings.weight_decay,
-        rates=task.rates,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import OptimizationSettings, TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
 from sphere_ray.training.batches import Tensors, collate
@@ -39,14 +39,14 @@ def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the model in {model_dir} cannot be loaded: {error}") from error
-    disable_dropout(model)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    make_ready(model, settings)
     return model
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Switch dropout off in every layer."""
+def make_ready(model: PreTrainedModel, settings: OptimizationSettings) -> None:
+    """Switch dropout off, and gradient checkpointing on where it is asked for."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     # With dropout the policy would differ from its reference before the first step.
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -64,7 +64,7 @@ def completion_logps(model: Callable[..., Any], tensors: Tensors) -> Tensor:
 
 @torch.no_grad()
 def check_prefix_sharing(
-    model: Callable[..., Any], pair: EncodedPair, device: torch.device, *, shared: bool
+    model: Callable[..., Any], pair: EncodedPair, *, device: torch.device, shared: bool
 ) -> None:
     """Compare a pair's log-probs in one forward with those in a forward for each side.
 

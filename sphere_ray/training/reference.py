@@ -14,7 +14,7 @@ import torch
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
 from sphere_ray.training.batches import collate
-from sphere_ray.training.deepspeed import build_config, partitioned_loading, shard_for_inference
+from sphere_ray.training.deepspeed import load_for_inference
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
@@ -45,15 +45,11 @@ def compute_reference(request: ReferenceRequest, worker: Worker) -> ReferenceDon
     whole = Path(request.output_dir) / WHOLE
     if all(worker.gather(whole.is_file())):
         return ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
-    model = _load(request, worker)
-    shared = request.settings.shares_prefixes
-
-    def check(pair: EncodedPair) -> None:
-        check_prefix_sharing(model, pair, worker.host.device, shared=shared)
-
-    def score(pairs: Sequence[EncodedPair]) -> Sequence[Logps]:
-        return _pair_logps(model, pairs, worker.host.device, shared=shared)
-
+    device, shared = worker.host.device, request.settings.shares_prefixes
+    load = partial(load_model, request.model_dir, request.settings)
+    model = load_for_inference(load, request, device)
+    score = partial(_pair_logps, model, device=device, shared=shared)
+    check = partial(check_prefix_sharing, model, device=device, shared=shared)
     done = write_table(request, worker, score, check)
     if worker.rank == 0:
         new = whole.with_suffix(".partial")
@@ -123,19 +119,9 @@ def _rounds(
         yield sorted(kept, key=lambda pair: pair.tokens), dropped
 
 
-def _load(request: ReferenceRequest, worker: Worker) -> Callable[..., Any]:
-    config = build_config(request.settings, request.placement)
-    with partitioned_loading(config):
-        model = load_model(request.model_dir, request.settings)
-    if config["zero_optimization"]["stage"] == 3:
-        return shard_for_inference(model, config)
-    module: torch.nn.Module = model
-    return module.to(worker.host.device).eval()
-
-
 @torch.no_grad()
 def _pair_logps(
-    model: Callable[..., Any], pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool
+    model: Callable[..., Any], pairs: Sequence[EncodedPair], *, device: torch.device, shared: bool
 ) -> list[Logps]:
     rows = completion_logps(model, collate(pairs, device, shared=shared)).cpu().numpy()
     return [

@@ -14,7 +14,7 @@ from sphere_ray.config.training import MASKED_ATTENTION, OptimizationSettings
 from sphere_ray.engines.model_source import quietly
 from sphere_ray.engines.reward_base import head_tensors, step_tag_head
 from sphere_ray.errors import ModelError
-from sphere_ray.training.policy import DTYPES, disable_dropout
+from sphere_ray.training.policy import DTYPES, make_ready
 
 CLASSIFIER = "classifier"
 HEAD = "score."
@@ -35,20 +35,9 @@ class StepScorer(nn.Module):
         """The body's configuration, which DeepSpeed and `save` ask for."""
         return self.model.config
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        nodes_m: Tensor,
-    ) -> Tensor:
-        """Class logits [m, 2], float32, at the nodes of a row [1, s] of tree nodes."""
-        hidden = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-        ).last_hidden_state
+    def forward(self, nodes_m: Tensor, **inputs: Tensor | None) -> Tensor:
+        """Class logits [m, 2], float32, at the nodes of a row of tree nodes (the body's inputs)."""
+        hidden = self.model(**inputs, use_cache=False).last_hidden_state
         logits: Tensor = self.score(hidden[0, nodes_m])
         return logits.float()
 
@@ -73,9 +62,7 @@ def load_step_scorer(model_dir: str, shape: str, settings: OptimizationSettings)
                 scorer = StepScorer(body, head.to(dtype))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"the reward model in {model_dir} cannot be loaded: {error}") from error
-    disable_dropout(scorer)
-    if settings.gradient_checkpointing:
-        scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    make_ready(scorer.model, settings)
     return scorer
 
 

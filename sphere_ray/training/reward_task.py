@@ -78,9 +78,7 @@ class RewardTask(Task[Prepared]):
             path = example.paths[index] if example.paths else (0,)
             ids_1s = torch.tensor([path], device=policy.device)
             last_1 = torch.tensor([len(path) - 1], device=policy.device)
-            alone_12 = policy(
-                input_ids=ids_1s, attention_mask=None, position_ids=None, nodes_m=last_1
-            )
+            alone_12 = policy(input_ids=ids_1s, nodes_m=last_1)
             differences.append((shared_m2[index] - alone_12[0]).abs().max().item())
         require_parity(differences, SHARING_TOLERANCE, "logits", self.group)
 

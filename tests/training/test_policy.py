@@ -39,7 +39,7 @@ def test_whole_rows_without_a_mask_are_computed_as_the_prefix_tree(model_dir: Pa
     """The interface of flash attention: transformers reads where rows begin off the positions."""
     model = load_model(str(model_dir), TrainingSettings(precision="fp32"))
     cpu = torch.device("cpu")
-    check_prefix_sharing(model, PAIRS[0], cpu, shared=False)
+    check_prefix_sharing(model, PAIRS[0], device=cpu, shared=False)
     packed, tree = (gradients_and_logps(model, cpu, shared=shared) for shared in (False, True))
     for one, other in zip(packed, tree, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
