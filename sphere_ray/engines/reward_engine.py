@@ -1,4 +1,4 @@
-"""What reward models served by vLLM's pooling runner have in common: one request a candidate."""
+"""The common part of reward models on vLLM's pooling runner: each candidate is one request."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,7 @@ from sphere_ray.method.ports import Score, ScoreRequest
 
 
 class RewardEngine(VllmEngine, ABC):
-    """The port `Scorer`, and an `Engine`; subclasses say how one step's reward is read."""
+    """The port `Scorer`, and an `Engine`; subclasses read the reward of one step."""
 
     prompt: RewardPrompt | None = None
 
@@ -34,10 +34,10 @@ class RewardEngine(VllmEngine, ABC):
 
     @abstractmethod
     async def reward(self, ids: list[int], priority: int) -> float:
-        """The reward of the step that the last of `ids` stands for."""
+        """Return the reward of the step that ends with the last of `ids`."""
 
     def ids(self, question: str, steps: list[str]) -> list[int]:
-        """Token ids of a question and steps.
+        """Return the token ids of a question and steps.
 
         Raises:
             RequestError: they are more than the model takes.
@@ -51,7 +51,7 @@ class RewardEngine(VllmEngine, ABC):
         return ids
 
     def format(self) -> RewardPrompt:
-        """How the model is asked; `start` sets it."""
+        """Return the format of the model's input; `start` sets it."""
         if self.prompt is None:
             raise EngineError(f"the reward model {self.spec.path} was not started")
         return self.prompt

@@ -27,7 +27,7 @@ GIB = 1 << 30
 CPU_BLOCK_SIZE = 32
 """vLLM's own 128 on CPUs would let no short prompt hit the prefix cache."""
 GPU_SHARE = 0.92
-"""Of the memory a pool may use, the part vLLM plans with; its own default for a whole GPU."""
+"""The part of a pool's GPU memory that vLLM plans with: its own default for a whole GPU."""
 
 Output = TypeVar("Output")
 
@@ -121,7 +121,7 @@ class BusyClock:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """One request is in flight within."""
+        """Count a request as in flight inside the context."""
         if not self._in_flight:
             self._since = time.monotonic()
         self._in_flight += 1
@@ -241,7 +241,7 @@ class VllmEngine:
         return result
 
     def running(self) -> Any:
-        """The AsyncLLM to ask.
+        """Return the running AsyncLLM.
 
         Raises:
             EngineError: the engine was not started, or is closed.

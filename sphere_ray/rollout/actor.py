@@ -59,7 +59,7 @@ class Gate:
 
     @asynccontextmanager
     async def enter(self, *, alone: bool) -> AsyncIterator[None]:
-        """Hold a place in the engine; with `alone`, all of it."""
+        """Run in the engine together with others; with `alone`, without any other request."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._closed)
             if alone:
@@ -98,23 +98,23 @@ class Ledger:
         self._engines: dict[str, int] = {}
 
     def assign(self, name: str, spec: EngineSpec) -> None:
-        """From its next start on, `name` serves `spec`."""
+        """Let `name` serve `spec` from its next start on."""
         self._specs[name] = spec
 
     def assigned(self, name: str) -> EngineSpec | None:
-        """What `name` was assigned last, if anything."""
+        """Return what `name` was assigned last, if anything."""
         return self._specs.get(name)
 
     def place(self, name: str, engines: int) -> None:
-        """The node of `name` has so many engines of its pool."""
+        """Remember that the node of `name` has so many engines of its pool."""
         self._engines[name] = engines
 
     def placed(self, name: str) -> int:
-        """How many engines share the node of `name`."""
+        """Return how many engines of its pool the node of `name` has."""
         return self._engines.get(name, 1)
 
     def allows(self, name: str, restarts_per_hour: int) -> bool:
-        """Note a start of `name`; False if it exceeds one start plus so many restarts an hour."""
+        """Count a start of `name`; False if it exceeds one start plus so many restarts an hour."""
         now, starts = self._clock(), self._starts[name]
         starts.append(now)
         while starts[0] < now - 3600:
@@ -166,7 +166,7 @@ class EngineActor:
         await self._started()
 
     async def reload(self, spec: EngineSpec) -> None:
-        """Serve other weights; nothing is in flight, and the ledger knows."""
+        """Serve other weights; no request is in flight, and the ledger knows the new ones."""
         await self._started()
         if self._spec != spec:  # else a restart has already seen to it
             await self._running().reload(spec)
@@ -174,7 +174,7 @@ class EngineActor:
 
     @ray.method(concurrency_group="control")
     async def status(self) -> ReplicaStatus:
-        """Say where the replica is, and read its engine's counters."""
+        """Return where the replica is, and its engine's counters."""
         node_id = ray.get_runtime_context().get_node_id()
         return ReplicaStatus(
             model=self._spec.name,
@@ -197,7 +197,8 @@ class EngineActor:
     ) -> AsyncIterator[tuple[Reply, ...]]:
         """Answer each request as soon as it is ready, in any order.
 
-        What an engine step finishes together travels together: an item costs Ray a millisecond.
+        Requests that end in the same step of the engine travel together: each item costs Ray a
+        millisecond.
         """
         await self._started()
         finished: asyncio.Queue[asyncio.Task[Reply]] = asyncio.Queue()
@@ -262,7 +263,8 @@ class EngineActor:
     async def _close(self) -> None:
         if self._heart:
             self._heart.cancel()
-        await self._running().close()
+        if self._engine:
+            await self._engine.close()
 
     async def _beat(self) -> None:
         while True:

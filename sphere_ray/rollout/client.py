@@ -30,12 +30,12 @@ class ReplicaLostError(Exception):
 
 
 def width(request: Request) -> int:
-    """Number of sequences a request occupies in its engine."""
+    """Return the number of sequences that a request occupies in its engine."""
     return request.n if isinstance(request, GenerateRequest) else len(request.candidates)
 
 
 def problem_of(request: Request) -> str:
-    """The problem a request belongs to."""
+    """Return the id of the problem that a request belongs to."""
     if isinstance(request, GenerateRequest):
         return request.problem_id
     return request.problem.problem_id

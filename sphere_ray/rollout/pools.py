@@ -10,6 +10,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
@@ -27,6 +28,7 @@ ADMITTED = 3
 only one can start before the prompt is computed."""
 WORK_CONCURRENCY = 10_000
 POLL_S = 0.5
+RELEASE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +42,14 @@ class Member:
 class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
-    def __init__(self, release_timeout_s: float = 120.0, *, share_cores: bool = False) -> None:
+    def __init__(
+        self, release_timeout_s: float = RELEASE_TIMEOUT_S, *, share_cores: bool = False
+    ) -> None:
         """Take the memory baseline; no pool runs yet.
 
         With `share_cores` several pools will work on the CPUs at once.
         """
+        compat.found_doubts()
         self._release_timeout_s = release_timeout_s
         self._share_cores = share_cores
         self._members: dict[EngineSpec, list[Member]] = {}
@@ -83,11 +88,11 @@ class Pools:
         return PoolClient(actors, ADMITTED * spec.pool.max_num_seqs, spec.name)
 
     def stats(self, spec: EngineSpec) -> list[EngineStats]:
-        """Counters of each replica of a running pool that answers."""
+        """Return the counters of each replica of a running pool that answers."""
         return [status.stats for status in self.statuses(spec)]
 
     def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
-        """Each replica of a running pool that answers."""
+        """Return the status of each replica of a running pool that answers."""
         references = [member.actor.status.remote() for member in self._members[spec]]
         ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
         found = []
