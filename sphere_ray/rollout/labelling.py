@@ -11,7 +11,7 @@ from sphere_ray.rollout.shards import (
     in_tasks,
     part,
     remove_directory,
-    row_groups,
+    tables,
 )
 from sphere_ray.rollout.stages import rollouts_of
 from sphere_ray.schema import to_table
@@ -70,7 +70,7 @@ def _label_file(job: _Job) -> tuple[int, int]:
         ShardWriter(part(f"{job.output}/{TRAIN}", job.index)) as train,
         ShardWriter(part(f"{job.output}/{HELD_OUT}", job.index)) as held_out,
     ):
-        for table in row_groups(job.file):
+        for table in tables(job.file):
             steps = labelled_steps(rollouts_of(table), trained=job.trained)
             halves = split_by_problem(steps, share=job.share, seed=job.seed)
             for writer, half in zip((train, held_out), halves, strict=True):

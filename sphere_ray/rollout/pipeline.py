@@ -28,7 +28,7 @@ from sphere_ray.rollout.shards import (
     data_files,
     in_tasks,
     part,
-    row_groups,
+    tables,
 )
 from sphere_ray.rollout.stages import (
     ID_COLUMN,
@@ -166,5 +166,5 @@ def _joined(job: tuple[Sequence[str], str]) -> None:
     files, output = job
     with ShardWriter(output) as writer:
         for file in files:
-            for table in row_groups(file):
+            for table in tables(file):
                 writer.write(table)
