@@ -10,6 +10,7 @@ from sphere_ray.rollout.shards import (
     ShardWriter,
     in_tasks,
     part,
+    small_tables,
 )
 from sphere_ray.rollout.stages import rollouts_of
 from sphere_ray.schema import to_table
@@ -70,7 +71,7 @@ def _label_file(job: _Job) -> tuple[int, int]:
         ShardWriter(part(f"{job.output}/{TRAIN}", job.index)) as train,
         ShardWriter(part(f"{job.output}/{HELD_OUT}", job.index)) as held_out,
     ):
-        for table in storage.tables(job.file):
+        for table in small_tables(job.file):
             rollouts = rollouts_of(table)
             steps = [s for each in rollouts for s in labelled_steps(each, trained=job.trained)]
             halves = split_by_problem(steps, share=job.share, seed=job.seed)

@@ -1,9 +1,9 @@
 """Directories of parquet files, read and written piece by piece in parallel Ray tasks.
 
-Nothing here holds more than a row group of a file in memory.
+Nothing here holds more than a few row groups of a file in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
@@ -21,6 +21,8 @@ TASKS = 64
 """Tasks that are submitted at a time; the others wait in the driver."""
 FOOTERS = 1024
 """Files whose footers one task reads."""
+BATCH_ROWS = 32
+"""Rows at a time that become Python objects; a rollout has about 100 KB, as objects much more."""
 GROUP_ROWS = 256
 """Small pieces are written as row groups of at least so many rows."""
 
@@ -31,6 +33,13 @@ Result = TypeVar("Result")
 def part(directory: str, index: int) -> str:
     """Return the name of a data file."""
     return f"{directory}/part-{index:05}.parquet"
+
+
+def small_tables(file: str) -> Iterator[pa.Table]:
+    """Read a parquet file in tables of `BATCH_ROWS` rows."""
+    for table in storage.tables(file):
+        for first in range(0, table.num_rows, BATCH_ROWS):
+            yield table.slice(first, BATCH_ROWS)
 
 
 class ShardWriter:

@@ -8,7 +8,7 @@ nothing is overwritten.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -251,7 +251,7 @@ class Executor(Planner):
         inputs = {name: _output(value) for name, value in step.inputs().items()}
         if plan.state is State.MAKE:
             _begin(plan, identity, inputs)
-        with stopwatch(plan.path, step.name) as seconds:
+        with _nothing_begun(plan.path), stopwatch(plan.path, step.name) as seconds:
             work = Work(
                 path=plan.path,
                 name=step.name,
@@ -284,6 +284,17 @@ class Executor(Planner):
         if storage.exists(f"{plan.path}/{BEGUN}"):
             for leftover in (*plan.step.leftovers, SPENT, BEGUN):
                 storage.remove(f"{plan.path}/{leftover}")
+
+
+@contextmanager
+def _nothing_begun(directory: str) -> Iterator[None]:
+    """Leave no directory behind for a step that failed before it wrote anything."""
+    try:
+        yield
+    except Exception:
+        if set(storage.children(directory)) <= {BEGUN, SPENT}:
+            storage.remove(directory)
+        raise
 
 
 def _begin(plan: Plan, identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
