@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere_ray.config.engines import EngineSpec, SimulationSettings
-from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import SimulatedRewardSettings
 from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer
@@ -22,7 +21,6 @@ from sphere_ray.records import Candidate, Message, Problem, StopReason
 from tests.simulated_problems import simulated_problem
 
 PROBLEM = simulated_problem(7)
-LIMITS = SearchSettings()
 
 
 def spec(settings: SimulationSettings | SimulatedRewardSettings) -> EngineSpec:
@@ -124,7 +122,7 @@ async def test_steps_end_at_the_boundary_and_the_last_states_the_answer(boundary
     assert [step.stop_reason for step in inner] == [StopReason.BOUNDARY] * 3
     assert last.stop_reason is StopReason.END
     assert not any(is_final(step) for step in inner)
-    assert all(is_plausible(step, LIMITS) for step in chain)
+    assert all(is_plausible(step) for step in chain)
     assert extract_answer("".join(step.text for step in chain)) == PROBLEM.answer
 
 

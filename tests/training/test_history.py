@@ -12,7 +12,7 @@ import torch
 
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
-from sphere_ray.config.training import GuardSettings, TrainerPlacement, TrainingSettings
+from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.training import history
 from sphere_ray.training.history import keep, origin, restore
 from sphere_ray.training.messages import RewardTrainRequest, StepMetrics, TrainRequest
@@ -48,7 +48,6 @@ def changed(request: TrainRequest, **settings: Any) -> TrainRequest:
     "same",
     [
         changed(REQUEST, checkpoint_every=3),
-        changed(REQUEST, guard=GuardSettings(window=2)),
         changed(REQUEST, min_pairs=5),
         replace(REQUEST, placement=TrainerPlacement(workers=2, max_failures=9, cpus_per_worker=2)),
     ],

@@ -283,10 +283,10 @@ def test_a_good_model_is_taken_and_one_of_shuffled_labels_refused(
         for name in ("tags-zero2", "shuffled-labels")
     )
     assert not handover_refusal(good, GATES)
-    assert good.auc is not None
-    assert good.auc > 0.95
+    assert good["auc"] is not None
+    assert good["auc"] > 0.95
     refusal = handover_refusal(bad, GATES)
-    assert f"{bad.auc:.3f}" in refusal or "differ" in refusal
+    assert f"{bad['auc']:.3f}" in refusal or "differ" in refusal
 
 
 def step(text: str) -> Candidate:

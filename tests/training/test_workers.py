@@ -21,7 +21,7 @@ from sphere_ray.config.training import (
     TrainingSettings,
 )
 from sphere_ray.engines.tiny_models import make_llama
-from sphere_ray.errors import CollapseError, ModelError, TrainingError
+from sphere_ray.errors import CollapseError, ModelError
 from sphere_ray.training.adapters import with_adapters
 from sphere_ray.training.batches import collate, planned_steps
 from sphere_ray.training.messages import (
@@ -95,7 +95,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             placement=TrainerPlacement(workers=2, zero_stage=stage),
         )
 
-    few = SETTINGS.model_copy(update={"min_pairs": PAIRS + 1})
     requests: dict[str, Request] = {
         "reference": reference("reference", 2),
         "reference-again": reference("again", 2, output_dir=str(root / "reference")),
@@ -114,7 +113,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             "checkpointing", 3, SETTINGS.model_copy(update={"gradient_checkpointing": True})
         ),
         "collapse": training("collapse", 2, COLLAPSING),
-        "too-few": reference("too-few", 2, settings=few),
         "no-model": reference("no-model", 2, model_dir=str(root)),
     }
     values = run_requests(list(requests.values()), root / "scratch")
@@ -275,7 +273,6 @@ def test_the_result_is_a_hugging_face_directory(
     ("name", "kind", "words"),
     [
         ("collapse", CollapseError, "training"),
-        ("too-few", TrainingError, f"only {PAIRS} pairs"),
         ("no-model", ModelError, "config.json"),
     ],
 )
