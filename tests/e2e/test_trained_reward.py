@@ -118,7 +118,9 @@ def test_another_model_can_be_trained_from_the_run_alone(run_dir):
     )
     assert done.code == 0, done.out + done.err
     report = json.loads((run_dir.with_name("run-prm-scores") / "report.json").read_text())
-    assert report["sources"]["trained"]["quality"]["steps"] > 0
+    trained = report["sources"]["trained"]
+    assert trained["quality"]["steps"] > 0
+    assert trained["cost_per_1000"]["decoded_tokens"] == 0
 
 
 def test_a_run_that_scored_nothing_is_one_sentence(tmp_path, run_dir):
