@@ -14,11 +14,10 @@ from ray.exceptions import RayError
 
 from sphere_ray import storage
 from sphere_ray.rollout.errors import sphere_error
+from sphere_ray.rollout.nodes import living_nodes
 
 TASK_CPUS = 0.1
 """Reading and writing small tables; whole CPUs for them hang a machine with two."""
-TASKS = 64
-"""Tasks that are submitted at a time; the others wait in the driver."""
 FOOTERS = 1024
 """Files whose footers one task reads."""
 BATCH_ROWS = 32
@@ -83,20 +82,22 @@ class ShardWriter:
 def in_tasks(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """Run a function on every job in Ray tasks; return the results in the order of the jobs.
 
-    A single job runs here: a small run should not wait seconds for the process of a task.
+    A single job runs here: a small run should not wait seconds for the process of a task. As many
+    tasks run at a time as the cluster has CPUs, because starting a process costs seconds of one.
 
     Raises:
         SphereError: a task raised it, or failed for another reason.
     """
     if len(jobs) == 1:
         return [function(jobs[0])]
-    task = ray.remote(num_cpus=TASK_CPUS)(function)
+    task = ray.remote(num_cpus=TASK_CPUS, scheduling_strategy="SPREAD")(function)
+    most = max(1, int(sum(node.cpus for node in living_nodes())))
     results: dict[int, Result] = {}
     running: dict[Any, int] = {}
     waiting = iter(enumerate(jobs))
     try:
         while len(results) < len(jobs):
-            while len(running) < TASKS and (job := next(waiting, None)) is not None:
+            while len(running) < most and (job := next(waiting, None)) is not None:
                 running[task.remote(job[1])] = job[0]
             (done, *_), _ = ray.wait(list(running))
             results[running.pop(done)] = ray.get(done)
