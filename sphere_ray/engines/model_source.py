@@ -16,10 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
 
@@ -162,6 +158,11 @@ def _remember(place: str, entry: Mapping[str, Any]) -> None:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     """Download what loading needs of a hub model, or find it in the cache."""
+    # These cost every actor of a stage, which loads no model, half a second and 30 MiB.
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
         return Path(
             snapshot_download(

@@ -102,6 +102,8 @@ class RowStage(ABC):
         self._timeout_s = assignment.settings.rollout.problem_timeout_s
         self._progress = assignment.progress
         self._last = last
+        # In Arrow's usual pool each thread that writes tables keeps about 10 MiB for itself.
+        pa.set_memory_pool(pa.system_memory_pool())
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
