@@ -39,8 +39,8 @@ def smoke(run_dir: Path, *overrides: str) -> list[str]:
     return [str(BIN / "sphere"), "run", SMOKE, *flags]
 
 
-def finish(command: list[str], seconds: float = 420) -> Done:
-    """Run a command to its end."""
+def finish(command: list[str], seconds: float = 1200) -> Done:
+    """Run a command to its end; the limit only ends one that hangs, on a busy machine too."""
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     return Done(
@@ -59,7 +59,7 @@ class Driver:
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
-    def until(self, condition: Callable[[], T], seconds: float = 300) -> T:
+    def until(self, condition: Callable[[], T], seconds: float = 900) -> T:
         """Wait until `condition` holds while the command runs; returns what it found."""
         deadline = time.monotonic() + seconds
         while not (found := condition()):

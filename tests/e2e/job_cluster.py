@@ -48,7 +48,7 @@ def job_cluster():
     address = f"http://127.0.0.1:{dashboard}"
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
-        head.until(lambda: answers(address), seconds=120)
+        head.until(lambda: answers(address))
         yield address
     finally:
         processes = head.descendants()

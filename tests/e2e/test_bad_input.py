@@ -178,7 +178,7 @@ def test_a_cluster_that_is_too_small(tmp_path, override, told):
     run_dir = tmp_path / "run"
     good = [row(number) for number in range(30)]
     source = write_lines(tmp_path / "train.jsonl", [*good, "{broken"])
-    done = finish(smoke(run_dir, *OWN_RAY, TINY, source, override), seconds=110)
+    done = finish(smoke(run_dir, *OWN_RAY, TINY, source, override))
     assert done.code == 2, done.err
     assert_one_sentence(done.err)
     assert told in done.err

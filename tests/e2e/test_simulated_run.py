@@ -10,7 +10,7 @@ from recompute import rows
 
 from tests.simulated_problems import simulated_problem
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 COUNTS = {"train": 24, "validation": 4, "test": 4}
 ONE = {"rollout": {"batch_size": 4, "batches_in_flight": 2}}

@@ -54,7 +54,7 @@ def story(tmp_path_factory):
         client = jobs_at(address)
         first = Driver(submit(run_dir, "first", *OVERRIDES), folder / "first.log")
         first.until(lambda: num_rows(rollouts) >= 4)
-        stopping = finish(stop("first"), seconds=120)
+        stopping = finish(stop("first"))
         assert stopping.code == 0, stopping.out + stopping.err
         first.process.wait(60)
         stopped = Stopped(
@@ -152,7 +152,7 @@ def test_the_trained_model_loads(run_dir):
 
 
 def test_export_writes_every_pair(run_dir, summary):
-    done = finish([*smoke(run_dir)[:1], "export", str(run_dir), "--format", "trl"], seconds=60)
+    done = finish([*smoke(run_dir)[:1], "export", str(run_dir), "--format", "trl"])
     assert done.code == 0, done.err
     lines = (run_dir / "export/trl/pairs.jsonl").read_text().splitlines()
     assert len(lines) == summary["iterations"][0]["pairs"]["total"]
@@ -160,7 +160,7 @@ def test_export_writes_every_pair(run_dir, summary):
 
 def test_the_same_command_again_computes_nothing(run_dir):
     said, files = (run_dir / "summary.json").read_bytes(), contents(run_dir)
-    done = finish(smoke(run_dir, *OVERRIDES, *OWN_RAY, "ray.dashboard=true"), seconds=120)
+    done = finish(smoke(run_dir, *OVERRIDES, *OWN_RAY, "ray.dashboard=true"))
     assert done.code == 0, done.err
     assert done.seconds < 60
     assert "Ray dashboard" not in done.out
@@ -171,7 +171,7 @@ def test_the_same_command_again_computes_nothing(run_dir):
 def plan(run_dir, *overrides):
     """What a dry run says of each step, and why."""
     command = [*smoke(run_dir, *OVERRIDES, *overrides), "--dry-run"]
-    done = finish(command, seconds=120)
+    done = finish(command)
     assert done.code == 0, done.err
     lines = [line.removeprefix("# ").split(maxsplit=2) for line in done.out.splitlines()]
     return {line[0]: line[1:] for line in lines if line[1:] and line[1] in STATES}
@@ -203,7 +203,7 @@ def test_pairs_are_made_again_without_an_engine(run_dir, tmp_path):
     there, files = tmp_path / "again", contents(run_dir)
     rules = ("method.pairs.max_per_problem=1", "training.min_pairs=1000")
     command = [*smoke(there, *OVERRIDES, *OWN_RAY, *rules), "--from", str(run_dir)]
-    done = finish(command, seconds=240)
+    done = finish(command)
     assert done.code == 0, done.out + done.err
     found = rows(there / "iter-000" / "pairs")
     assert len({pair["problem_id"] for pair in found}) == len(found) > 0

@@ -33,7 +33,7 @@ def run_dir(tmp_path_factory):
         lambda: any(state.glob("training-*/checkpoint_manager_snapshot.json")), seconds=600
     )
     driver.kill()
-    done = finish(smoke(run_dir, *OVERRIDES), seconds=1200)
+    done = finish(smoke(run_dir, *OVERRIDES))
     assert done.code == 0, done.out + done.err
     return run_dir
 
@@ -84,14 +84,14 @@ def test_rewards_of_the_second_iteration_are_the_trained_models(run_dir):
 
 def test_the_same_command_again_computes_nothing(run_dir):
     files = contents(run_dir)
-    done = finish(smoke(run_dir, *OVERRIDES), seconds=120)
+    done = finish(smoke(run_dir, *OVERRIDES))
     assert done.code == 0, done.err
     assert contents(run_dir) == files
 
 
 def test_the_report_measures_both_sources_on_the_same_steps(run_dir):
     command = [str(BIN / "sphere"), "score-report", str(run_dir), "--completions", "4"]
-    done = finish(command, seconds=900)
+    done = finish(command)
     assert done.code == 0, done.out + done.err
     place = run_dir.with_name("run-scores")
     report = json.loads((place / "report.json").read_text())
@@ -109,7 +109,7 @@ def test_another_model_can_be_trained_from_the_run_alone(run_dir):
         *(str(BIN / "sphere"), "train-prm", str(run_dir)),
         *("--set", "engines.scorer.trained.shape=classifier"),
     ]
-    done = finish(command, seconds=600)
+    done = finish(command)
     assert done.code == 0, done.out + done.err
     config = json.loads((run_dir.with_name("run-prm") / "reward/model/config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
@@ -127,7 +127,7 @@ def test_a_run_that_scored_nothing_is_one_sentence(tmp_path, run_dir):
     (tmp_path / "empty").mkdir()
     config = run_dir / "config.json"
     (tmp_path / "empty" / "config.json").write_bytes(config.read_bytes())
-    done = finish([str(BIN / "sphere"), "train-prm", str(tmp_path / "empty")], seconds=60)
+    done = finish([str(BIN / "sphere"), "train-prm", str(tmp_path / "empty")])
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
