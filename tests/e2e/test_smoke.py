@@ -162,7 +162,6 @@ def test_the_same_command_again_computes_nothing(run_dir):
     said, files = (run_dir / "summary.json").read_bytes(), contents(run_dir)
     done = finish(smoke(run_dir, *OVERRIDES, *OWN_RAY, "ray.dashboard=true"))
     assert done.code == 0, done.err
-    assert done.seconds < 60
     assert "Ray dashboard" not in done.out
     assert (run_dir / "summary.json").read_bytes() == said
     assert contents(run_dir) == files
