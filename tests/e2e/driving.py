@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).parents[2]
 SMOKE = str(REPOSITORY / "jobs" / "configs" / "smoke.yaml")
 BIN = Path(sys.executable).parent
 POLL_S = 0.1
+HANGS_S = 1200
+"""Ends only what hangs, on a busy machine too."""
 # Other clusters may run on this machine; a test starts its own.
 OWN_RAY = ("ray.address=local", "ray.dashboard=false")
 
@@ -38,9 +40,9 @@ def smoke(run_dir: Path, *overrides: str) -> list[str]:
     return [str(BIN / "sphere"), "run", SMOKE, *flags]
 
 
-def finish(command: list[str], seconds: float = 1200) -> Done:
-    """Run a command to its end; the limit only ends one that hangs, on a busy machine too."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+def finish(command: list[str]) -> Done:
+    """Run a command to its end."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
@@ -52,11 +54,11 @@ class Driver:
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
-    def until(self, condition: Callable[[], T], seconds: float = 900) -> T:
+    def until(self, condition: Callable[[], T]) -> T:
         """Wait until `condition` holds while the command runs; returns what it found."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + HANGS_S
         while not (found := condition()):
-            assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.log()}"
+            assert time.monotonic() < deadline, f"not within {HANGS_S} s:\n{self.log()}"
             try:
                 self.process.wait(POLL_S)
             except subprocess.TimeoutExpired:

@@ -29,9 +29,7 @@ def run_dir(tmp_path_factory):
     run_dir = folder / "run"
     state = run_dir / "iter-000/_train"
     driver = Driver(smoke(run_dir, *OVERRIDES), folder / "log")
-    driver.until(
-        lambda: any(state.glob("training-*/checkpoint_manager_snapshot.json")), seconds=600
-    )
+    driver.until(lambda: any(state.glob("training-*/checkpoint_manager_snapshot.json")))
     driver.kill()
     done = finish(smoke(run_dir, *OVERRIDES))
     assert done.code == 0, done.out + done.err
@@ -113,9 +111,7 @@ def test_another_model_can_be_trained_from_the_run_alone(run_dir):
     assert done.code == 0, done.out + done.err
     config = json.loads((run_dir.with_name("run-prm") / "reward/model/config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
-    done = finish(
-        [str(BIN / "sphere"), "score-report", str(run_dir.with_name("run-prm"))], seconds=900
-    )
+    done = finish([str(BIN / "sphere"), "score-report", str(run_dir.with_name("run-prm"))])
     assert done.code == 0, done.out + done.err
     report = json.loads((run_dir.with_name("run-prm-scores") / "report.json").read_text())
     trained = report["sources"]["trained"]

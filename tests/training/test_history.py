@@ -12,7 +12,7 @@ import torch
 
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
-from sphere_ray.config.training import TrainerPlacement, TrainingSettings
+from sphere_ray.config.training import GuardSettings, TrainerPlacement, TrainingSettings
 from sphere_ray.training import history
 from sphere_ray.training.history import keep, origin, restore
 from sphere_ray.training.messages import RewardTrainRequest, StepMetrics, TrainRequest
@@ -62,6 +62,7 @@ def test_what_changes_no_weight_is_not_in_it(same: TrainRequest) -> None:
         (replace(REQUEST, learning_rate=2e-6), "learning_rate"),
         (replace(REQUEST, reference_path="/other"), "reference_path"),
         (changed(REQUEST, epochs=2), "settings.epochs"),
+        (changed(REQUEST, guard=GuardSettings(window=2)), "settings.guard.window"),
         (changed(REQUEST, micro_batch_size=2), "micro_batch_size"),
         (replace(REQUEST, placement=TrainerPlacement(workers=4)), "workers"),
         (replace(REQUEST, placement=TrainerPlacement(workers=2, zero_stage=3)), "zero_stage"),
