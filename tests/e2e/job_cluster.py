@@ -79,8 +79,3 @@ def submit(run_dir, name, *overrides):
         f"--runtime-env-json={json.dumps(environment)}",
         *("--", sys.executable, "-m", "jobs.run", "--config", config, *flags),
     ]
-
-
-def stop(name):
-    """`ray job stop`."""
-    return [str(BIN / "ray"), "job", "stop", name]
