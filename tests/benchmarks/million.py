@@ -79,7 +79,7 @@ def peaks() -> Iterator[dict[str, float]]:
             found["driver"] = max(found["driver"], me.memory_info().rss / MIB)
             for process in me.children(recursive=True):
                 try:
-                    name = process.cmdline()[0] if process.cmdline() else ""
+                    name = next(iter(process.cmdline()), "")  # a process that ends has none
                     if name.startswith("ray::"):
                         kind = name.removeprefix("ray::").split(".")[0]
                         size = process.memory_info()
