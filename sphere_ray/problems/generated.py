@@ -13,7 +13,7 @@ import itertools
 import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,6 +38,9 @@ _TENTHS: Mapping[str, range] = {
 """Which tenths of the hash space belong to a split."""
 
 _WITH_UNSEEN = ("test", "confirmation")
+
+_WIDE_EVERY = 5
+"""One of so many problems may have operands above its level's `small`."""
 
 _MAX_MISSES = 2000
 """A reasoning-gym data set has ended after so many items in a row without a new problem."""
@@ -211,24 +214,35 @@ def _word_rows(spec: GeneratedSpec, examples: Collection[str]) -> Iterator[dict[
 def _draw_cell(
     spec: GeneratedSpec, name: str, level: int, known: Collection[Operands]
 ) -> Iterator[WordProblem]:
-    """Yield problems of one family and level until no new question turns up.
+    """Yield problems of one family and level: one in `_WIDE_EVERY` has operands that are not small.
 
-    All operands come once before any is told again in other words. Their order is random, but the
-    mean place grows with the square of the largest number: wide ranges, and most problems easy.
+    So the numbers reach far, and a draw is as hard in every split and at every length.
     """
-    family, seed = FAMILIES[name], f"{spec.seed}/{spec.split}/{name}/{level}"
-    pool = [
-        operands
-        for operands in _operands_by_split(name, level)[spec.split]
-        if not spec.max_answer or (family.levels[level].answer(operands) or 0) <= spec.max_answer
-    ]
-    rng, asked = random.Random(seed), set[str]()
+    form = FAMILIES[name].levels[level]
+    small: list[Operands] = []
+    wide: list[Operands] = []
+    for operands in _operands_by_split(name, level)[spec.split]:
+        if not spec.max_answer or (form.answer(operands) or 0) <= spec.max_answer:
+            (small if max(operands) <= form.small else wide).append(operands)
+    seed = f"{spec.seed}/{spec.split}/{name}/{level}"
+    told = [_tell(name, level, pool, known, seed) for pool in (small, wide)]
+    return _take_turns([told[0]] * (_WIDE_EVERY - 1) + [told[1]])
+
+
+def _tell(
+    name: str, level: int, pool: Sequence[Operands], known: Collection[Operands], seed: str
+) -> Iterator[WordProblem]:
+    """Yield problems until no new question turns up; all operands come once before one repeats.
+
+    Told again in other words, operands make another problem.
+    """
+    order, asked = random.Random(f"{seed}/{pool[:1]}"), set[str]()
     for telling in itertools.count():
         before = len(asked)
-        for operands in sorted(pool, key=lambda drawn: rng.expovariate(1) * max(drawn) ** 2):
+        for operands in order.sample(pool, len(pool)):
             # A problem has its own random words: leaving one out changes no other.
             words = random.Random(f"{seed}/{operands}/{telling}")
-            problem = family.pose(level, operands, words)
+            problem = FAMILIES[name].pose(level, operands, words)
             if problem.question not in asked and tuple(sorted(operands)) not in known:
                 asked.add(problem.question)
                 yield problem

@@ -10,6 +10,7 @@ _GATHER = Family(
             operands={"a": (2, 98), "b": (2, 98)},
             steps="total = a + b",
             limit=100,
+            small=12,
             story=told("""
                 {who} collected {a} {item} on Saturday and {b} {item} on Sunday.
                 {who} has {a} {item}. {who.cap} gets {b} more from {who2}.
@@ -24,6 +25,7 @@ _GATHER = Family(
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
             steps="both = a + b; total = both + c",
+            small=6,
             story=told("""
                 {who} has {a} {item}, {who2} has {b} and {who3} has {c}.
                 {who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.
@@ -60,6 +62,7 @@ _GIVE = Family(
             steps="left = a - b",
             limit=98,
             least=2,
+            small=16,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} of them to {who2}.
                 There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.
@@ -108,6 +111,7 @@ _LOSE = Family(
             steps="left = a - b",
             limit=98,
             least=2,
+            small=16,
             story=told("""
                 {who} had {a} {item}. {who.cap} lost {b} of them.
                 {who} had {a} {item} and lost {b} {item}.
@@ -115,27 +119,6 @@ _LOSE = Family(
 
                 How many {item} does {who} have left?
                 How many {item} does {who} still have?
-            """),
-        ),
-    },
-)
-
-_TRADE = Family(
-    name="trade",
-    words={"item": "collectible"},
-    levels={
-        2: Level(
-            operands={"a": (4, 20), "b": (2, 12), "c": (2, 12)},
-            steps="rest = a - b; now = rest + c",
-            limit=24,
-            story=told("""
-                {who} had {a} {item}. {who.cap} lost {b} of them and then found {c} more.
-                {who} had {a} {item}. {who.cap} sold {b} of them and then bought {c} new ones.
-                {who} has {a} {item}. {who.cap} gives {b} of them to {who2} and gets {c} others
-                    from {who3}.
-
-                How many {item} does {who} have now?
-                How many {item} does {who} have in the end?
             """),
         ),
     },
@@ -150,6 +133,7 @@ _ARRIVE = Family(
             operands={"a": (2, 98), "b": (2, 98)},
             steps="total = a + b",
             limit=100,
+            small=12,
             story=told("""
                 There are {a} {animal} in a field. Then {b} more {animal} come.
                 {a} {animal} stand in a field, and {b} more {animal} join them.
@@ -160,15 +144,15 @@ _ARRIVE = Family(
             """),
         ),
         2: Level(
-            operands={"a": (4, 20), "b": (2, 12), "c": (2, 12)},
-            steps="rest = a - b; now = rest + c",
-            limit=24,
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
+            steps="both = a + b; total = both + c",
+            small=6,
             story=told("""
-                There are {a} {animal} in a field. First {b} of them leave, and then {c} more come.
-                A farmer had {a} {animal}. The farmer sold {b} of them and then bought {c} more.
+                There are {a} {animal} in a field. Then {b} more come, and later {c} more.
+                A farmer has {a} {animal}. The farmer buys {b} more, and then another {c}.
 
                 How many {animal} are there now?
-                How many {animal} are there in the end?
+                How many {animal} is that in total?
             """),
         ),
     },
@@ -184,6 +168,7 @@ _LEAVE = Family(
             steps="left = a - b",
             limit=98,
             least=2,
+            small=16,
             story=told("""
                 There were {a} {animal} in a field. {b} of them ran away.
                 {a} {animal} stood in a field. Then {b} of them walked away.
@@ -204,6 +189,7 @@ _COMPARE = Family(
             operands={"a": (2, 98), "b": (2, 98)},
             steps="other = a + b",
             limit=100,
+            small=12,
             story=told("""
                 {who} has {a} {item}. {who2} has {b} more {item} than {who}.
                 {who} found {a} {item}, and {who2} found {b} more than that.
@@ -250,6 +236,7 @@ _BEFORE = Family(
             operands={"b": (2, 98), "c": (2, 98)},
             steps="start = b + c",
             limit=100,
+            small=12,
             story=told("""
                 {who} had some {item}. {who.cap} gave {b} of them to {who2} and has {c} left.
                 After {who} lost {b} {item}, {who.she} had {c} left.
@@ -309,4 +296,4 @@ _ASIDE = Family(
     },
 )
 
-ADDITIVE = (_GATHER, _GIVE, _LOSE, _TRADE, _COMPARE, _BEFORE, _ASIDE, _ARRIVE, _LEAVE)
+ADDITIVE = (_GATHER, _GIVE, _LOSE, _COMPARE, _BEFORE, _ASIDE, _ARRIVE, _LEAVE)

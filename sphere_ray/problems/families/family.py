@@ -51,6 +51,7 @@ class Level:
 
     `operands` maps names to inclusive ranges. `steps` are assignments between semicolons, such as
     "left = start - given"; the last one gives the answer. Every result lies in `least`..`limit`.
+    Where `small` is given, operands up to it make most problems: a small model solves those.
     """
 
     operands: Mapping[str, tuple[int, int]]
@@ -58,6 +59,7 @@ class Level:
     story: Story
     limit: int = 20
     least: int = 1
+    small: int = 0
 
     def all_operands(self) -> Iterator[tuple[int, ...]]:
         """Yield all operands with which every step stays a whole number in range."""

@@ -10,6 +10,7 @@ _PACK = Family(
             operands={"a": (2, 60), "b": (2, 60)},
             steps="total = a * b",
             limit=300,
+            small=12,
             story=told("""
                 {who} has {a} {box.many} with {b} {item} in each {box}.
                 There are {a} {box.many}. Each {box} holds {b} {item}.
@@ -59,6 +60,7 @@ _PARTS = Family(
             operands={"k": (2, 60), "n": (2, 60)},
             steps="all = n * k",
             limit=300,
+            small=12,
             story=told("""
                 A {thing} has {k} {part}.
                 Every {thing} has {k} {part}.
@@ -90,10 +92,11 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (4, 300), "n": (2, 60)},
+            operands={"a": (4, 300), "n": (2, 20)},
             steps="each = a / n",
             limit=60,
             least=2,
+            small=48,
             story=told("""
                 {who} shares {a} {item} equally among {n} friends.
                 {a} {item} are divided equally among {n} children.
@@ -137,10 +140,11 @@ _FILL = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (4, 300), "n": (2, 60)},
+            operands={"a": (4, 300), "n": (2, 20)},
             steps="boxes = a / n",
             limit=60,
             least=2,
+            small=48,
             story=told("""
                 {who} packs {a} {item} into {box.many} with {n} {item} in each {box}.
                 {who} has {a} {item} and puts {n} of them into each {box}.
@@ -173,14 +177,15 @@ _ROWS = Family(
     words={"plant": "plant"},
     levels={
         1: Level(
-            operands={"a": (4, 300), "n": (2, 60)},
+            operands={"a": (4, 300), "n": (2, 20)},
             steps="each = a / n",
             limit=60,
             least=2,
+            small=48,
             story=told("""
-                {who} plants {a} {plant} in {n} equal rows.
-                A garden has {a} {plant} in {n} equal rows.
-                {who} and {who2} put {a} {plant} into {n} rows of the same length.
+                {who} plants {a} {plant} equally in {n} rows.
+                A gardener puts {a} {plant} equally into {n} rows.
+                {a} {plant} are planted equally in {n} rows.
 
                 How many {plant} are in each row?
                 How many {plant} are there in every row?

@@ -10,6 +10,7 @@ _SHOP = Family(
             operands={"n": (2, 60), "p": (2, 60)},
             steps="cost = n * p",
             limit=300,
+            small=12,
             story=told("""
                 {who} buys {n} {ware.many}. Each {ware} costs ${p}.
                 A {ware} costs ${p}. {who} wants to buy {n} {ware.many}.
@@ -69,9 +70,10 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 60), "k": (2, 60)},
+            operands={"a": (2, 100), "k": (2, 12)},
             steps="other = a * k",
             limit=300,
+            small=12,
             story=told("""
                 {who} has {a} {item}. {who2} has {k} times as many {item} as {who}.
                 {who} found {a} {item}, and {who2} found {k} times as many.
@@ -117,6 +119,7 @@ _EARN = Family(
             operands={"h": (2, 60), "w": (2, 60)},
             steps="pay = h * w",
             limit=300,
+            small=12,
             story=told("""
                 {who} earns ${w} an hour for {job}. {who.cap} works {h} hours.
                 {who} gets ${w} for every hour of {job} and works for {h} hours.
@@ -164,6 +167,7 @@ _READ = Family(
             operands={"d": (2, 60), "p": (2, 60)},
             steps="pages = d * p",
             limit=300,
+            small=12,
             story=told("""
                 {who} reads {p} pages of a {text} every day for {d} days.
                 Every evening {who} reads {p} pages of a {text}. {who.cap} does so {d} times.
