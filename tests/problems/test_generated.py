@@ -71,14 +71,14 @@ FORMULAS = {
 }
 # Hashes of the rows that a split and a seed give: runs and figures rest on them.
 FROZEN = {
-    ("train", 0): "6d47ee6a138984bd",
-    ("train", 7): "4229d131b57ee143",
-    ("validation", 0): "784edf6c3fd1b5c4",
-    ("validation", 7): "507380b2d098435b",
-    ("test", 0): "e12f8fd56f008974",
-    ("test", 7): "055139c134067eeb",
-    ("confirmation", 0): "1c85ed434cc7a7e4",
-    ("confirmation", 7): "b70c57672d058da9",
+    ("train", 0): "10d0aac2de085aac",
+    ("train", 7): "0444c098cba59b3a",
+    ("validation", 0): "09064e74d8124752",
+    ("validation", 7): "43ae87720467d04d",
+    ("test", 0): "4cd07203319e3014",
+    ("test", 7): "491ed4ef3ce169c5",
+    ("confirmation", 0): "c19a45db1e4ae060",
+    ("confirmation", 7): "d06714d8443de8fe",
 }
 seeds = st.integers(min_value=0, max_value=2**32)
 

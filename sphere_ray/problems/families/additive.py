@@ -58,11 +58,10 @@ _GIVE = Family(
     words={"item": "food"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "b": (2, 98)},
+            operands={"a": (3, 100), "b": (2, 98)},
             steps="left = a - b",
             limit=98,
-            least=2,
-            small=16,
+            small=12,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} of them to {who2}.
                 There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.
@@ -107,11 +106,10 @@ _LOSE = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "b": (2, 98)},
+            operands={"a": (3, 100), "b": (2, 98)},
             steps="left = a - b",
             limit=98,
-            least=2,
-            small=16,
+            small=12,
             story=told("""
                 {who} had {a} {item}. {who.cap} lost {b} of them.
                 {who} had {a} {item} and lost {b} {item}.
@@ -164,11 +162,10 @@ _LEAVE = Family(
     words={"animal": "animal"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "b": (2, 98)},
+            operands={"a": (3, 100), "b": (2, 98)},
             steps="left = a - b",
             limit=98,
-            least=2,
-            small=16,
+            small=12,
             story=told("""
                 There were {a} {animal} in a field. {b} of them ran away.
                 {a} {animal} stood in a field. Then {b} of them walked away.
