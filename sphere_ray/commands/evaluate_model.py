@@ -8,6 +8,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
+from sphere_ray.problems.sources import reader_for
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
@@ -107,7 +108,7 @@ def _answers(
 
 def _read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem, ...]:
     """The valid problems of a source; reasons for rejected rows go to a temporary file."""
-    result = ingest_splits({SPLIT: split})
+    result = ingest_splits({SPLIT: split}, reader_for(settings.method.prompts))
     rejected = ""
     if result.rejected:
         with tempfile.NamedTemporaryFile(

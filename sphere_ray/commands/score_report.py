@@ -17,6 +17,7 @@ from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
+from sphere_ray.problems.sources import reader_for
 from sphere_ray.records import LabelledStep, ModelRef, Problem, Rollout, ScoreRow, Verdict
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
@@ -166,7 +167,7 @@ def _unseen(
     Raises:
         ProblemSourceError: the source cannot be used, or has none of them.
     """
-    result = ingest_splits({"train": split})
+    result = ingest_splits({"train": split}, reader_for(settings.method.prompts))
     rejected = f"{target}-rejected.jsonl"
     if result.rejected:
         storage.write_text(rejected_lines(result.rejected), rejected)

@@ -1,36 +1,49 @@
 """Seeded problems behind `generated:` URIs: word problems by family, or reasoning-gym data sets.
 
-The split of a problem is decided by a hash of its content, never by seed or count, so no two
-splits can share a problem however they are drawn.
+The split of a problem is decided by a hash of its operands (reasoning-gym: of its question), never
+by seed or count, so no two splits can share a problem however they are drawn. `train` teaches,
+`validation` decides and `test` measures. `confirmation` is for one look before a release: nobody
+chooses families, prompts or settings by it, so that its figure is not one of many tries. Families
+that are `unseen` appear in test and confirmation alone.
 """
 
+import functools
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from sphere_ray.errors import ProblemSourceError
-from sphere_ray.problems.families import FAMILIES
+from sphere_ray.problems.families import FAMILIES, operations_of
 from sphere_ray.problems.families.family import WordProblem
 from sphere_ray.problems.rows import parse_options
 
 T = TypeVar("T")
+Operands = tuple[int, ...]
 
 SCHEME = "generated:"
 ARITHMETIC = "arithmetic"
 GYM = "reasoning-gym/"
 
 _TENTHS: Mapping[str, range] = {
-    "train": range(5),
+    "train": range(4),
+    "confirmation": range(4, 5),
     "validation": range(5, 7),
     "test": range(7, 10),
 }
 """Which tenths of the hash space belong to a split."""
 
+_WITH_UNSEEN = ("test", "confirmation")
+
+_WIDE_EVERY = 5
+"""One of so many problems may have operands above its level's `small`."""
+
 _MAX_MISSES = 2000
-"""A source counts as exhausted after so many draws in a row without a new problem."""
+"""A reasoning-gym data set has ended after so many items in a row without a new problem."""
 
 _GYM_SEED_STRIDE = 1_000_000
 """reasoning-gym makes item i of a data set from seed + i, so its seeds must lie far apart."""
@@ -40,25 +53,26 @@ _ARITHMETIC_ONLY = ("levels", "families", "max_answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedSpec:
-    """A parsed `generated:` URI; reasoning-gym has no use for the last three.
+    """A parsed `generated:` URI; reasoning-gym has no use for the last two.
 
-    `max_answer` keeps problems whose answer is at most that (0: all).
+    `cells` are the families to draw from, each with a level. `max_answer` keeps problems whose
+    answer is at most that (0: all).
     """
 
     source: str
     split: str
     seed: int
     count: int
-    families: tuple[str, ...] = ()
-    levels: tuple[int, ...] = ()
+    cells: tuple[tuple[str, int], ...] = ()
     max_answer: int = 0
 
 
 def parse_generated(uri: str) -> GeneratedSpec:
-    """Parse `generated:arithmetic?split=train&seed=0&count=300&levels=1,2&families=a,b`.
+    """Parse `generated:arithmetic?split=train&seed=0&count=300&levels=1,2&families=a,b,c/2`.
 
     `split` and `count` are required; `seed` is 0 unless given; `levels` is 1,2 and `families` all
-    that the split may use; `max_answer=4` keeps answers of at most 4.
+    that the split may use; `c/2` takes family c at level 2 whatever `levels` says;
+    `max_answer=4` keeps answers of at most 4.
     `generated:reasoning-gym/NAME` takes split, seed and count.
 
     Raises:
@@ -75,17 +89,16 @@ def parse_generated(uri: str) -> GeneratedSpec:
     split = values.get("split", "")
     if split not in _TENTHS:
         raise ProblemSourceError(
-            f"{uri}: split is {split!r}; write split=train, split=validation or split=test"
+            f"{uri}: split is {split!r}; write split=train, validation, test or confirmation"
         )
     levels = _levels(uri, values.get("levels", "1,2"))
-    families = _families(uri, split, levels, values.get("families"))
+    cells = _cells(uri, split, levels, values.get("families"))
     return GeneratedSpec(
         source=source,
         split=split,
         seed=_number(uri, "seed", values.get("seed", "0"), 0),
         count=_number(uri, "count", values.get("count", ""), 1),
-        families=families if is_arithmetic else (),
-        levels=levels if is_arithmetic else (),
+        cells=cells if is_arithmetic else (),
         max_answer=_number(uri, "max_answer", values.get("max_answer", "0"), 0),
     )
 
@@ -106,37 +119,48 @@ def _levels(uri: str, text: str) -> tuple[int, ...]:
     return levels
 
 
-def _families(uri: str, split: str, levels: tuple[int, ...], text: str | None) -> tuple[str, ...]:
-    """Return the families to draw from: those named, or all of the split; all have a level."""
-    allowed = [f.name for f in FAMILIES.values() if split == "test" or not f.unseen]
+def _cells(
+    uri: str, split: str, levels: tuple[int, ...], text: str | None
+) -> tuple[tuple[str, int], ...]:
+    """Return what to draw from: the families named, or all of the split; all have a level."""
+    allowed = [f.name for f in FAMILIES.values() if split in _WITH_UNSEEN or not f.unseen]
     if text is None:
-        return tuple(name for name in allowed if set(levels) & set(FAMILIES[name].levels))
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
+        return tuple((n, level) for level in levels for n in allowed if level in FAMILIES[n].levels)
+    cells = []
+    for entry in text.split(","):
+        name, _, own = entry.partition("/")
         if name not in FAMILIES:
             raise ProblemSourceError(
                 f"{uri}: there is no family {name!r}; families are {', '.join(FAMILIES)}"
             )
         if name not in allowed:
             raise ProblemSourceError(
-                f"{uri}: family {name!r} is kept for split=test; remove it from families"
+                f"{uri}: family {name!r} is kept for {' and '.join(_WITH_UNSEEN)}; "
+                "remove it from families"
             )
-        if not set(levels) & set(FAMILIES[name].levels):
+        wanted = (_number(uri, "level", own, 1),) if own else levels
+        found = [(name, level) for level in wanted if level in FAMILIES[name].levels]
+        if not found:
             raise ProblemSourceError(
-                f"{uri}: family {name!r} has none of these levels; "
-                f"it has {', '.join(map(str, FAMILIES[name].levels))}"
+                f"{uri}: family {name!r} has none of these levels; it has "
+                f"{', '.join(map(str, FAMILIES[name].levels))} (write {name}/LEVEL)"
             )
-    return names
+        cells += found
+    return tuple(dict.fromkeys(cells))
 
 
-def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
+def generate_problems(
+    spec: GeneratedSpec, examples: Collection[str] = ()
+) -> Iterator[dict[str, object]]:
     """Yield `spec.count` rows with question, answer (text), family and level (None for a gym).
+
+    No word problem has the operands of one of `examples`, the questions that a prompt shows.
 
     Raises:
         ProblemSourceError: the source has fewer distinct problems, or reasoning-gym is missing.
     """
     is_arithmetic = spec.source == ARITHMETIC
-    rows = _word_rows(spec) if is_arithmetic else _gym_rows(spec)
+    rows = _word_rows(spec, examples) if is_arithmetic else _gym_rows(spec)
     missing = spec.count
     for row in itertools.islice(rows, spec.count):
         yield row
@@ -149,22 +173,26 @@ def generate_problems(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
         )
 
 
-def draw_problems(spec: GeneratedSpec) -> Iterator[WordProblem]:
-    """Yield all word problems there are for `spec`, taking turns over families and levels.
+def draw_problems(spec: GeneratedSpec, examples: Collection[str] = ()) -> Iterator[WordProblem]:
+    """Yield all word problems there are for `spec`, none with the operands of an example.
 
-    Within a family and level no operands repeat. When a family and level has no more operands,
-    the others go on without it.
+    Operations take turns (see `operations_of`), and within each its families and levels do, so
+    that a draw of any length is balanced. What has no more problems is left out of the turns.
     """
-    cells = [
-        _draw_cell(spec, name, level)
-        for level in spec.levels
-        for name in spec.families
-        if level in FAMILIES[name].levels
-    ]
-    while cells:
-        turn = [(cell, next(cell, None)) for cell in cells]
-        cells = [cell for cell, problem in turn if problem]
-        yield from (problem for _, problem in turn if problem)
+    known = {tuple(sorted(map(int, re.findall(r"\d+", text)))) for text in examples}
+    operations = defaultdict(list)
+    for name, level in spec.cells:
+        cell = _draw_cell(spec, name, level, known)
+        operations[operations_of(name, level)].append(cell)
+    yield from _take_turns(_take_turns(cells) for cells in operations.values())
+
+
+def _take_turns(sources: Iterable[Iterator[T]]) -> Iterator[T]:
+    left = list(sources)
+    while left:
+        turn = [(source, next(source, None)) for source in left]
+        left = [source for source, item in turn if item is not None]
+        yield from (item for _, item in turn if item is not None)
 
 
 def _split_of(text: str) -> str:
@@ -173,8 +201,8 @@ def _split_of(text: str) -> str:
     return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
 
 
-def _word_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
-    for problem in draw_problems(spec):
+def _word_rows(spec: GeneratedSpec, examples: Collection[str]) -> Iterator[dict[str, object]]:
+    for problem in draw_problems(spec, examples):
         yield {
             "question": problem.question,
             "answer": str(problem.answer),
@@ -183,39 +211,55 @@ def _word_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
         }
 
 
-def _draw_cell(spec: GeneratedSpec, name: str, level: int) -> Iterator[WordProblem]:
-    """Yield problems of one family and level until new operands no longer turn up.
+def _draw_cell(
+    spec: GeneratedSpec, name: str, level: int, known: Collection[Operands]
+) -> Iterator[WordProblem]:
+    """Yield problems of one family and level: one in `_WIDE_EVERY` has operands that are not small.
 
-    Operands decide the split in any order and in every family: no split repeats the sums of
-    another.
+    So the numbers reach far, and a draw is as hard in every split and at every length.
     """
-    rng = random.Random(f"{spec.seed}/{spec.split}/{name}/{level}")
-    family = FAMILIES[name]
-    draws = (family.levels[level].draw_operands(rng) for _ in itertools.count())
-    for operands in _new(
-        draws, spec.split, lambda drawn: (drawn, ",".join(map(str, sorted(drawn))))
-    ):
-        problem = family.pose(level, operands, rng)
-        if not spec.max_answer or problem.answer <= spec.max_answer:
-            yield problem
+    form = FAMILIES[name].levels[level]
+    small: list[Operands] = []
+    wide: list[Operands] = []
+    for operands in _operands_by_split(name, level)[spec.split]:
+        if not spec.max_answer or (form.answer(operands) or 0) <= spec.max_answer:
+            (small if max(operands) <= form.small else wide).append(operands)
+    seed = f"{spec.seed}/{spec.split}/{name}/{level}"
+    told = [_tell(name, level, pool, known, seed) for pool in (small, wide)]
+    return _take_turns([told[0]] * (_WIDE_EVERY - 1) + [told[1]])
 
 
-def _new(draws: Iterable[T], split: str, key: Callable[[T], tuple[Hashable, str]]) -> Iterator[T]:
-    """Yield the draws of a split that were not drawn before, until no new ones turn up.
+def _tell(
+    name: str, level: int, pool: Sequence[Operands], known: Collection[Operands], seed: str
+) -> Iterator[WordProblem]:
+    """Yield problems until no new question turns up; all operands come once before one repeats.
 
-    `key` gives what makes a draw the same as another, and the text whose hash is its split.
+    Told again in other words, operands make another problem.
     """
-    seen, misses = set[Hashable](), 0
-    for draw in draws:
-        identity, text = key(draw)
-        if identity in seen or _split_of(text) != split:
-            misses += 1
-            if misses == _MAX_MISSES:
-                return
-        else:
-            misses = 0
-            seen.add(identity)
-            yield draw
+    order, asked = random.Random(f"{seed}/{pool[:1]}"), set[str]()
+    for telling in itertools.count():
+        before = len(asked)
+        for operands in order.sample(pool, len(pool)):
+            # A problem has its own random words: leaving one out changes no other.
+            words = random.Random(f"{seed}/{operands}/{telling}")
+            problem = FAMILIES[name].pose(level, operands, words)
+            if problem.question not in asked and tuple(sorted(operands)) not in known:
+                asked.add(problem.question)
+                yield problem
+        if len(asked) == before:
+            return
+
+
+@functools.cache
+def _operands_by_split(name: str, level: int) -> Mapping[str, tuple[Operands, ...]]:
+    """All operands of a family and level, by split.
+
+    They decide the split in any order and in every family: no split repeats the sums of another.
+    """
+    found: dict[str, list[Operands]] = {split: [] for split in _TENTHS}
+    for operands in FAMILIES[name].levels[level].all_operands():
+        found[_split_of(",".join(map(str, sorted(operands))))].append(operands)
+    return {split: tuple(each) for split, each in found.items()}
 
 
 def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
@@ -236,6 +280,14 @@ def _gym_rows(spec: GeneratedSpec) -> Iterator[dict[str, object]]:
     items = reasoning_gym.create_dataset(
         name, seed=spec.seed * _GYM_SEED_STRIDE, size=_GYM_SEED_STRIDE
     )
-    for item in _new(items, spec.split, lambda item: (item["question"], item["question"])):
-        answer = str(item["answer"])
-        yield {"question": item["question"], "answer": answer, "family": name, "level": None}
+    seen, misses = set[str](), 0
+    for item in items:
+        question = item["question"]
+        if question in seen or _split_of(question) != spec.split:
+            misses += 1
+            if misses == _MAX_MISSES:
+                return
+            continue
+        misses = 0
+        seen.add(question)
+        yield {"question": question, "answer": str(item["answer"]), "family": name, "level": None}

@@ -1,10 +1,12 @@
 """Which reader serves which problem URI; and the reader of the Hugging Face hub."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.files import read_file
 from sphere_ray.problems.generated import generate_problems, parse_generated
@@ -18,8 +20,15 @@ _MOVING = ("main", "master", "HEAD")
 Load = Callable[..., Iterable[Mapping[str, Any]]]
 
 
-def read_source(uri: str) -> Iterator[RawRow]:
+def reader_for(prompts: PromptSettings) -> Callable[[str], Iterator[RawRow]]:
+    """`read_source` for models that these prompts ask: their examples' operands stay out."""
+    return partial(read_source, examples=tuple(each.question for each in prompts.examples))
+
+
+def read_source(uri: str, examples: Collection[str] = ()) -> Iterator[RawRow]:
     """Yield the rows behind `file:`, `hf:` or `generated:`, each with where it came from.
+
+    No generated word problem has the operands of one of `examples` (questions).
 
     Raises:
         ProblemSourceError: the source as a whole cannot be read (at the first row or later).
@@ -37,7 +46,9 @@ def read_source(uri: str) -> Iterator[RawRow]:
             options = parse_options(uri, query, _HUB_OPTIONS)
             yield from read_hub(path, options, _columns(options))
         case "generated":
-            for number, values in enumerate(generate_problems(parse_generated(uri)), start=1):
+            for number, values in enumerate(
+                generate_problems(parse_generated(uri), examples), start=1
+            ):
                 yield RawRow(origin=f"{uri} row {number}", values=values)
         case _:
             raise ProblemSourceError(

@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
+from itertools import combinations, islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sphere_ray.errors import ProblemSourceError
-from sphere_ray.problems.families import FAMILIES
+from sphere_ray.problems.families import FAMILIES, operations_of
 from sphere_ray.problems.families.family import Level
 from sphere_ray.problems.generated import (
     GeneratedSpec,
@@ -23,7 +23,7 @@ from sphere_ray.problems.generated import (
     parse_generated,
 )
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "confirmation")
 UNSEEN = {f.name for f in FAMILIES.values() if f.unseen}
 # The answers once more, written down from the stories rather than from the families' programs.
 FORMULAS = {
@@ -33,6 +33,10 @@ FORMULAS = {
     ("give", 1): lambda a, b: a - b,
     ("give", 2): lambda a, b, c: a - b - c,
     ("give", 3): lambda a, b, c, d: a - b - c + d,
+    ("lose", 1): lambda a, b: a - b,
+    ("arrive", 1): lambda a, b: a + b,
+    ("arrive", 2): lambda a, b, c: a + b + c,
+    ("leave", 1): lambda a, b: a - b,
     ("compare", 1): lambda a, b: a + b,
     ("compare", 2): lambda a, b: 2 * a + b,
     ("compare", 3): lambda a, b, c: 2 * a + b + c,
@@ -50,6 +54,7 @@ FORMULAS = {
     ("share", 3): lambda a, b, c, n: (a + b + c) / n,
     ("fill", 1): lambda a, n: a / n,
     ("fill", 2): lambda a, n, b: a / n + b,
+    ("rows", 1): lambda a, n: a / n,
     ("shop", 1): lambda n, p: n * p,
     ("shop", 2): lambda n, p, q: q + n * p,
     ("shop", 3): lambda n, p, k, q: n * p + k * q,
@@ -64,14 +69,16 @@ FORMULAS = {
     ("read", 2): lambda d, p, q: q + d * p,
     ("read", 3): lambda t, a, b, c: t - a - b - c,
 }
-# Hashes of the rows that a split and a seed have always given: runs and figures rest on them.
+# Hashes of the rows that a split and a seed give: runs and figures rest on them.
 FROZEN = {
-    ("train", 0): "bb32258ea7453e5f",
-    ("train", 7): "a7fcc1f5a27ee947",
-    ("validation", 0): "b49de5f185a88030",
-    ("validation", 7): "7d553ca9695d5228",
-    ("test", 0): "5766eb52d8f7cfd1",
-    ("test", 7): "47260621f0c3f190",
+    ("train", 0): "10d0aac2de085aac",
+    ("train", 7): "0444c098cba59b3a",
+    ("validation", 0): "09064e74d8124752",
+    ("validation", 7): "43ae87720467d04d",
+    ("test", 0): "4cd07203319e3014",
+    ("test", 7): "491ed4ef3ce169c5",
+    ("confirmation", 0): "c19a45db1e4ae060",
+    ("confirmation", 7): "d06714d8443de8fe",
 }
 seeds = st.integers(min_value=0, max_value=2**32)
 
@@ -115,44 +122,150 @@ def test_a_question_tells_all_its_numbers_and_no_others(seed):
         assert problem.question.endswith("?")
 
 
-@given(seed=seeds, other=seeds)
+@given(seeds=st.tuples(seeds, seeds, seeds, seeds))
 @settings(max_examples=20, deadline=None)
-def test_splits_never_share_operands_whatever_the_seed(seed, other):
+def test_splits_never_share_operands_whatever_the_seed(seeds):
     numbers = [
-        {tuple(sorted(p.operands)) for p in drawn(split, s)}
-        for split, s in zip(SPLITS, (seed, other, seed), strict=True)
+        {tuple(sorted(p.operands)) for p in drawn(split, seed)}
+        for split, seed in zip(SPLITS, seeds, strict=True)
     ]
     assert all(numbers)
-    assert not numbers[0] & numbers[1]
-    assert not numbers[0] & numbers[2]
-    assert not numbers[1] & numbers[2]
+    assert not any(one & other for one, other in combinations(numbers, 2))
 
 
-def test_the_unseen_family_is_in_the_test_split_alone():
-    assert UNSEEN
+def test_long_draws_share_no_operands_either():
+    """Small operands are told many times over in draws of this length."""
+    numbers = [{tuple(sorted(p.operands)) for p in drawn(s, 0, 6000, "1")} for s in SPLITS]
+    assert not any(one & other for one, other in combinations(numbers, 2))
+
+
+def test_unseen_families_are_in_splits_that_only_measure():
     for split in ("train", "validation"):
         assert not UNSEEN & {p.family for p in drawn(split)}
-    assert {p.family for p in drawn("test")} >= UNSEEN
+    for split in ("test", "confirmation"):
+        assert {p.family for p in drawn(split)} >= UNSEEN
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_problems_are_balanced_over_families_and_levels(split):
-    counts = Counter((p.family, p.level) for p in drawn(split, count=100))
-    expected = {
-        (f.name, level)
-        for f in FAMILIES.values()
-        for level in f.levels
-        if level < 4 and (split == "test" or not f.unseen)
-    }
-    assert set(counts) == expected
-    assert max(counts.values()) - min(counts.values()) <= 1
+def test_every_operation_has_seen_and_unseen_families():
+    one_step = {(operations_of(f.name, 1), f.unseen) for f in FAMILIES.values() if 1 in f.levels}
+    assert one_step == {(symbol, unseen) for symbol in "+-*/" for unseen in (True, False)}
+    assert any(2 in f.levels and f.unseen for f in FAMILIES.values())
 
 
-@given(seed=seeds)
+@pytest.mark.parametrize(
+    ("family", "level", "operations"),
+    [
+        ("lose", 1, "-"),
+        ("fill", 1, "/"),
+        ("gather", 2, "+ +"),
+        ("shop", 4, "* * + -"),
+        ("lose", 2, None),
+        ("algebra", 1, None),
+        ("lose", None, None),
+        (None, None, None),
+    ],
+)
+def test_operations_are_those_of_the_steps(family, level, operations):
+    assert operations_of(family, level) == operations
+
+
+@given(
+    split=st.sampled_from(SPLITS),
+    seed=seeds,
+    count=st.integers(min_value=1, max_value=400),
+    levels=st.sampled_from(["1", "2", "1,2", "3,1", "1,2,3,4"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_count_is_balanced_over_operations_and_over_families_within(split, seed, count, levels):
+    cells = parse_generated(f"generated:arithmetic?split={split}&count=1&levels={levels}").cells
+    counts = Counter((p.family, p.level) for p in drawn(split, seed, count, levels))
+    assert counts.keys() <= set(cells)
+    by_operation: dict[str | None, list[int]] = {}
+    for cell in cells:
+        by_operation.setdefault(operations_of(*cell), []).append(counts[cell])
+    totals = [sum(members) for members in by_operation.values()]
+    for members in (totals, *by_operation.values()):
+        assert max(members) - min(members) <= 1
+
+
+@given(split=st.sampled_from(SPLITS), seed=seeds)
 @settings(max_examples=10, deadline=None)
-def test_no_operands_repeat_within_a_family_and_level(seed):
-    keys = [(p.family, p.level, p.operands) for p in drawn("train", seed, count=300)]
-    assert len(set(keys)) == len(keys)
+def test_operands_repeat_only_when_all_small_or_all_others_were_drawn(split, seed):
+    uri = f"generated:arithmetic?split={split}&seed={seed}&count=1&levels=1&families=times"
+    problems = list(islice(draw_problems(parse_generated(uri)), 2500))
+    assert len({p.question for p in problems}) == 2500
+    for small in (True, False):
+        told = [p.operands for p in problems if (max(p.operands) <= 12) == small]
+        first = list(dict.fromkeys(told))
+        assert len(first) < len(told) / 2
+        assert told[: len(first)] == first
+        assert set(told[len(first) : 2 * len(first)]) == set(first)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_has_thousands_of_distinct_seen_one_step_problems_of_each_operation(split):
+    seen = ",".join(f.name for f in FAMILIES.values() if 1 in f.levels and not f.unseen)
+    uri = f"generated:arithmetic?split={split}&count=8000&levels=1&families={seen}"
+    rows = list(generate_problems(parse_generated(uri)))
+    assert len({row["question"] for row in rows}) == 8000
+    counts = Counter(operations_of(row["family"], row["level"]) for row in rows)
+    assert counts == dict.fromkeys("+-*/", 2000)
+    numbers = {(row["family"], *re.findall(r"\d+", row["question"])) for row in rows}
+    assert len(numbers) >= 2000
+
+
+@given(
+    split=st.sampled_from(SPLITS), seed=seeds, family=st.sampled_from(["gather", "lose", "share"])
+)
+@settings(max_examples=10, deadline=None)
+def test_four_of_five_problems_have_small_numbers_at_every_length(split, seed, family):
+    uri = f"generated:arithmetic?split={split}&seed={seed}&count=1&levels=1&families={family}"
+    small = FAMILIES[family].levels[1].small
+    is_small = [max(p.operands) <= small for p in islice(draw_problems(parse_generated(uri)), 1000)]
+    for count in range(5, 1001, 5):
+        assert sum(is_small[:count]) == count * 4 // 5
+
+
+EXAMPLES = (
+    "Ann found 8 shells, and Ben found 6. How many shells is that altogether?",
+    "A farmer puts 30 eggs equally into 5 baskets. How many eggs are in each basket?",
+    "Ann had 5 pens, got 4 and found 3. How many pens does Ann have now?",
+)
+SHOWN = {(6, 8), (5, 30), (3, 4, 5)}
+
+
+@given(
+    split=st.sampled_from(SPLITS),
+    seed=seeds,
+    family=st.sampled_from(["gather/1", "share/1", "gather/2"]),
+)
+@settings(max_examples=20, deadline=None)
+def test_operands_of_examples_are_left_out_and_nothing_else_changes(split, seed, family):
+    uri = f"generated:arithmetic?split={split}&seed={seed}&count=1&families={family}&max_answer=14"
+    spec = parse_generated(uri)
+    whole = list(islice(draw_problems(spec), 300))
+    left = list(islice(draw_problems(spec, EXAMPLES), 300))
+    small = FAMILIES[family[:-2]].levels[int(family[-1])].small
+    for is_small in (True, False):
+        before, after = (
+            [p for p in each if (max(p.operands) <= small) == is_small] for each in (whole, left)
+        )
+        kept = [p for p in before if tuple(sorted(p.operands)) not in SHOWN]
+        assert after[: len(kept)] == kept[: len(after)]
+    assert len(left) == len(whole) == 300
+    assert not SHOWN & {tuple(sorted(p.operands)) for p in left}
+
+
+def test_no_count_is_lost_to_examples():
+    rows, found = [], set()
+    for split in SPLITS:
+        uri = f"generated:arithmetic?split={split}&count=1500&levels=1,2&max_answer=14"
+        found |= {tuple(sorted(p.operands)) for p in drawn(split, 0, 1500, "1,2&max_answer=14")}
+        rows += generate_problems(parse_generated(uri), EXAMPLES)
+    assert found >= SHOWN
+    assert len(rows) == 4 * 1500
+    numbers = {tuple(sorted(map(int, re.findall(r"\d+", str(r["question"]))))) for r in rows}
+    assert not numbers & SHOWN
 
 
 def test_a_smaller_count_is_a_prefix():
@@ -204,14 +317,14 @@ def test_rows_have_text_answers():
 
 
 def test_parsing_fills_the_spec():
-    uri = "generated:arithmetic?split=validation&seed=3&count=20&levels=2,1&families=give,pack"
+    families = "give,pack,lose/1"
+    uri = f"generated:arithmetic?split=validation&seed=3&count=20&levels=2,1&families={families}"
     assert parse_generated(uri) == GeneratedSpec(
         source="arithmetic",
         split="validation",
         seed=3,
         count=20,
-        families=("give", "pack"),
-        levels=(2, 1),
+        cells=(("give", 2), ("give", 1), ("pack", 2), ("pack", 1), ("lose", 1)),
     )
 
 
@@ -233,8 +346,10 @@ def test_parsing_fills_the_spec():
             "depth=2 is not understood; known are split",
         ),
         ("generated:arithmetic?split=train&count=1&families=give,nope", "no family 'nope'"),
-        ("generated:arithmetic?split=train&count=1&families=read", "'read' is kept for split=test"),
+        ("generated:arithmetic?split=train&count=1&families=read", "'read' is kept for test and"),
         ("generated:arithmetic?split=train&count=1&families=give&levels=4", "family 'give' has"),
+        ("generated:arithmetic?split=train&count=1&families=lose/2", "it has 1 (write lose/LEVEL)"),
+        ("generated:arithmetic?split=train&count=1&families=lose/x", "level is 'x'"),
         (
             "generated:reasoning-gym/chain_sum?split=train&count=1&levels=1",
             "levels=1 is not understood",
@@ -247,8 +362,8 @@ def test_a_bad_uri_is_refused_by_name(uri, message):
 
 
 def test_asking_for_more_than_there_is_says_how_many_there_are():
-    spec = parse_generated("generated:arithmetic?split=test&count=5000&families=pack&levels=1")
-    with pytest.raises(ProblemSourceError, match=r"only \d+ distinct problems for split=test"):
+    spec = parse_generated("generated:arithmetic?split=test&count=9&families=pack/3&max_answer=7")
+    with pytest.raises(ProblemSourceError, match=r"only 0 distinct problems for split=test"):
         list(generate_problems(spec))
 
 
@@ -261,10 +376,8 @@ def test_reasoning_gym_splits_share_no_question_and_repeat_none():
     pytest.importorskip("reasoning_gym")
     questions = [gym_questions(split, seed) for split in SPLITS for seed in (0, 1)]
     assert all(len(set(found)) == len(found) == 40 for found in questions)
-    train, validation, test = (set(questions[i] + questions[i + 1]) for i in (0, 2, 4))
-    assert not train & validation
-    assert not train & test
-    assert not validation & test
+    by_split = [set(questions[i] + questions[i + 1]) for i in range(0, len(questions), 2)]
+    assert not any(one & other for one, other in combinations(by_split, 2))
 
 
 def test_an_unknown_reasoning_gym_name_is_refused():

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sphere_ray.config.method import PromptSettings
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.rows import Columns, RawRow, pick
-from sphere_ray.problems.sources import read_hub, read_source
+from sphere_ray.problems.sources import read_hub, read_source, reader_for
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
 
@@ -241,3 +243,16 @@ def test_hub_columns_are_checked() -> None:
 
     with pytest.raises(ProblemSourceError, match="no question column: it has text"):
         list(read_hub("a/b@c", {}, Columns(), load))
+
+
+def test_generated_problems_share_no_operands_with_the_examples_of_the_prompts() -> None:
+    shown = {"question": "Ann has 2 pens and gets 2 more. How many is that?", "response": "#### 4"}
+    prompts = PromptSettings.model_validate({"examples": [shown]})
+    everywhere, left_out = [], []
+    for split in ("train", "validation", "test", "confirmation"):
+        uri = f"generated:arithmetic?split={split}&count=200&levels=1&max_answer=6"
+        everywhere += [str(question) for question, _ in content(uri)]
+        left_out += [str(fields(row)[0]) for row in reader_for(prompts)(uri)]
+    assert any(re.findall(r"\d+", question) == ["2", "2"] for question in everywhere)
+    assert not any(re.findall(r"\d+", question) == ["2", "2"] for question in left_out)
+    assert len(left_out) == len(everywhere) == 800

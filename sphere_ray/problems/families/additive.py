@@ -7,9 +7,10 @@ _GATHER = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 18), "b": (2, 12)},
+            operands={"a": (2, 98), "b": (2, 98)},
             steps="total = a + b",
-            limit=24,
+            limit=100,
+            small=12,
             story=told("""
                 {who} collected {a} {item} on Saturday and {b} {item} on Sunday.
                 {who} has {a} {item}. {who.cap} gets {b} more from {who2}.
@@ -24,6 +25,7 @@ _GATHER = Family(
         2: Level(
             operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
             steps="both = a + b; total = both + c",
+            small=6,
             story=told("""
                 {who} has {a} {item}, {who2} has {b} and {who3} has {c}.
                 {who} found {a} {item} on Monday, {b} on Tuesday and {c} on Friday.
@@ -56,8 +58,10 @@ _GIVE = Family(
     words={"item": "food"},
     levels={
         1: Level(
-            operands={"a": (4, 20), "b": (2, 16)},
+            operands={"a": (3, 100), "b": (2, 98)},
             steps="left = a - b",
+            limit=98,
+            small=12,
             story=told("""
                 {who} had {a} {item}. {who.cap} gave {b} of them to {who2}.
                 There were {a} {item} in the kitchen. {who} and {who2} ate {b} of them.
@@ -97,14 +101,92 @@ _GIVE = Family(
     },
 )
 
+_LOSE = Family(
+    name="lose",
+    words={"item": "collectible"},
+    levels={
+        1: Level(
+            operands={"a": (3, 100), "b": (2, 98)},
+            steps="left = a - b",
+            limit=98,
+            small=12,
+            story=told("""
+                {who} had {a} {item}. {who.cap} lost {b} of them.
+                {who} had {a} {item} and lost {b} {item}.
+                {who} has {a} {item}. {who2} takes {b} of them away.
+
+                How many {item} does {who} have left?
+                How many {item} does {who} still have?
+            """),
+        ),
+    },
+)
+
+_ARRIVE = Family(
+    name="arrive",
+    unseen=True,
+    words={"animal": "animal"},
+    levels={
+        1: Level(
+            operands={"a": (2, 98), "b": (2, 98)},
+            steps="total = a + b",
+            limit=100,
+            small=12,
+            story=told("""
+                There are {a} {animal} in a field. Then {b} more {animal} come.
+                {a} {animal} stand in a field, and {b} more {animal} join them.
+                A farmer has {a} {animal} and buys {b} more.
+
+                How many {animal} are there now?
+                How many {animal} is that in total?
+            """),
+        ),
+        2: Level(
+            operands={"a": (2, 12), "b": (2, 9), "c": (2, 6)},
+            steps="both = a + b; total = both + c",
+            small=6,
+            story=told("""
+                There are {a} {animal} in a field. Then {b} more come, and later {c} more.
+                A farmer has {a} {animal}. The farmer buys {b} more, and then another {c}.
+
+                How many {animal} are there now?
+                How many {animal} is that in total?
+            """),
+        ),
+    },
+)
+
+_LEAVE = Family(
+    name="leave",
+    unseen=True,
+    words={"animal": "animal"},
+    levels={
+        1: Level(
+            operands={"a": (3, 100), "b": (2, 98)},
+            steps="left = a - b",
+            limit=98,
+            small=12,
+            story=told("""
+                There were {a} {animal} in a field. {b} of them ran away.
+                {a} {animal} stood in a field. Then {b} of them walked away.
+                A farmer had {a} {animal} and sold {b} of them.
+
+                How many {animal} are left?
+                How many {animal} remained?
+            """),
+        ),
+    },
+)
+
 _COMPARE = Family(
     name="compare",
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 18), "b": (2, 12)},
+            operands={"a": (2, 98), "b": (2, 98)},
             steps="other = a + b",
-            limit=24,
+            limit=100,
+            small=12,
             story=told("""
                 {who} has {a} {item}. {who2} has {b} more {item} than {who}.
                 {who} found {a} {item}, and {who2} found {b} more than that.
@@ -148,9 +230,10 @@ _BEFORE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"b": (2, 18), "c": (2, 12)},
+            operands={"b": (2, 98), "c": (2, 98)},
             steps="start = b + c",
-            limit=24,
+            limit=100,
+            small=12,
             story=told("""
                 {who} had some {item}. {who.cap} gave {b} of them to {who2} and has {c} left.
                 After {who} lost {b} {item}, {who.she} had {c} left.
@@ -200,7 +283,7 @@ _ASIDE = Family(
                 {who} has {a} {item} and {c} {thing}. {who.cap} gets {b} {item} from {who2}.
                 {who} had {c} {thing} and {a} {item}. {who2} gave {b} {item} to {who}.
 
-                Then {who.she} buys {d} more {item}.
+                Then {who} buys {d} more {item}.
                 {who3} brings {d} more {item}.
 
                 How many {item} does {who} have now?
@@ -210,4 +293,4 @@ _ASIDE = Family(
     },
 )
 
-ADDITIVE = (_GATHER, _GIVE, _COMPARE, _BEFORE, _ASIDE)
+ADDITIVE = (_GATHER, _GIVE, _LOSE, _COMPARE, _BEFORE, _ASIDE, _ARRIVE, _LEAVE)

@@ -1,13 +1,14 @@
-"""The parts of a family of word problems, and how one problem is drawn from them.
+"""The parts of a family of word problems, and how one problem is made of them.
 
 A level is data: ranges of operands, a short program of arithmetic steps, and the sentences that
 tell it. Knows nothing of splits, URIs or counts.
 """
 
+import itertools
 import operator
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import cleandoc
 
@@ -49,20 +50,21 @@ class Level:
     """One difficulty.
 
     `operands` maps names to inclusive ranges. `steps` are assignments between semicolons, such as
-    "left = start - given"; the last one gives the answer. Every result lies in 1..`limit`.
+    "left = start - given"; the last one gives the answer. Every result lies in `least`..`limit`.
+    Where `small` is given, operands up to it make most problems: a small model solves those.
     """
 
     operands: Mapping[str, tuple[int, int]]
     steps: str
     story: Story
     limit: int = 20
+    least: int = 1
+    small: int = 0
 
-    def draw_operands(self, rng: random.Random) -> tuple[int, ...]:
-        """Draw operands until every step stays a whole number in range."""
-        while True:
-            operands = tuple(rng.randint(low, high) for low, high in self.operands.values())
-            if self.answer(operands) is not None:
-                return operands
+    def all_operands(self) -> Iterator[tuple[int, ...]]:
+        """Yield all operands with which every step stays a whole number in range."""
+        ranges = (range(low, high + 1) for low, high in self.operands.values())
+        return (each for each in itertools.product(*ranges) if self.answer(each) is not None)
 
     def answer(self, operands: tuple[int, ...]) -> int | None:
         """Carry out the steps; None when a result is not whole or out of range."""
@@ -72,9 +74,13 @@ class Level:
             name, _, left, symbol, right = step.split()
             a, b = values[left], values[right]
             values[name] = result = _OPERATORS[symbol](a, b)
-            if not 1 <= result <= self.limit or (symbol == "/" and a % b):
+            if not self.least <= result <= self.limit or (symbol == "/" and a % b):
                 return None
         return result
+
+    def operations(self) -> tuple[str, ...]:
+        """The symbols of the steps in order: `("*", "+")` for "p = a * b; total = p + c"."""
+        return tuple(step.split()[3] for step in self.steps.split("; "))
 
     def tell(self, operands: tuple[int, ...], rng: random.Random, words: Mapping[str, str]) -> str:
         """Put the operands into a story; `words` maps slots to the word lists they draw from."""
@@ -92,7 +98,7 @@ class Family:
     """Problems with one underlying idea; the level is the number of arithmetic steps.
 
     `words` maps a story slot to a word list (slot "item" also fills "item2" with another word).
-    An `unseen` family appears in test splits alone.
+    An `unseen` family appears in splits that only measure.
     """
 
     name: str
@@ -101,7 +107,7 @@ class Family:
     unseen: bool = False
 
     def pose(self, level: int, operands: tuple[int, ...], rng: random.Random) -> WordProblem:
-        """Tell a problem of `level` with operands that `draw_operands` of this level gave."""
+        """Tell a problem of `level` with operands that are among `all_operands` of this level."""
         answer = self.levels[level].answer(operands)
         assert answer is not None
         return WordProblem(

@@ -7,9 +7,10 @@ _PACK = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (2, 20), "b": (2, 20)},
+            operands={"a": (2, 60), "b": (2, 60)},
             steps="total = a * b",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 {who} has {a} {box.many} with {b} {item} in each {box}.
                 There are {a} {box.many}. Each {box} holds {b} {item}.
@@ -56,9 +57,10 @@ _PARTS = Family(
     words={"thing": "thing", "part": "part"},
     levels={
         1: Level(
-            operands={"k": (2, 20), "n": (2, 20)},
+            operands={"k": (2, 60), "n": (2, 60)},
             steps="all = n * k",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 A {thing} has {k} {part}.
                 Every {thing} has {k} {part}.
@@ -90,9 +92,11 @@ _SHARE = Family(
     words={"item": "supply"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "n": (2, 10)},
+            operands={"a": (4, 300), "n": (2, 20)},
             steps="each = a / n",
-            limit=15,
+            limit=60,
+            least=2,
+            small=48,
             story=told("""
                 {who} shares {a} {item} equally among {n} friends.
                 {a} {item} are divided equally among {n} children.
@@ -136,9 +140,11 @@ _FILL = Family(
     words={"item": "food", "box": "box"},
     levels={
         1: Level(
-            operands={"a": (4, 100), "n": (2, 10)},
+            operands={"a": (4, 300), "n": (2, 20)},
             steps="boxes = a / n",
-            limit=15,
+            limit=60,
+            least=2,
+            small=48,
             story=told("""
                 {who} packs {a} {item} into {box.many} with {n} {item} in each {box}.
                 {who} has {a} {item} and puts {n} of them into each {box}.
@@ -165,4 +171,27 @@ _FILL = Family(
     },
 )
 
-GROUPS = (_PACK, _PARTS, _SHARE, _FILL)
+_ROWS = Family(
+    name="rows",
+    unseen=True,
+    words={"plant": "plant"},
+    levels={
+        1: Level(
+            operands={"a": (4, 300), "n": (2, 20)},
+            steps="each = a / n",
+            limit=60,
+            least=2,
+            small=48,
+            story=told("""
+                {who} plants {a} {plant} equally in {n} rows.
+                A gardener puts {a} {plant} equally into {n} rows.
+                {a} {plant} are planted equally in {n} rows.
+
+                How many {plant} are in each row?
+                How many {plant} are there in every row?
+            """),
+        ),
+    },
+)
+
+GROUPS = (_PACK, _PARTS, _SHARE, _FILL, _ROWS)

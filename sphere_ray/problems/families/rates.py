@@ -7,9 +7,10 @@ _SHOP = Family(
     words={"ware": "ware"},
     levels={
         1: Level(
-            operands={"n": (2, 20), "p": (2, 20)},
+            operands={"n": (2, 60), "p": (2, 60)},
             steps="cost = n * p",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 {who} buys {n} {ware.many}. Each {ware} costs ${p}.
                 A {ware} costs ${p}. {who} wants to buy {n} {ware.many}.
@@ -69,9 +70,10 @@ _TIMES = Family(
     words={"item": "collectible"},
     levels={
         1: Level(
-            operands={"a": (2, 25), "k": (2, 12)},
+            operands={"a": (2, 100), "k": (2, 12)},
             steps="other = a * k",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 {who} has {a} {item}. {who2} has {k} times as many {item} as {who}.
                 {who} found {a} {item}, and {who2} found {k} times as many.
@@ -114,9 +116,10 @@ _EARN = Family(
     words={"job": "job"},
     levels={
         1: Level(
-            operands={"h": (2, 20), "w": (2, 20)},
+            operands={"h": (2, 60), "w": (2, 60)},
             steps="pay = h * w",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 {who} earns ${w} an hour for {job}. {who.cap} works {h} hours.
                 {who} gets ${w} for every hour of {job} and works for {h} hours.
@@ -161,9 +164,10 @@ _READ = Family(
     words={"text": "text"},
     levels={
         1: Level(
-            operands={"d": (2, 20), "p": (2, 20)},
+            operands={"d": (2, 60), "p": (2, 60)},
             steps="pages = d * p",
-            limit=72,
+            limit=300,
+            small=12,
             story=told("""
                 {who} reads {p} pages of a {text} every day for {d} days.
                 Every evening {who} reads {p} pages of a {text}. {who.cap} does so {d} times.

@@ -69,6 +69,10 @@ WORDS: Mapping[str, tuple[str | Noun, ...]] = {
     "supply": _words(
         "pencils, crayons, erasers, markers, notebooks, paper clips, pens, folders, rulers, brushes"
     ),
+    "animal": _words("cows, horses, goats, ducks, hens, rabbits, pigs, donkeys, ponies, lambs"),
+    "plant": _words(
+        "tulips, roses, bushes, trees, carrots, cabbages, onions, daisies, lilies, pumpkins"
+    ),
     "ware": _nouns(
         "notebook, pen, ticket, sandwich/sandwiches, toy car, book, plant, cup, puzzle, "
         "scarf/scarves, juice, poster"

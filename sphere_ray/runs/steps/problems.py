@@ -19,7 +19,7 @@ from sphere_ray.problems.ingest import (
     rejected_lines,
     require_usable,
 )
-from sphere_ray.problems.sources import local_file
+from sphere_ray.problems.sources import local_file, reader_for
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.runs.manifest import file_hash
 from sphere_ray.runs.step import Made, Result, Step, Work
@@ -42,7 +42,10 @@ class ProblemsStep(Step):
     policy: ModelRef
 
     def identity(self) -> dict[str, Any]:
-        """The sources; and prompts and context length, for they decide which questions fit."""
+        """The sources; prompts and context length, for they decide which questions fit.
+
+        The prompts' examples also decide which operands are left out.
+        """
         return identity(
             problems=self.settings.problems,
             prompts=question_prompts(self.settings),
@@ -68,6 +71,7 @@ class ProblemsStep(Step):
         settings = self.settings.problems
         found = ingest(
             settings,
+            reader_for(self.settings.method.prompts),
             count_tokens=self._token_counter(),
             max_tokens=self.settings.engines.policy.max_model_len - 1,
         )
