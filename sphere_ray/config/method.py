@@ -86,21 +86,39 @@ class StageSettings(Settings):
 
 
 class PairSettings(Settings):
-    """Gates on preference pairs. A pair that fails one is dropped and counted; no side is cut.
+    """Which pairs are made, and the gates on them. A pair that fails one is dropped and counted.
 
-    `level` chooses whole chains, single steps with a shared prefix, or both. `max_tokens` bounds
-    each side, `max_length_ratio` the tokens of the longer over the shorter side (0: no bound).
-    `min_edit_distance` counts characters. `max_off_policy_share` caps the stage-3 pairs among all
-    pairs of an iteration. `step_margin` is the smallest reward difference of a step-level pair.
+    `level` chooses whole chains, single steps with a shared prefix, or both. With
+    `from_completions` the completions behind rollout values are solutions to pair, too. `rejected`
+    says which wrong solution is preferred: the one with the `worst` reward, the one whose reward is
+    nearest to `two_deviations` below the mean (arXiv 2502.16825), or the `likeliest` under the
+    model that wrote it. `inversions` (Sol_max wrong, Sol_min right) are dropped, or swapped into
+    pairs.
+
+    `max_tokens` bounds each side, `max_length_ratio` the tokens of the longer over the shorter side
+    (0: no bound). `min_edit_distance` counts characters. `max_logprob_gap` is how far the mean
+    log-prob per token of the rejected side may lie below that of the chosen one, in nats (null: no
+    bound). With `sound_chosen` a chosen side has no false equation, and no step from which nothing
+    reached the gold. `max_off_policy_share` caps the stage-3 pairs among all pairs of an iteration,
+    `max_family_ratio` the pairs of a family over the mean of all families (null: no cap).
+    A step-level pair needs a reward difference of `step_margin`, or of `step_errors` standard
+    errors where rewards are estimated from completions.
     """
 
     level: Literal["chain", "step", "both"] = "chain"
+    from_completions: bool = True
+    rejected: Literal["worst", "two_deviations", "likeliest"] = "likeliest"
+    inversions: Literal["drop", "swap"] = "swap"
     max_per_problem: int = Field(1, ge=1)
     max_tokens: int = Field(2048, ge=1)
     min_edit_distance: int = Field(10, ge=0)
     max_length_ratio: float = Field(0.0, ge=0)
+    max_logprob_gap: float | None = Field(0.75, gt=0)
+    sound_chosen: bool = True
     max_off_policy_share: float = Field(0.3, ge=0, le=1)
+    max_family_ratio: float | None = Field(None, ge=1)
     step_margin: float = Field(0.5, gt=0, le=1)
+    step_errors: float = Field(2.0, gt=0)
 
 
 class MethodSettings(Settings):

@@ -251,7 +251,13 @@ async def _score(search: Search, request: ScoreRequest) -> tuple[list[Candidate]
     spent = sum(score.tokens for score in scores)
     search.progress.add(tokens=spent)
     rewarded = [
-        replace(candidate, reward=score.reward, values=score.values, audit=score.audit)
+        replace(
+            candidate,
+            reward=score.reward,
+            values=score.values,
+            audit=score.audit,
+            completions=score.completions,
+        )
         for candidate, score in zip(request.candidates, scores, strict=True)
     ]
     return rewarded, spent

@@ -206,4 +206,5 @@ def _extended(rollout: Rollout, result: SearchResult, stage: str, outcome: Outco
         chains=(*rollout.chains, *result.chains),
         route=(*rollout.route, f"{stage}:{outcome}"),
         tokens=rollout.tokens + result.tokens,
+        stage_tokens=(*rollout.stage_tokens, result.tokens),
     )

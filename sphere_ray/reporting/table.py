@@ -7,11 +7,11 @@ from rich.table import Table
 
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
+from sphere_ray.reporting.rollout_summary import PoolSummary
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
     IterationSummary,
-    PoolSummary,
     RunSummary,
     Score,
 )
@@ -81,11 +81,15 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
 def _iteration(item: IterationSummary) -> Table:
     rollout, pairs, training = item["rollout"], item["pairs"], item["training"]
     rate = rollout["tokens"] / rollout["seconds"] if rollout["seconds"] else 0.0
+    spent = _listed({name: stage["tokens"] for name, stage in rollout["by_stage"].items()})
     stages = ", ".join(f"{name} {stage['problems']}" for name, stage in rollout["by_stage"].items())
     rows = {
         "problems": f"{rollout['problems']:,} (entered: {stages})",
-        "chains": f"{rollout['chains']:,} ({rollout['chains_per_second']:,.1f} a second)",
-        "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s)",
+        "chains": (
+            f"{rollout['chains']:,} ({rollout['chains_per_second']:,.1f} a second), "
+            f"{_figure(item['reward']['distinct_candidates'])} distinct candidates a step"
+        ),
+        "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s; {spent})",
         "engines": "; ".join(_pool(name, use) for name, use in rollout["pools"].items()) or "-",
         "routes": _listed(rollout["routes"]),
         "flips": (
@@ -96,7 +100,9 @@ def _iteration(item: IterationSummary) -> Table:
         "reward": _reward(item["reward"]),
         "pairs": (
             f"{pairs['total']:,} ({_listed(pairs['by_stage'])}), "
-            f"{sum(pairs['per_hour'].values()):,.0f} an hour"
+            f"{pairs['from_completions']:,} of them from completions, "
+            f"{sum(pairs['per_hour'].values()):,.0f} an hour, "
+            f"{pairs['per_1000_tokens']:.2f} per 1,000 tokens"
         ),
         "dropped": _listed(pairs["dropped"]),
         "training": "none"
