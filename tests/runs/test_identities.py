@@ -112,6 +112,7 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("problems.train.limit=7", {"problems"}),
         ("method.search.max_depth=7", {"rollouts"}),
         ("method.pairs.max_per_problem=7", {"pairs"}),
+        ("method.pairs.max_logprob_gap=0.5", {"pairs", "reference"}),
         ("method.prompts.system=Think.", {"problems", "rollouts", "evaluation"}),
         ("engines.policy.dtype=float16", {"rollouts", "evaluation"}),
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation"}),
