@@ -44,12 +44,14 @@ class PromptSettings(Settings):
 class SearchSettings(Settings):
     """Step search (SPHERE stage 1): E candidates a step, the best and the worst are kept.
 
-    `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Only the
-    `sampled` strategy uses `num_samples`. Lengths count tokens.
+    `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Equal candidates
+    are merged, and with `top_up` one more request asks for as many as were lost. Only the `sampled`
+    strategy uses `num_samples`. Lengths count tokens.
     """
 
     strategy: Literal["pruned_steps", "sampled"] = "pruned_steps"
     num_candidates: int = Field(5, ge=2)
+    top_up: bool = True
     num_samples: int = Field(8, ge=2)
     temperature: float = Field(0.8, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)

@@ -124,7 +124,7 @@ async def test_the_small_model_searches_with_its_own_budget_and_temperature():
     stages = StageSettings(
         small_budget=3, small_temperature=1.3, correction_check_share=0, self_correction=False
     )
-    chosen = MethodSettings(search=SearchSettings(num_candidates=4), stages=stages)
+    chosen = MethodSettings(search=SearchSettings(num_candidates=4, top_up=False), stages=stages)
     there = world(ALL_RIGHT, ALL_WRONG, settings=chosen)
     rollout = await sphere(PROBLEM, there)
     assert {(r.n, r.temperature) for r in there.policy.requests} == {(4, 0.8)}
