@@ -15,10 +15,17 @@ class Example(Settings):
     response: str
 
 
+class CorrectionExample(Example):
+    """A worked correction: a question, a wrong attempt, and the response that corrects it."""
+
+    attempt: str
+
+
 class PromptSettings(Settings):
     """How a problem becomes chat messages; `{question}` and `{attempt}` are filled in.
 
-    Both templates must hold the question, and `correction` the attempt.
+    Both templates must hold the question, and `correction` the attempt. A correction is asked for
+    after the `correction_examples`, and these come after the `examples`.
     """
 
     system: str | None = None
@@ -28,6 +35,7 @@ class PromptSettings(Settings):
         "Find the mistake, then solve the problem again from the start, step by step."
     )
     examples: tuple[Example, ...] = ()
+    correction_examples: tuple[CorrectionExample, ...] = ()
 
     @model_validator(mode="after")
     def _templates_are_filled_in(self) -> "PromptSettings":
@@ -75,16 +83,28 @@ class StageSettings(Settings):
     """Which stages run, and how the smaller sibling searches.
 
     `small_budget` multiplies the number of candidates (2E in the paper). `small_temperature`
-    replaces the search temperature in stage 3. Of the problems with two right chains, a share of
-    `correction_check_share` is shown to the policy as if wrong, to measure how often it gives a
-    right solution up.
+    replaces the search temperature in stage 3. Of the problems with two wrong chains, a share of
+    `correction_share` is corrected. An iteration corrects all of them where the iteration before
+    repaired at least `min_repair_rate` of those it tried. Of the problems with two right chains, a
+    share of `correction_check_share` is shown to the policy as if wrong, to measure how often it
+    gives a right solution up.
     """
 
     self_correction: bool = True
     diversity: bool = True
     small_budget: int = Field(2, ge=1)
     small_temperature: float | None = Field(None, gt=0)
+    correction_share: float = Field(1.0, gt=0, le=1)
+    min_repair_rate: float = Field(0.1, gt=0, le=1)
     correction_check_share: float = Field(0.1, ge=0, le=1)
+
+    def after(self, tried: int, repaired: int) -> "StageSettings":
+        """The stages of an iteration, if the one before repaired so many of those it tried.
+
+        This looks at whole iterations, so that no problem depends on the order of the others.
+        """
+        pays = tried > 0 and repaired >= self.min_repair_rate * tried
+        return self.model_copy(update={"correction_share": 1.0}) if pays else self
 
 
 class PairSettings(Settings):
@@ -130,6 +150,25 @@ class MethodSettings(Settings):
     search: SearchSettings = SearchSettings()
     stages: StageSettings = StageSettings()
     pairs: PairSettings = PairSettings()
+
+    @model_validator(mode="after")
+    def _what_is_set_has_an_effect(self) -> "MethodSettings":
+        if self.stages.self_correction:
+            return self
+        given = [
+            name
+            for name, unused in (
+                ("prompts.correction_examples", bool(self.prompts.correction_examples)),
+                ("stages.correction_share", self.stages.correction_share < 1),
+            )
+            if unused
+        ]
+        if given:
+            raise ValueError(
+                f"method.{given[0]} has no effect without method.stages.self_correction; remove it, "
+                "or set self_correction: true"
+            )
+        return self
 
     @property
     def taken_stages(self) -> tuple[StageName, ...]:

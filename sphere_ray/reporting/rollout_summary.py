@@ -7,8 +7,9 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sphere_ray import storage
 from sphere_ray.records import CORRECTION_CHECK, Outcome, PoolUse, StageName
-from sphere_ray.reporting.columns import count_rollouts
+from sphere_ray.reporting.columns import ROLLOUT_COLUMNS, count_rollouts
 
 FAILED_ROUTE = "failed"
 _SIDES = ("chosen", "rejected")
@@ -93,7 +94,6 @@ def rollout_summary(
     for entry, count in routes.items():
         entered[entry.partition(":")[0]] += count
     stages = (*map(str, StageName), CORRECTION_CHECK)
-    repaired = (Outcome.PAIR, Outcome.BOTH_RIGHT)
     return {
         "problems": counts.problems,
         "chains": chains.total(),
@@ -112,9 +112,22 @@ def rollout_summary(
         },
         "routes": dict(sorted(routes.items())),
         "prm_inversions": sum(routes[f"{stage}:{Outcome.INVERSION}"] for stage in stages),
-        "wrong_to_correct": sum(routes[f"{StageName.SELF_CORRECTION}:{end}"] for end in repaired),
+        "wrong_to_correct": _repaired(routes),
         "correct_to_wrong": routes[f"{CORRECTION_CHECK}:{Outcome.LOST}"],
     }
+
+
+def corrections(rollouts: str) -> tuple[int, int]:
+    """Return how many problems of a rollouts step self-correction tried, and how many repaired."""
+    routes = count_rollouts(storage.tables(rollouts, ROLLOUT_COLUMNS)).routes
+    second = f"{StageName.SELF_CORRECTION}:"
+    tried = sum(count for entry, count in routes.items() if entry.startswith(second))
+    return tried, _repaired(routes)
+
+
+def _repaired(routes: Mapping[str, int]) -> int:
+    ends = (Outcome.PAIR, Outcome.BOTH_RIGHT)
+    return sum(routes.get(f"{StageName.SELF_CORRECTION}:{end}", 0) for end in ends)
 
 
 def _pool_summary(use: PoolUse) -> PoolSummary:

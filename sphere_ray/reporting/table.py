@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from sphere_ray.records import StageName
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
-from sphere_ray.reporting.rollout_summary import PoolSummary
+from sphere_ray.reporting.rollout_summary import PoolSummary, RolloutSummary
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
@@ -93,7 +94,7 @@ def _iteration(item: IterationSummary) -> Table:
         "engines": "; ".join(_pool(name, use) for name, use in rollout["pools"].items()) or "-",
         "routes": _listed(rollout["routes"]),
         "flips": (
-            f"{rollout['wrong_to_correct']} wrong to correct, "
+            f"{rollout['wrong_to_correct']} wrong to correct{_tried(rollout)}, "
             f"{rollout['correct_to_wrong']} correct to wrong, "
             f"{rollout['prm_inversions']} inversions of the scorer"
         ),
@@ -120,6 +121,12 @@ def _iteration(item: IterationSummary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _tried(rollout: RolloutSummary) -> str:
+    """What self-correction had to repair, and what it cost."""
+    stage = rollout["by_stage"].get(StageName.SELF_CORRECTION)
+    return f" (of {stage['problems']:,} for {stage['tokens']:,} tokens)" if stage else ""
 
 
 def _pool(name: str, use: PoolSummary) -> str:

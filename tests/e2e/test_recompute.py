@@ -27,7 +27,7 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.reporting.reward_summary import reward_summary
-from sphere_ray.reporting.rollout_summary import pairs_summary, rollout_summary
+from sphere_ray.reporting.rollout_summary import corrections, pairs_summary, rollout_summary
 from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
@@ -289,6 +289,10 @@ def test_counts_of_the_example_by_hand():
     assert summary["prm_inversions"] == 2
     assert summary["wrong_to_correct"] == 2
     assert summary["correct_to_wrong"] == 1
+
+
+def test_corrections_by_hand(run_dir):
+    assert corrections(str(run_dir / "iter-000" / "rollouts")) == (4, 2)
 
 
 def test_pools_and_pairs_by_hand():

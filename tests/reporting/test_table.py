@@ -183,7 +183,9 @@ def test_every_figure_of_a_run_is_shown(console):
     assert "131" in line_with(console, "chains", "2.380 distinct candidates a step")
     line_with(console, "tokens", "52,400", "524 tokens/s", "self_correction 7,400")
     line_with(console, "self_generation:pair 21")
-    line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
+    line_with(
+        console, "5 wrong to correct (of 17 for 7,400 tokens)", "2 correct to wrong", "6 inversions"
+    )
     line_with(
         console,
         "rollout_value",

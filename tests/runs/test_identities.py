@@ -119,6 +119,11 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
         ("grading.verifier=mine:verify", {"rollouts", "evaluation"}),
         ("method.prompts.correction='{question} {attempt}'", {"rollouts"}),
+        (
+            "method.prompts.correction_examples=[{question: q, attempt: a, response: r}]",
+            {"rollouts"},
+        ),
+        ("method.stages.correction_share=0.5", {"rollouts"}),
         ("training.learning_rate=7", {"policy"}),
         ("training.guard.max_chosen_drop=9", {"policy"}),
         ("training.reference=initial", set()),  # another table is another input

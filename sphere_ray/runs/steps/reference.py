@@ -24,9 +24,7 @@ class ReferenceStep(Step):
     def identity(self) -> dict[str, Any]:
         """What decides token ids and log-probs."""
         training, gap = self.settings.training, self.settings.method.pairs.max_logprob_gap
-        return identity(
-            max_length=training.max_length, precision=training.precision, max_logprob_gap=gap
-        )
+        return identity(max_length=training.max_length, precision=training.precision, max_gap=gap)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Pairs, and the model they are scored by."""
