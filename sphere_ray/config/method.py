@@ -165,8 +165,8 @@ class MethodSettings(Settings):
         ]
         if given:
             raise ValueError(
-                f"method.{given[0]} has no effect without method.stages.self_correction; remove it, "
-                "or set self_correction: true"
+                f"method.{given[0]} has no effect without method.stages.self_correction; "
+                "remove it, or set self_correction: true"
             )
         return self
 

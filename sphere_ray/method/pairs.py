@@ -6,7 +6,8 @@ generation. Training-time facts (tokenizers, end-of-sequence ids) are not known 
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -117,12 +118,35 @@ def off_policy_cut(
     room = math.floor(share * on_policy / (1 - share) + 1e-9)
     if room >= len(off_policy_ids):
         return None
+    return _last_of(off_policy_ids, room)
+
+
+def family_cuts(families: Mapping[str, pa.ChunkedArray], settings: PairSettings) -> dict[str, str]:
+    """Return the largest id that a pair of a family may have, for each family that is cut.
+
+    `families` are the ids of an iteration's pairs by family. All families are bounded by the same
+    number of pairs, the largest that is at most `max_family_ratio` times the mean of what is left
+    of each. The smallest ids stay (see `off_policy_cut`).
+    """
+    ratio, sizes = settings.max_family_ratio, [len(ids) for ids in families.values()]
+    if ratio is None or not sizes:
+        return {}
+
+    def exceeds(bound: int) -> bool:
+        return bound > ratio * fmean(min(size, bound) for size in sizes) + 1e-9
+
+    # The larger the bound, the further it lies above the mean; the smallest size never exceeds it.
+    room = min(sizes) + bisect_left(range(min(sizes) + 1, max(sizes) + 1), True, key=exceeds)
+    return {name: _last_of(ids, room) for name, ids in families.items() if len(ids) > room}
+
+
+def _last_of(ids: pa.ChunkedArray, room: int) -> str:
+    """The largest of the `room` smallest ids; the empty string if there are none."""
     if room == 0:
         return ""
-    ids = off_policy_ids.combine_chunks()
-    last = pc.partition_nth_indices(ids, pivot=room - 1)[room - 1]
-    cut: str = ids[last.as_py()].as_py()
-    return cut
+    whole = ids.combine_chunks()
+    last: str = whole[pc.partition_nth_indices(whole, pivot=room - 1)[room - 1].as_py()].as_py()
+    return last
 
 
 def _pair_solutions(made: _Collection, chains: Sequence[Chain]) -> None:
