@@ -98,14 +98,30 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The rest of a solution after a step, as a rollout value sampled and graded it.
+
+    `text`, `token_ids` and `logprob` are those of a candidate and begin after the step. The
+    `verdict` is about the whole solution. A step that states an answer has one empty completion.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprob: float
+    stop_reason: StopReason
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One proposed next step.
 
     `text` includes its boundary, `token_ids` are the engine's own (end-of-sequence included), and
     `logprob` is the mean per token in nats. `reward` lies in [0, 1] and is None where nothing
     scored. `values` are the outcomes behind a rollout value (1.0: the gold answer was reached) of
-    K completions, or of the step itself if it states an answer. `audit` is the original source's
-    reward, for the sample of steps it re-scores after the trained reward model took over.
+    K completions, or of the step itself if it states an answer. `completions` are the texts and
+    verdicts behind them, with those on which the grader ran out of time. `audit` is the original
+    source's reward, for the sample of steps it re-scores after the trained reward model took over.
     """
 
     text: str
@@ -115,6 +131,7 @@ class Candidate:
     reward: float | None = None
     values: tuple[float, ...] | None = None
     audit: float | None = None
+    completions: tuple[Completion, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +191,8 @@ class PreferencePair:
 
     `prefix` and `prefix_ids` are the shared steps of a step-level pair (empty for whole chains).
     `chosen_ids` and `rejected_ids` are the engine's tokens; when empty, the text is tokenised.
+    `chosen_chain` and `rejected_chain` are ids of chains. `CHAIN/d.s.c` is no chain of the search:
+    it follows CHAIN for d steps and goes on with sibling s and its completion c, all from 0.
     """
 
     pair_id: str
@@ -209,13 +228,15 @@ class Rollout:
     """One row of rollouts/: everything that happened to one problem in one iteration.
 
     `route` lists `stage:outcome` in order. `tokens` counts every decoded token, those of the
-    scorer included. `error` says why the row failed.
+    scorer included, and `stage_tokens` those of each entry of the route. `error` says why the row
+    failed.
     """
 
     problem: Problem
     chains: tuple[Chain, ...] = ()
     route: tuple[str, ...] = ()
     tokens: int = 0
+    stage_tokens: tuple[int, ...] = ()
     error: str | None = None
 
     @property

@@ -13,14 +13,14 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from sphere_ray.records import PreferencePair
+from sphere_ray.records import Completion, PreferencePair
 
 Record = TypeVar("Record")
 Decoder = Callable[[pa.Array], list[Any]]
 
-_LARGE = {PreferencePair}
-"""One table may hold all of these of an iteration: more than 2^31 token ids or characters, which
-is where the offsets of plain lists and strings end."""
+_LARGE = {PreferencePair, Completion}
+"""One table may hold so many of these that their token ids or characters are more than 2^31, which
+is where the offsets of plain lists and strings end. A rollout has K completions for each step."""
 
 
 def schema_of(cls: type[Any]) -> pa.Schema:
@@ -67,6 +67,7 @@ def _present(hint: Any) -> Any:
 
 def _arrow_type(hint: Any, large: bool) -> pa.DataType:
     if is_dataclass(hint):
+        large = large or hint in _LARGE
         return pa.struct([(n, _arrow_type(h, large)) for n, h in _hints(hint).items()])
     if get_origin(hint) is tuple:
         item = _present(get_args(hint)[0])

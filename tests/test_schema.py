@@ -63,6 +63,14 @@ def test_types_are_those_that_files_of_earlier_runs_have():
         "values": pa.list_(pa.float64()),
         "audit": pa.float64(),
     }
+    completion = {
+        "text": pa.large_string(),  # a rollout has so many that plain offsets could overflow
+        "token_ids": pa.large_list(pa.int32()),
+        "logprob": pa.float64(),
+        "stop_reason": pa.large_string(),
+        "verdict": pa.large_string(),
+    }
+    candidate["completions"] = pa.list_(pa.struct(list(completion.items())))
     assert schema_of(Candidate) == pa.schema(list(candidate.items()))
     assert schema_of(Problem).field("level").type == pa.int64()
     assert schema_of(LabelledStep).field("final").type == pa.bool_()

@@ -15,10 +15,17 @@ class Example(Settings):
     response: str
 
 
+class CorrectionExample(Example):
+    """A worked correction: a question, a wrong attempt, and the response that corrects it."""
+
+    attempt: str
+
+
 class PromptSettings(Settings):
     """How a problem becomes chat messages; `{question}` and `{attempt}` are filled in.
 
-    Both templates must hold the question, and `correction` the attempt.
+    Both templates must hold the question, and `correction` the attempt. A correction is asked for
+    after the `correction_examples`, and these come after the `examples`.
     """
 
     system: str | None = None
@@ -28,6 +35,7 @@ class PromptSettings(Settings):
         "Find the mistake, then solve the problem again from the start, step by step."
     )
     examples: tuple[Example, ...] = ()
+    correction_examples: tuple[CorrectionExample, ...] = ()
 
     @model_validator(mode="after")
     def _templates_are_filled_in(self) -> "PromptSettings":
@@ -44,12 +52,14 @@ class PromptSettings(Settings):
 class SearchSettings(Settings):
     """Step search (SPHERE stage 1): E candidates a step, the best and the worst are kept.
 
-    `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Only the
-    `sampled` strategy uses `num_samples`. Lengths count tokens.
+    `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Equal candidates
+    are merged, and with `top_up` one more request asks for as many as were lost. Only the `sampled`
+    strategy uses `num_samples`. Lengths count tokens.
     """
 
     strategy: Literal["pruned_steps", "sampled"] = "pruned_steps"
     num_candidates: int = Field(5, ge=2)
+    top_up: bool = True
     num_samples: int = Field(8, ge=2)
     temperature: float = Field(0.8, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -73,34 +83,64 @@ class StageSettings(Settings):
     """Which stages run, and how the smaller sibling searches.
 
     `small_budget` multiplies the number of candidates (2E in the paper). `small_temperature`
-    replaces the search temperature in stage 3. Of the problems with two right chains, a share of
-    `correction_check_share` is shown to the policy as if wrong, to measure how often it gives a
-    right solution up.
+    replaces the search temperature in stage 3. Of the problems with two wrong chains, a share of
+    `correction_share` is corrected. An iteration corrects all of them where the iteration before
+    repaired at least `min_repair_rate` of those it tried. Of the problems with two right chains, a
+    share of `correction_check_share` is shown to the policy as if wrong, to measure how often it
+    gives a right solution up.
     """
 
     self_correction: bool = True
     diversity: bool = True
     small_budget: int = Field(2, ge=1)
     small_temperature: float | None = Field(None, gt=0)
+    correction_share: float = Field(1.0, gt=0, le=1)
+    min_repair_rate: float = Field(0.1, gt=0, le=1)
     correction_check_share: float = Field(0.1, ge=0, le=1)
+
+    def after(self, tried: int, repaired: int) -> "StageSettings":
+        """The stages of an iteration, if the one before repaired so many of those it tried.
+
+        This looks at whole iterations, so that no problem depends on the order of the others.
+        """
+        pays = tried > 0 and repaired >= self.min_repair_rate * tried
+        return self.model_copy(update={"correction_share": 1.0}) if pays else self
 
 
 class PairSettings(Settings):
-    """Gates on preference pairs. A pair that fails one is dropped and counted; no side is cut.
+    """Which pairs are made, and the gates on them. A pair that fails one is dropped and counted.
 
-    `level` chooses whole chains, single steps with a shared prefix, or both. `max_tokens` bounds
-    each side, `max_length_ratio` the tokens of the longer over the shorter side (0: no bound).
-    `min_edit_distance` counts characters. `max_off_policy_share` caps the stage-3 pairs among all
-    pairs of an iteration. `step_margin` is the smallest reward difference of a step-level pair.
+    `level` chooses whole chains, single steps with a shared prefix, or both. With
+    `from_completions` the completions behind rollout values are solutions to pair, too. `rejected`
+    says which wrong solution is preferred: the one with the `worst` reward, the one whose reward is
+    nearest to `two_deviations` below the mean (arXiv 2502.16825), or the `likeliest` under the
+    model that wrote it. `inversions` (Sol_max wrong, Sol_min right) are dropped, or swapped into
+    pairs.
+
+    `max_tokens` bounds each side, `max_length_ratio` the tokens of the longer over the shorter side
+    (0: no bound). `min_edit_distance` counts characters. `max_logprob_gap` is how far the mean
+    log-prob per token of the rejected side may lie below that of the chosen one, in nats (null: no
+    bound). With `sound_chosen` a chosen side has no false equation, and no step from which nothing
+    reached the gold. `max_off_policy_share` caps the stage-3 pairs among all pairs of an iteration,
+    `max_family_ratio` the pairs of a family over the mean of all families (null: no cap).
+    A step-level pair needs a reward difference of `step_margin`, or of `step_errors` standard
+    errors where rewards are estimated from completions.
     """
 
     level: Literal["chain", "step", "both"] = "chain"
+    from_completions: bool = True
+    rejected: Literal["worst", "two_deviations", "likeliest"] = "likeliest"
+    inversions: Literal["drop", "swap"] = "swap"
     max_per_problem: int = Field(1, ge=1)
     max_tokens: int = Field(2048, ge=1)
     min_edit_distance: int = Field(10, ge=0)
     max_length_ratio: float = Field(0.0, ge=0)
+    max_logprob_gap: float | None = Field(0.75, gt=0)
+    sound_chosen: bool = True
     max_off_policy_share: float = Field(0.3, ge=0, le=1)
+    max_family_ratio: float | None = Field(None, ge=1)
     step_margin: float = Field(0.5, gt=0, le=1)
+    step_errors: float = Field(2.0, gt=0)
 
 
 class MethodSettings(Settings):
@@ -110,6 +150,25 @@ class MethodSettings(Settings):
     search: SearchSettings = SearchSettings()
     stages: StageSettings = StageSettings()
     pairs: PairSettings = PairSettings()
+
+    @model_validator(mode="after")
+    def _what_is_set_has_an_effect(self) -> "MethodSettings":
+        if self.stages.self_correction:
+            return self
+        given = [
+            name
+            for name, unused in (
+                ("prompts.correction_examples", bool(self.prompts.correction_examples)),
+                ("stages.correction_share", self.stages.correction_share < 1),
+            )
+            if unused
+        ]
+        if given:
+            raise ValueError(
+                f"method.{given[0]} has no effect without method.stages.self_correction; "
+                "remove it, or set self_correction: true"
+            )
+        return self
 
     @property
     def taken_stages(self) -> tuple[StageName, ...]:

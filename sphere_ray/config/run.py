@@ -33,6 +33,12 @@ class RunSettings(Settings):
     promotion: PromotionSettings = PromotionSettings()
     ray: RayPlacement = RayPlacement()
 
+    def after_corrections(self, tried: int, repaired: int) -> "RunSettings":
+        """The settings of the next rollouts; see `StageSettings.after`."""
+        stages = self.method.stages.after(tried, repaired)
+        method = self.method.model_copy(update={"stages": stages})
+        return self.model_copy(update={"method": method})
+
     @model_validator(mode="after")
     def _lengths_agree(self) -> "RunSettings":
         limit = self.engines.policy.max_model_len

@@ -4,7 +4,7 @@ Pure asyncio over a generator and a grader; it runs with the stages and needs no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sphere_ray.config.method import SearchSettings
 from sphere_ray.config.scorers import RolloutValueSettings
@@ -20,7 +20,7 @@ from sphere_ray.method.ports import (
 )
 from sphere_ray.method.seeds import derive_seed
 from sphere_ray.method.steps import is_final
-from sphere_ray.records import Candidate, StopReason, Verdict
+from sphere_ray.records import Candidate, Completion, StopReason, Verdict
 from sphere_ray.reward.sources import RewardSource, Surroundings
 
 
@@ -38,7 +38,8 @@ class RolloutValueScorer:
 
     A candidate that ends the chain is graded itself, which costs no tokens. A candidate that uses
     up the chain's tokens without an answer is worth 0. Completions on which the grader ran out of
-    time are left out of the share; any other verdict but correct does not reach the gold.
+    time are left out of the share; any other verdict but correct does not reach the gold. The
+    completions are kept: each is a whole solution by the policy, paid for and graded.
     """
 
     generator: Generator
@@ -59,16 +60,16 @@ class RolloutValueScorer:
         token_ids = tuple(token for step in so_far for token in step.token_ids)
         room = self.limits.max_chain_tokens - len(token_ids)
         if is_final(candidate):
-            return _score([await self._reaches(text, request)])
+            end = replace(candidate, text="", token_ids=(), logprob=0.0)
+            return _score([await self._completed(text, end, request)])
         if room < 1:
-            return _score([0.0])
-        completions = await self.generator.generate(
+            return Score(reward=0.0, values=(0.0,))
+        sampled = await self.generator.generate(
             self._completions_of(request, index, token_ids, room)
         )
-        values = await gather_or_cancel(
-            self._value(text, completion, request) for completion in completions
+        return _score(
+            await gather_or_cancel(self._completed(text, each, request) for each in sampled)
         )
-        return _score(values, tokens=sum(len(completion.token_ids) for completion in completions))
 
     def _completions_of(
         self, request: ScoreRequest, index: int, token_ids: tuple[int, ...], room: int
@@ -84,18 +85,28 @@ class RolloutValueScorer:
             priority=request.priority,
         )
 
-    async def _value(self, text: str, completion: Candidate, request: ScoreRequest) -> float | None:
-        if completion.stop_reason is StopReason.LENGTH:
-            return 0.0  # a number that was cut may look like the answer
-        return await self._reaches(text + completion.text, request)
+    async def _completed(self, text: str, rest: Candidate, request: ScoreRequest) -> Completion:
+        verdict = Verdict.TRUNCATED  # a number that was cut may look like the answer
+        if rest.stop_reason is not StopReason.LENGTH:
+            grade = await self.grader.grade(text + rest.text, request.problem.answer)
+            verdict = grade.verdict
+        return Completion(
+            text=rest.text,
+            token_ids=rest.token_ids,
+            logprob=rest.logprob,
+            stop_reason=rest.stop_reason,
+            verdict=verdict,
+        )
 
-    async def _reaches(self, response: str, request: ScoreRequest) -> float | None:
-        grade = await self.grader.grade(response, request.problem.answer)
-        return None if grade.verdict is Verdict.TIMEOUT else float(grade.verdict is Verdict.CORRECT)
 
-
-def _score(values: Sequence[float | None], tokens: int = 0) -> Score:
-    decided = tuple(value for value in values if value is not None)
-    if not decided:
+def _score(completions: Sequence[Completion]) -> Score:
+    verdicts = [each.verdict for each in completions if each.verdict is not Verdict.TIMEOUT]
+    if not verdicts:
         raise DeadlineExceededError("the grader ran out of time on everything a step led to")
-    return Score(reward=sum(decided) / len(decided), values=decided, tokens=tokens)
+    values = tuple(float(verdict is Verdict.CORRECT) for verdict in verdicts)
+    return Score(
+        reward=sum(values) / len(values),
+        values=values,
+        completions=tuple(completions),
+        tokens=sum(len(each.token_ids) for each in completions),
+    )

@@ -1,4 +1,4 @@
-"""Preference pairs: which chains and steps are paired, and the gates that drop a pair by reason.
+"""Preference pairs: which solutions and steps are paired; the gates drop a pair by reason.
 
 A pure function of the recorded rollout, so old rollouts are re-paired by new rules without any
 generation. Training-time facts (tokenizers, end-of-sequence ids) are not known here.
@@ -6,36 +6,38 @@ generation. Training-time facts (tokenizers, end-of-sequence ids) are not known 
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from itertools import product
 from operator import itemgetter
+from statistics import fmean, pstdev
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
 
 from sphere_ray.config.method import MethodSettings, PairSettings
-from sphere_ray.method.prompts import question_messages, refers_to_attempt
+from sphere_ray.method.gates import Proposal, Side, flaw, refusal
+from sphere_ray.method.prompts import question_messages
+from sphere_ray.method.solutions import Solution, branch_of, completed, searched, shared_steps
+from sphere_ray.method.steps import is_final
 from sphere_ray.records import (
     Branch,
     Candidate,
     Chain,
     Dropped,
-    FinishReason,
     Message,
     PreferencePair,
     Rollout,
     StageName,
-    StopReason,
-    Verdict,
 )
 
 OFF_POLICY = StageName.DIVERSITY
 """The stage of the pairs whose rejected side the small model wrote."""
-_ON_POLICY = tuple(stage for stage in StageName if stage is not OFF_POLICY)
-_WRONG = frozenset({Verdict.WRONG, Verdict.NO_ANSWER, Verdict.TRUNCATED})
+_GENERATION, _CORRECTION = StageName.SELF_GENERATION, StageName.SELF_CORRECTION
+_TRIES = 4
+"""Wrong solutions that one right solution is proposed with before it is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,56 +48,56 @@ class Paired:
     dropped: tuple[Dropped, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """One side of a proposed pair; `ids` are empty where the trainer must tokenise the text."""
+class _Collection:
+    """The pairs of one problem so far; a solution is in at most one of them."""
 
-    text: str
-    ids: tuple[int, ...]
-    num_tokens: int
-    reward: float | None
-    chain: Chain
+    def __init__(self, rollout: Rollout, settings: MethodSettings) -> None:
+        self.rules = settings.pairs
+        self.pairs: dict[str, PreferencePair] = {}
+        self.dropped: list[Dropped] = []
+        self._used: set[str] = set()
+        self._problem_id = rollout.problem.problem_id
+        self._prompt = question_messages(rollout.problem.question, settings.prompts)
 
+    def offer(self, proposal: Proposal) -> bool:
+        """Keep a pair or drop it by reason; whether its sides are spoken for."""
+        pair = _pair(proposal, self._problem_id, self._prompt)
+        reason = refusal(proposal, self.rules)
+        if reason is None and pair.pair_id in self.pairs:
+            reason = "duplicate"
+        fits = reason is None
+        if fits and len(self.pairs) >= self.rules.max_per_problem:
+            reason = "per_problem_cap"
+        if reason is None:
+            self.pairs[pair.pair_id] = pair
+        else:
+            self.dropped.append(_dropped(pair, reason))
+        if fits:
+            self._used |= {proposal.chosen.text, proposal.rejected.text}
+        return fits
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Proposal:
-    stage: StageName
-    chosen: _Side
-    rejected: _Side
-    prefix: str = ""
-    prefix_ids: tuple[int, ...] = ()
-
-    @property
-    def sides(self) -> tuple[_Side, _Side]:
-        return self.chosen, self.rejected
-
-    @property
-    def whole(self) -> bool:
-        """Whether whole chains are compared; the sides of a step pair are steps of one chain."""
-        return self.chosen.chain is not self.rejected.chain
+    def is_free(self, solution: Solution) -> bool:
+        """Whether no pair has it; of equal texts, which search often makes, one is taken."""
+        return solution.text.rstrip() not in self._used
 
 
 def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
-    """Pair the chains of a rollout; whole-chain pairs come before step pairs.
+    """Pair the solutions of a rollout; whole-chain pairs come before step pairs.
 
-    The order is stable. A failed rollout gives nothing.
+    Solutions by the policy come first, then corrected ones, then the small model's mistakes. The
+    order is stable. A failed rollout gives nothing.
     """
-    pairs: dict[str, PreferencePair] = {}
-    dropped: list[Dropped] = []
-    proposals = () if rollout.error is not None else _proposals(rollout, settings.pairs)
-    prompt = question_messages(rollout.problem.question, settings.prompts)
-    for proposal in proposals:
-        pair = _pair(proposal, rollout.problem.problem_id, prompt)
-        reason = _refusal(proposal, settings.pairs)
-        if reason is None and pair.pair_id in pairs:
-            reason = "duplicate"
-        if reason is None and len(pairs) >= settings.pairs.max_per_problem:
-            reason = "per_problem_cap"
-        if reason is None:
-            pairs[pair.pair_id] = pair
-        else:
-            dropped.append(_dropped(pair, reason))
-    return Paired(pairs=tuple(pairs.values()), dropped=tuple(dropped))
+    made = _Collection(rollout, settings)
+    if rollout.error is None:
+        # A solution that was right and shown as wrong (correction check) measures, never teaches.
+        right = {chain.chain_id for chain in rollout.chains if chain.correct}
+        chains = [chain for chain in rollout.chains if chain.parent_id not in right]
+        if settings.pairs.level != "step":
+            _pair_solutions(made, chains)
+        if settings.pairs.level != "chain":
+            for proposal in _step_pairs(chains, settings.pairs):
+                made.offer(proposal)
+    return Paired(pairs=tuple(made.pairs.values()), dropped=tuple(made.dropped))
 
 
 def off_policy_cut(
@@ -116,75 +118,155 @@ def off_policy_cut(
     room = math.floor(share * on_policy / (1 - share) + 1e-9)
     if room >= len(off_policy_ids):
         return None
+    return _last_of(off_policy_ids, room)
+
+
+def family_cuts(families: Mapping[str, pa.ChunkedArray], settings: PairSettings) -> dict[str, str]:
+    """Return the largest id that a pair of a family may have, for each family that is cut.
+
+    `families` are the ids of an iteration's pairs by family. All families are bounded by the same
+    number of pairs, the largest that is at most `max_family_ratio` times the mean of what is left
+    of each. The smallest ids stay (see `off_policy_cut`).
+    """
+    ratio, sizes = settings.max_family_ratio, [len(ids) for ids in families.values()]
+    if ratio is None or not sizes:
+        return {}
+
+    def exceeds(bound: int) -> bool:
+        return bound > ratio * fmean(min(size, bound) for size in sizes) + 1e-9
+
+    # The larger the bound, the further it lies above the mean; the smallest size never exceeds it.
+    room = min(sizes) + bisect_left(range(min(sizes) + 1, max(sizes) + 1), True, key=exceeds)
+    return {name: _last_of(ids, room) for name, ids in families.items() if len(ids) > room}
+
+
+def _last_of(ids: pa.ChunkedArray, room: int) -> str:
+    """The largest of the `room` smallest ids; the empty string if there are none."""
     if room == 0:
         return ""
-    ids = off_policy_ids.combine_chunks()
-    last = pc.partition_nth_indices(ids, pivot=room - 1)[room - 1]
-    cut: str = ids[last.as_py()].as_py()
-    return cut
+    whole = ids.combine_chunks()
+    last: str = whole[pc.partition_nth_indices(whole, pivot=room - 1)[room - 1].as_py()].as_py()
+    return last
 
 
-def _proposals(rollout: Rollout, settings: PairSettings) -> Iterator[_Proposal]:
-    # A solution that was right and shown as wrong (correction check) measures, it never teaches.
-    right = {chain.chain_id for chain in rollout.chains if chain.correct}
-    chains = [chain for chain in rollout.chains if chain.parent_id not in right]
-    if settings.level != "step":
-        yield from _searched_pairs(chains)
-        yield from _small_model_pairs(chains)
-        yield from _sampled_pairs(chains)
-    if settings.level != "chain":
-        yield from _step_pairs(chains, settings.step_margin)
-
-
-def _searched_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
-    """Every stage of the policy: Sol_max is right and Sol_min is not."""
-    for stage in _ON_POLICY:
-        for best, worst in product(
-            _select(chains, stage, Branch.MAX), _select(chains, stage, Branch.MIN)
-        ):
-            if best.correct and not worst.correct:
-                yield _whole_pair(stage, best, worst)
-
-
-def _small_model_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
-    """Stage 3: the policy's right Sol_max over the small model's mistakes, Sol_min first."""
-    rights = [
-        chain
-        for stage in _ON_POLICY
-        for chain in _select(chains, stage, Branch.MAX)
-        if chain.correct
-    ]
-    for branch in (Branch.MIN, Branch.MAX):
-        for mistake in _select(chains, OFF_POLICY, branch):
-            if rights and not mistake.correct:
-                yield _whole_pair(OFF_POLICY, rights[0], mistake)
-
-
-def _sampled_pairs(chains: Sequence[Chain]) -> Iterator[_Proposal]:
-    """Outcome-only pairs of samples: likeliest right with likeliest wrong, then the next two.
-
-    Each sample is used once; wrong samples that were cut come last.
-    """
-    samples = sorted(
-        _select(chains, StageName.SELF_GENERATION, Branch.SAMPLE),
-        key=lambda chain: (not _ended(chain), -chain.steps[-1].candidate.logprob),
+def _pair_solutions(made: _Collection, chains: Sequence[Chain]) -> None:
+    """Pair whole solutions stage by stage, right ones over wrong ones."""
+    own = _searched(made.rules, chains, _GENERATION)
+    # A completion answers the plain question, whoever wrote the steps before it; those of a
+    # correction or of the small model begin with steps that the policy would not write there.
+    generated = branch_of(chains, _GENERATION, Branch.MAX, Branch.MIN)
+    first = own + (completed(generated) if made.rules.from_completions else [])
+    _match(made, _GENERATION, first, first)
+    corrected = _searched(made.rules, chains, _CORRECTION)
+    _match(
+        made,
+        _CORRECTION,
+        corrected,
+        own + corrected,
+        first={solution.chain.parent_id for solution in corrected},
     )
-    rights = [chain for chain in samples if chain.correct]
-    wrongs = [chain for chain in samples if not chain.correct]
-    for right, wrong in zip(rights, wrongs, strict=False):
-        yield _whole_pair(StageName.SELF_GENERATION, right, wrong)
+    small = [searched(c) for c in branch_of(chains, OFF_POLICY, Branch.MIN, Branch.MAX)]
+    _match(made, OFF_POLICY, first + corrected, small)
 
 
-def _step_pairs(chains: Sequence[Chain], margin: float) -> list[_Proposal]:
+def _searched(rules: PairSettings, chains: Sequence[Chain], stage: StageName) -> list[Solution]:
+    """The chains of a stage of the policy, without those of an inversion that is to be dropped."""
+    found = [searched(c) for c in branch_of(chains, stage, Branch.MAX, Branch.MIN, Branch.SAMPLE)]
+    right = [solution.correct for solution in found if solution.chain.branch is not Branch.SAMPLE]
+    return [] if rules.inversions == "drop" and right == [False, True] else found
+
+
+def _match(
+    made: _Collection,
+    stage: StageName,
+    rights: Sequence[Solution],
+    wrongs: Sequence[Solution],
+    first: Collection[str | None] = (),
+) -> None:
+    """Propose each unused right solution with the wrong one it prefers, until a pair is found.
+
+    Chains of the search come first among the right ones, then the likeliest. `first` are the ids of
+    wrong solutions that go before others.
+    """
+    mistakes = [solution for solution in wrongs if not solution.correct]
+    value = _preference(rights, wrongs, made.rules)
+
+    def order(right: Solution, wrong: Solution) -> tuple[float, ...]:
+        return (
+            not wrong.ended,
+            wrong.solution_id not in first,
+            _part_late(right, wrong),
+            value(wrong),
+            shared_steps(right, wrong),
+            -wrong.logprob,
+        )
+
+    for right in sorted((s for s in rights if s.correct), key=_as_chosen):
+        if made.is_free(right):
+            left = list(filter(made.is_free, mistakes))
+            left.sort(key=partial(order, right))
+            # No other wrong side helps a chosen one that has a flaw of its own.
+            tries = 1 if flaw(_whole(right, ()), made.rules, chosen=True) else _TRIES
+            any(made.offer(_whole_pair(stage, right, wrong)) for wrong in left[:tries])
+
+
+def _as_chosen(right: Solution) -> tuple[float, ...]:
+    by_search = right.searched and right.chain.branch is not Branch.SAMPLE
+    return not right.ended, not by_search, -right.logprob
+
+
+def _preference(
+    rights: Sequence[Solution], wrongs: Sequence[Solution], rules: PairSettings
+) -> Callable[[Solution], float]:
+    """How little a wrong solution is wanted as the rejected side, by `rules.rejected`."""
+    pool = {s.solution_id: s.reward for s in (*rights, *wrongs)}
+    rewards = [reward for reward in pool.values() if reward is not None]
+    if rules.rejected == "likeliest" or len(rewards) < len(pool):
+        return lambda solution: -solution.logprob
+    if rules.rejected == "worst":
+        return lambda solution: solution.reward or 0.0
+    target = fmean(rewards) - 2 * pstdev(rewards)
+    return lambda solution: abs((solution.reward or 0.0) - target)
+
+
+def _part_late(right: Solution, wrong: Solution) -> bool:
+    """Whether two solutions take the same steps and differ in their completions alone."""
+    return shared_steps(right, wrong) >= max(1, min(len(right.steps), len(wrong.steps)))
+
+
+def _whole(solution: Solution, ids: tuple[int, ...]) -> Side:
+    return Side(
+        chain_id=solution.solution_id,
+        stage=solution.stage,
+        model=solution.chain.model,
+        text=solution.text.rstrip(),
+        ids=ids,
+        num_tokens=solution.num_tokens,
+        logprob=solution.logprob,
+        reward=solution.reward,
+        solution=solution,
+    )
+
+
+def _whole_pair(stage: StageName, chosen: Solution, rejected: Solution) -> Proposal:
+    # Engine tokens are kept where both sides end in end-of-sequence and come from one tokenizer.
+    # Otherwise one side would end in a boundary, which is a difference DPO would learn.
+    one_model = chosen.chain.model == rejected.chain.model
+    exact = one_model and chosen.ends_in_token and rejected.ends_in_token
+    first, second = (_whole(s, s.token_ids if exact else ()) for s in (chosen, rejected))
+    return Proposal(stage=stage, chosen=first, rejected=second)
+
+
+def _step_pairs(chains: Sequence[Chain], rules: PairSettings) -> Iterator[Proposal]:
     """Best over worst sibling at every position of the policy's chains, widest margin first."""
-    found: dict[tuple[StageName, tuple[int, ...]], tuple[float, _Proposal]] = {}
+    found: dict[tuple[StageName, tuple[int, ...]], tuple[float, Proposal]] = {}
     for chain in chains:
         prefix, prefix_ids = "", tuple[int, ...]()
         for step in chain.steps if chain.stage is not OFF_POLICY else ():
             rewarded = [(c.reward, c) for c in step.candidates if c.reward is not None]
             best, worst = (pick(rewarded, key=itemgetter(0), default=None) for pick in (max, min))
-            if best and worst and best[0] - worst[0] >= margin:
-                proposal = _Proposal(
+            if best and worst and differ(best[1], worst[1], rules):
+                proposal = Proposal(
                     stage=chain.stage,
                     chosen=_step_side(chain, best[1], len(prefix_ids)),
                     rejected=_step_side(chain, worst[1], len(prefix_ids)),
@@ -195,59 +277,49 @@ def _step_pairs(chains: Sequence[Chain], margin: float) -> list[_Proposal]:
                 found.setdefault((chain.stage, prefix_ids), (best[0] - worst[0], proposal))
             prefix += step.candidate.text
             prefix_ids += step.candidate.token_ids
-    return [proposal for _, proposal in sorted(found.values(), key=lambda item: -item[0])]
+    yield from (proposal for _, proposal in sorted(found.values(), key=lambda item: -item[0]))
 
 
-def _step_side(chain: Chain, candidate: Candidate, prefix_tokens: int) -> _Side:
-    return _Side(
+def differ(best: Candidate, worst: Candidate, rules: PairSettings) -> bool:
+    """Whether the rewards of two siblings lie apart enough for a step-level pair.
+
+    Rewards that are shares of K outcomes are estimates: their difference is measured in standard
+    errors, both with one success and one failure added (Agresti and Caffo 2000), for with few
+    outcomes the plain standard error is often 0. A step that states an answer has no error.
+    """
+    one, other = _estimate(best), _estimate(worst)
+    if one is None or other is None:
+        return (best.reward or 0.0) - (worst.reward or 0.0) >= rules.step_margin
+    difference, error = one[0] - other[0], math.sqrt(one[1] + other[1])
+    return difference > 0 and difference >= rules.step_errors * error
+
+
+def _estimate(step: Candidate) -> tuple[float, float] | None:
+    """The value of a step and the variance of that; None where a model gave the reward."""
+    if not step.values or step.reward is None or step.audit is not None:
+        return None
+    if is_final(step):
+        return step.reward, 0.0
+    trials = len(step.values) + 2
+    value = (sum(step.values) + 1) / trials
+    return value, value * (1 - value) / trials
+
+
+def _step_side(chain: Chain, candidate: Candidate, prefix_tokens: int) -> Side:
+    return Side(
+        chain_id=chain.chain_id,
+        stage=chain.stage,
+        model=chain.model,
         text=candidate.text,
         ids=candidate.token_ids,
         num_tokens=prefix_tokens + len(candidate.token_ids),
+        logprob=candidate.logprob,
         reward=candidate.reward,
-        chain=chain,
     )
 
 
-def _whole_pair(stage: StageName, chosen: Chain, rejected: Chain) -> _Proposal:
-    # Engine tokens are kept where both sides end in end-of-sequence and come from one tokenizer.
-    # Otherwise one side would end in a boundary, which is a difference DPO would learn.
-    exact = chosen.model == rejected.model and _ends_in_token(chosen) and _ends_in_token(rejected)
-    first, second = (
-        _Side(
-            text=chain.text.rstrip(),
-            ids=chain.token_ids if exact else (),
-            num_tokens=chain.num_tokens,
-            reward=chain.reward,
-            chain=chain,
-        )
-        for chain in (chosen, rejected)
-    )
-    return _Proposal(stage=stage, chosen=first, rejected=second)
-
-
-def _refusal(proposal: _Proposal, settings: PairSettings) -> str | None:
-    """The first gate the proposal fails; None if it passes all that look at it alone."""
-    chosen, rejected = proposal.sides
-    if proposal.whole and not (chosen.chain.correct and rejected.chain.verdict in _WRONG):
-        return "outcome"
-    if proposal.whole and not all(_ended(side.chain) for side in proposal.sides):
-        return "not_terminated"
-    shorter, longer = sorted(side.num_tokens for side in proposal.sides)
-    if longer > settings.max_tokens:
-        return "too_long"
-    if settings.max_length_ratio and longer > settings.max_length_ratio * shorter:
-        return "length_ratio"
-    corrected = [side for side in proposal.sides if side.chain.stage is StageName.SELF_CORRECTION]
-    if any(refers_to_attempt(proposal.prefix + side.text) for side in corrected):
-        return "refers_to_attempt"
-    least, texts = settings.min_edit_distance, (chosen.text.strip(), rejected.text.strip())
-    if Levenshtein.distance(*texts, score_cutoff=least) < least:
-        return "too_similar"
-    return None
-
-
-def _pair(proposal: _Proposal, problem_id: str, prompt: tuple[Message, ...]) -> PreferencePair:
-    chosen, rejected = proposal.sides
+def _pair(proposal: Proposal, problem_id: str, prompt: tuple[Message, ...]) -> PreferencePair:
+    chosen, rejected = proposal.chosen, proposal.rejected
     turns = [[message.role, message.content] for message in prompt]
     content = json.dumps([turns, proposal.prefix, chosen.text, rejected.text])
     return PreferencePair(
@@ -261,8 +333,8 @@ def _pair(proposal: _Proposal, problem_id: str, prompt: tuple[Message, ...]) -> 
         rejected_ids=rejected.ids,
         chosen_reward=chosen.reward,
         rejected_reward=rejected.reward,
-        chosen_chain=chosen.chain.chain_id,
-        rejected_chain=rejected.chain.chain_id,
+        chosen_chain=chosen.chain_id,
+        rejected_chain=rejected.chain_id,
         prefix=proposal.prefix,
         prefix_ids=proposal.prefix_ids,
     )
@@ -277,15 +349,3 @@ def _dropped(pair: PreferencePair, reason: str) -> Dropped:
         rejected_chain=pair.rejected_chain,
         reason=reason,
     )
-
-
-def _select(chains: Sequence[Chain], stage: StageName, branch: Branch) -> list[Chain]:
-    return [chain for chain in chains if chain.stage is stage and chain.branch is branch]
-
-
-def _ended(chain: Chain) -> bool:
-    return chain.finish_reason is FinishReason.ANSWER
-
-
-def _ends_in_token(chain: Chain) -> bool:
-    return bool(chain.steps) and chain.steps[-1].candidate.stop_reason is StopReason.END

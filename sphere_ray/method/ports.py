@@ -7,7 +7,7 @@ fakes of the tests.
 from dataclasses import dataclass
 from typing import Protocol
 
-from sphere_ray.records import Candidate, Message, Problem, Verdict
+from sphere_ray.records import Candidate, Completion, Message, Problem, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ class ScoreRequest:
 class Score:
     """A reward in [0, 1], the outcomes behind it if any, and the tokens decoded to get it.
 
+    `completions` are the graded solutions behind the outcomes, where the source kept them.
     `audit` is the reward of the original source, where the trained reward model gave `reward` and
     the original source was asked as well.
     """
@@ -58,6 +59,7 @@ class Score:
     reward: float
     values: tuple[float, ...] | None = None
     audit: float | None = None
+    completions: tuple[Completion, ...] | None = None
     tokens: int = 0
 
 

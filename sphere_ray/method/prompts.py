@@ -26,8 +26,17 @@ def correction_messages(
     question: str, attempt: str, settings: PromptSettings
 ) -> tuple[Message, ...]:
     """Return the prompt that shows a failed attempt and asks for its mistake and a new solution."""
+    worked = (
+        turn
+        for example in settings.correction_examples
+        for turn in (
+            _user(settings.correction, question=example.question, attempt=example.attempt.strip()),
+            Message(role="assistant", content=example.response),
+        )
+    )
     return (
         *_preamble(settings),
+        *worked,
         _user(settings.correction, question=question, attempt=attempt.strip()),
     )
 

@@ -185,24 +185,25 @@ async def _propose(
     settings = search.settings
     prefix = tuple(step.candidate for step in steps)
     seed = derive_seed(search.seed, *branches, len(steps))
-    proposed = await _generate(
-        search,
-        GenerateRequest(
-            problem_id=search.problem.problem_id,
-            messages=search.prompt,
-            prefix_ids=tuple(i for candidate in prefix for i in candidate.token_ids),
-            n=settings.num_candidates,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=min(
-                settings.max_step_tokens, settings.max_chain_tokens - _num_tokens(prefix)
-            ),
-            stop=(settings.boundary,),
-            seed=seed,
-            priority=search.priority,
-        ),
+    asked = GenerateRequest(
+        problem_id=search.problem.problem_id,
+        messages=search.prompt,
+        prefix_ids=tuple(i for candidate in prefix for i in candidate.token_ids),
+        n=settings.num_candidates,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=min(settings.max_step_tokens, settings.max_chain_tokens - _num_tokens(prefix)),
+        stop=(settings.boundary,),
+        seed=seed,
+        priority=search.priority,
     )
+    proposed = await _generate(search, asked)
     distinct = _merged(proposed)
+    if settings.top_up and len(distinct) < asked.n:
+        # Once only: where the policy is nearly certain, every further request would be in vain.
+        more = replace(asked, n=asked.n - len(distinct), seed=derive_seed(seed, "top up"))
+        proposed += await _generate(search, more)
+        distinct = _merged(proposed)
     plausible = [i for i, c in enumerate(distinct) if is_plausible(c)]
     request = ScoreRequest(
         problem=search.problem,
@@ -251,7 +252,13 @@ async def _score(search: Search, request: ScoreRequest) -> tuple[list[Candidate]
     spent = sum(score.tokens for score in scores)
     search.progress.add(tokens=spent)
     rewarded = [
-        replace(candidate, reward=score.reward, values=score.values, audit=score.audit)
+        replace(
+            candidate,
+            reward=score.reward,
+            values=score.values,
+            audit=score.audit,
+            completions=score.completions,
+        )
         for candidate, score in zip(request.candidates, scores, strict=True)
     ]
     return rewarded, spent

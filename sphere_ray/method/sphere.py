@@ -1,7 +1,8 @@
 """SPHERE, figure 1 of arXiv 2503.04813: the three stages, and which problem goes to which.
 
-A problem starts with self-generation. If both chains are wrong it goes to self-correction, and if
-both are right, here or after the correction, to diversity. All other outcomes end its way.
+A problem starts with self-generation. If both chains are wrong it goes to self-correction (perhaps
+only a share of them), and if both are right, here or after the correction, to diversity. All other
+outcomes end its way.
 """
 
 from collections.abc import Sequence
@@ -87,7 +88,13 @@ async def self_generate(rollout: Rollout, world: World, priority: int) -> Rollou
 
 
 async def self_correct(rollout: Rollout, world: World, priority: int) -> Rollout:
-    """Stage 2: the policy sees its own wrong Sol_max and searches again."""
+    """Stage 2: the policy sees its own wrong Sol_max and searches again.
+
+    Only a share of the problems is tried, by their ids; the others end here.
+    """
+    share = world.settings.stages.correction_share
+    if not _falls_within(share, rollout, world, StageName.SELF_CORRECTION):
+        return rollout
     result = await _corrected(rollout, world, priority)
     outcome = _outcome(result.chains) if result.chains else Outcome.NO_ATTEMPT
     return _extended(rollout, result, StageName.SELF_CORRECTION, outcome)
@@ -99,8 +106,7 @@ async def check_correction(rollout: Rollout, world: World, priority: int) -> Rol
     This measures how often self-correction spoils a right solution. Its chains make no pairs.
     """
     share = world.settings.stages.correction_check_share
-    identity = (world.run_seed, world.iteration, rollout.problem.problem_id, CORRECTION_CHECK)
-    if not falls_within(share, *identity):
+    if not _falls_within(share, rollout, world, CORRECTION_CHECK):
         return rollout
     result = await _corrected(rollout, world, priority)
     return _extended(rollout, result, CORRECTION_CHECK, _fate(result.chains[0]))
@@ -121,6 +127,11 @@ async def diversify(rollout: Rollout, world: World, priority: int) -> Rollout:
     mistaken = any(_is_decided(chain) and not chain.correct for chain in result.chains)
     outcome = Outcome.PAIR if mistaken else Outcome.BOTH_RIGHT
     return _extended(rollout, result, search.stage, outcome)
+
+
+def _falls_within(share: float, rollout: Rollout, world: World, purpose: str) -> bool:
+    identity = (world.run_seed, world.iteration, rollout.problem.problem_id, purpose)
+    return falls_within(share, *identity)
 
 
 def _outcome(chains: Sequence[Chain]) -> Outcome:
@@ -206,4 +217,5 @@ def _extended(rollout: Rollout, result: SearchResult, stage: str, outcome: Outco
         chains=(*rollout.chains, *result.chains),
         route=(*rollout.route, f"{stage}:{outcome}"),
         tokens=rollout.tokens + result.tokens,
+        stage_tokens=(*rollout.stage_tokens, result.tokens),
     )

@@ -18,7 +18,10 @@ from sphere_ray.records import CORRECTION_CHECK, StageName, Verdict
 _CHAIN = "chains.list.element"
 _STEP = f"{_CHAIN}.steps.list.element"
 _CANDIDATE = f"{_STEP}.candidates.list.element"
-ROLLOUT_COLUMNS = ("route", "tokens", "error", f"{_CHAIN}.stage", f"{_CHAIN}.verdict")
+ROLLOUT_COLUMNS = (
+    *("route", "tokens", "stage_tokens", "error"),
+    *(f"{_CHAIN}.stage", f"{_CHAIN}.verdict"),
+)
 REWARD_COLUMNS = (
     f"{_CHAIN}.stage",
     f"{_CHAIN}.seed",
@@ -33,7 +36,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(slots=True, kw_only=True)
 class RolloutCounts:
-    """Sums over rollouts: entries of routes, and chains (all, and correct ones) by stage.
+    """Sums over rollouts: entries of routes, and tokens, chains and correct chains by stage.
 
     A chain of the correction check counts for that and not for stage 2.
     """
@@ -41,6 +44,7 @@ class RolloutCounts:
     problems: int = 0
     failed: int = 0
     tokens: int = 0
+    stage_tokens: Counter[str] = field(default_factory=Counter)
     routes: Counter[str] = field(default_factory=Counter)
     chains: Counter[str] = field(default_factory=Counter)
     correct: Counter[str] = field(default_factory=Counter)
@@ -55,6 +59,8 @@ def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
         counts.tokens += pc.sum(table["tokens"]).as_py() or 0
         in_row, entries = _flat(table["route"].combine_chunks())
         counts.routes.update(_tally(entries))
+        _, spent = _flat(table["stage_tokens"].combine_chunks())
+        counts.stage_tokens.update(_tokens_by_stage(entries, spent))
         checked = np.zeros(table.num_rows, dtype=bool)
         checked[in_row[pc.starts_with(entries, f"{CORRECTION_CHECK}:").to_numpy(False)]] = True
         in_row, chains = _flat(table["chains"].combine_chunks())
@@ -67,8 +73,21 @@ def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
     return counts
 
 
-def scored_steps(table: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """Return the reward and the audit (null: none) of every scored step of `REWARD_COLUMNS`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSteps:
+    """Reward and audit (null: none) of every scored step, and where they stand.
+
+    At `positions` of the search something was scored, and `siblings` distinct steps were proposed.
+    """
+
+    rewards: pa.Array
+    audits: pa.Array
+    positions: int
+    siblings: int
+
+
+def scored_steps(table: pa.Table) -> ScoredSteps:
+    """Return the scored steps of `REWARD_COLUMNS`.
 
     Each step counts once, although the chains of one search share their first steps: they have
     the same step at a depth if they took the same siblings before it. A stage and a seed identify
@@ -93,7 +112,14 @@ def scored_steps(table: pa.Table) -> tuple[pa.Array, pa.Array]:
     in_step, candidates = _flat(pc.struct_field(steps, "candidates"))
     rewards = pc.struct_field(candidates, "reward")
     counted = pc.and_(rewards.is_valid(), pa.array(first[in_step]))
-    return rewards.filter(counted), pc.struct_field(candidates, "audit").filter(counted)
+    searched = np.zeros(len(first), dtype=bool)
+    searched[in_step[counted.to_numpy(False)]] = True
+    return ScoredSteps(
+        rewards=rewards.filter(counted),
+        audits=pc.struct_field(candidates, "audit").filter(counted),
+        positions=int(searched.sum()),
+        siblings=int(searched[in_step].sum()),
+    )
 
 
 def _first_visits(searches: Integers, lengths: Integers, chosen: Integers) -> Flags:
@@ -112,6 +138,17 @@ def _first_visits(searches: Integers, lengths: Integers, chosen: Integers) -> Fl
         first[steps[np.unique(path, return_index=True)[1]]] = True
         path = np.unique(path * width + chosen[steps], return_inverse=True)[1]
     return first
+
+
+def _tokens_by_stage(entries: pa.Array, tokens: pa.Array) -> dict[str, int]:
+    """Sum the tokens of the entries of routes; both arrays have one item an entry."""
+    stages = pc.list_element(pc.split_pattern(entries, ":", max_splits=1), 0)
+    sums = (
+        pa.table({"stage": stages, "tokens": tokens})
+        .group_by("stage")
+        .aggregate([("tokens", "sum")])
+    )
+    return dict(zip(sums["stage"].to_pylist(), sums["tokens_sum"].to_pylist(), strict=True))
 
 
 def _flat(lists: pa.ListArray) -> tuple[Integers, pa.Array]:

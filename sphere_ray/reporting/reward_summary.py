@@ -31,11 +31,13 @@ class RewardSummary(TypedDict):
     """Who scored a rollout: the kind of the configured source, or `trained`.
 
     `steps` were scored, and the original source scored `audited` of them too. `agreement` is
-    Spearman's correlation of the two on the audited steps.
+    Spearman's correlation of the two on the audited steps. `distinct_candidates` is the mean number
+    of different next steps that the search had to choose from, the effective E (null: no search).
     """
 
     source: str
     steps: int
+    distinct_candidates: float | None
     audited: int
     agreement: float | None
     trained: TrainedRewardSummary | None
@@ -76,18 +78,21 @@ def reward_summary(tables: Iterable[pa.Table], source: str) -> RewardSummary:
 
     `source` is the kind of the reward source. A later step fills in `trained`.
     """
-    steps = 0
+    steps, positions, siblings = 0, 0, 0
     rewards, audits = [np.empty(0)], [np.empty(0)]
     for table in tables:
-        reward, audit = scored_steps(table)
-        steps += len(reward)
-        audited = audit.is_valid()
-        rewards.append(reward.filter(audited).to_numpy())
-        audits.append(audit.filter(audited).to_numpy())
+        found = scored_steps(table)
+        steps += len(found.rewards)
+        positions += found.positions
+        siblings += found.siblings
+        audited = found.audits.is_valid()
+        rewards.append(found.rewards.filter(audited).to_numpy())
+        audits.append(found.audits.filter(audited).to_numpy())
     one, other = np.concatenate(rewards), np.concatenate(audits)
     return {
         "source": source,
         "steps": steps,
+        "distinct_candidates": round(siblings / positions, 3) if positions else None,
         "audited": len(other),
         "agreement": rank_correlation(one, other),
         "trained": None,

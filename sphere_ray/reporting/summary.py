@@ -3,12 +3,9 @@
 Every count can be recomputed from the parquet files of the run (tests/e2e/recompute.py does).
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TypedDict
-
-import pyarrow as pa
 
 from sphere_ray.method.evaluate import answered_by_both
 from sphere_ray.method.metrics import (
@@ -19,78 +16,12 @@ from sphere_ray.method.metrics import (
     paired_test,
     pass_at_k,
 )
-from sphere_ray.records import (
-    CORRECTION_CHECK,
-    EvaluationRow,
-    Outcome,
-    PoolUse,
-    StageName,
-    Verdict,
-)
-from sphere_ray.reporting.columns import count_rollouts
+from sphere_ray.records import EvaluationRow, Verdict
 from sphere_ray.reporting.reward_summary import RewardSummary
+from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
 
-FAILED_ROUTE = "failed"
-PAIR_COLUMNS = ("stage",)
 RESAMPLES = 2000
 """Resamples behind each bootstrap interval."""
-
-
-class StageSummary(TypedDict):
-    """What one stage did: problems that entered it, chains it made, chains that were right."""
-
-    problems: int
-    chains: int
-    correct: int
-
-
-class PoolSummary(TypedDict):
-    """One engine pool in the session that finished the rollouts.
-
-    `tokens_per_second` counts decoded tokens over all replicas. `prefix_hits` is the share of
-    prompt tokens found in the prefix cache (null: no prompt was looked up). `idle` is the share of
-    the time without a request.
-    """
-
-    replicas: int
-    tokens_per_second: float
-    prefilled_tokens: int
-    prefix_hits: float | None
-    idle: float
-
-
-class RolloutSummary(TypedDict):
-    """What happened to the problems of one iteration.
-
-    `tokens` are all decoded tokens. `by_stage` has every stage and `correction_check`. `routes`
-    counts each `stage:outcome`, and failed rows as `failed`. `prm_inversions` are problems whose
-    Sol_max was wrong while Sol_min was right. `wrong_to_correct` are problems that self-correction
-    repaired, `correct_to_wrong` checked ones that it spoiled.
-    """
-
-    problems: int
-    chains: int
-    tokens: int
-    seconds: float
-    chains_per_second: float
-    pools: dict[str, PoolSummary]
-    by_stage: dict[str, StageSummary]
-    routes: dict[str, int]
-    prm_inversions: int
-    wrong_to_correct: int
-    correct_to_wrong: int
-
-
-class PairsSummary(TypedDict):
-    """The preference pairs of one iteration, and what the gates dropped, by reason.
-
-    `per_hour` is by stage, over the time of the rollouts.
-    """
-
-    total: int
-    by_stage: dict[str, int]
-    per_hour: dict[str, float]
-    dropped: dict[str, int]
 
 
 class TrainingSummary(TypedDict):
@@ -211,73 +142,6 @@ class RunSummary(TypedDict):
     iterations: list[IterationSummary]
     test: HeldOutSummary
     seconds_by_phase: dict[str, float]
-
-
-def rollout_summary(
-    tables: Iterable[pa.Table], seconds: float, pools: Sequence[PoolUse] = ()
-) -> RolloutSummary:
-    """Count the columns `ROLLOUT_COLUMNS` of rollouts; tables may be a stream, file by file."""
-    counts = count_rollouts(tables)
-    routes, chains = counts.routes, counts.chains
-    if counts.failed:
-        routes[FAILED_ROUTE] = counts.failed
-    entered: Counter[str] = Counter()
-    for entry, count in routes.items():
-        entered[entry.partition(":")[0]] += count
-    stages = (*map(str, StageName), CORRECTION_CHECK)
-    repaired = (Outcome.PAIR, Outcome.BOTH_RIGHT)
-    return {
-        "problems": counts.problems,
-        "chains": chains.total(),
-        "tokens": counts.tokens,
-        "seconds": round(seconds, 3),
-        "chains_per_second": round(chains.total() / seconds, 3) if seconds else 0.0,
-        "pools": {use.name: _pool_summary(use) for use in pools},
-        "by_stage": {
-            stage: {
-                "problems": entered[stage],
-                "chains": chains[stage],
-                "correct": counts.correct[stage],
-            }
-            for stage in stages
-        },
-        "routes": dict(sorted(routes.items())),
-        "prm_inversions": sum(routes[f"{stage}:{Outcome.INVERSION}"] for stage in stages),
-        "wrong_to_correct": sum(routes[f"{StageName.SELF_CORRECTION}:{end}"] for end in repaired),
-        "correct_to_wrong": routes[f"{CORRECTION_CHECK}:{Outcome.LOST}"],
-    }
-
-
-def _pool_summary(use: PoolUse) -> PoolSummary:
-    asked, at_work = use.prefix_queries, use.replicas * use.seconds
-    return {
-        "replicas": use.replicas,
-        "tokens_per_second": round(use.generated_tokens / use.seconds, 3) if use.seconds else 0.0,
-        "prefilled_tokens": asked - use.prefix_hits,
-        "prefix_hits": round(use.prefix_hits / asked, 4) if asked else None,
-        "idle": round(1 - min(use.busy_s / at_work, 1), 4) if at_work else 1.0,
-    }
-
-
-def pairs_summary(
-    tables: Iterable[pa.Table], dropped: Mapping[str, int], seconds: float
-) -> PairsSummary:
-    """Count the pairs to train on, from their column `PAIR_COLUMNS`.
-
-    `dropped` is by reason, over all gates; `seconds` are those of the rollouts.
-    """
-    by_stage: Counter[str] = Counter()
-    for table in tables:
-        by_stage.update(table["stage"].to_pylist())
-    return {
-        "total": by_stage.total(),
-        "by_stage": {str(stage): by_stage[stage] for stage in StageName},
-        "per_hour": {
-            str(stage): round(3600 * by_stage[stage] / seconds, 1) if seconds else 0.0
-            for stage in StageName
-        },
-        "dropped": dict(sorted(dropped.items())),
-    }
 
 
 def evaluation_summary(

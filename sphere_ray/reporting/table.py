@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from sphere_ray.records import StageName
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
+from sphere_ray.reporting.rollout_summary import PoolSummary, RolloutSummary
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
     HeldOutSummary,
     IterationSummary,
-    PoolSummary,
     RunSummary,
     Score,
 )
@@ -81,22 +82,28 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
 def _iteration(item: IterationSummary) -> Table:
     rollout, pairs, training = item["rollout"], item["pairs"], item["training"]
     rate = rollout["tokens"] / rollout["seconds"] if rollout["seconds"] else 0.0
+    spent = _listed({name: stage["tokens"] for name, stage in rollout["by_stage"].items()})
     stages = ", ".join(f"{name} {stage['problems']}" for name, stage in rollout["by_stage"].items())
     rows = {
         "problems": f"{rollout['problems']:,} (entered: {stages})",
-        "chains": f"{rollout['chains']:,} ({rollout['chains_per_second']:,.1f} a second)",
-        "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s)",
+        "chains": (
+            f"{rollout['chains']:,} ({rollout['chains_per_second']:,.1f} a second), "
+            f"{_figure(item['reward']['distinct_candidates'])} distinct candidates a step"
+        ),
+        "tokens": f"{rollout['tokens']:,} ({rate:,.0f} tokens/s; {spent})",
         "engines": "; ".join(_pool(name, use) for name, use in rollout["pools"].items()) or "-",
         "routes": _listed(rollout["routes"]),
         "flips": (
-            f"{rollout['wrong_to_correct']} wrong to correct, "
+            f"{rollout['wrong_to_correct']} wrong to correct{_tried(rollout)}, "
             f"{rollout['correct_to_wrong']} correct to wrong, "
             f"{rollout['prm_inversions']} inversions of the scorer"
         ),
         "reward": _reward(item["reward"]),
         "pairs": (
             f"{pairs['total']:,} ({_listed(pairs['by_stage'])}), "
-            f"{sum(pairs['per_hour'].values()):,.0f} an hour"
+            f"{pairs['from_completions']:,} of them from completions, "
+            f"{sum(pairs['per_hour'].values()):,.0f} an hour, "
+            f"{pairs['per_1000_tokens']:.2f} per 1,000 tokens"
         ),
         "dropped": _listed(pairs["dropped"]),
         "training": "none"
@@ -114,6 +121,12 @@ def _iteration(item: IterationSummary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _tried(rollout: RolloutSummary) -> str:
+    """What self-correction had to repair, and what it cost."""
+    stage = rollout["by_stage"].get(StageName.SELF_CORRECTION)
+    return f" (of {stage['problems']:,} for {stage['tokens']:,} tokens)" if stage else ""
 
 
 def _pool(name: str, use: PoolSummary) -> str:

@@ -35,6 +35,7 @@ class AuditedScorer:
                 score,
                 audit=audit.reward,
                 values=audit.values,
+                completions=audit.completions,
                 tokens=score.tokens + audit.tokens,
             )
             for score, audit in zip(scores, audits, strict=True)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from sphere_ray import storage
 from sphere_ray.config.method import MethodSettings
-from sphere_ray.method.pairs import OFF_POLICY, build_pairs, off_policy_cut
+from sphere_ray.method.pairs import OFF_POLICY, build_pairs, family_cuts, off_policy_cut
 from sphere_ray.records import Dropped, PreferencePair, Rollout
 from sphere_ray.rollout.shards import (
     ShardWriter,
@@ -26,8 +26,17 @@ from sphere_ray.rollout.stages import rollouts_of
 from sphere_ray.schema import to_table
 
 REASON = "reason"
+FAMILY = "family"
 OFF_POLICY_CAP = "off_policy_cap"
+FAMILY_BALANCE = "family_balance"
 PAIRS_PER_FILE = 8192
+_PASSED = pa.schema(
+    [
+        ("pair_id", pa.large_string()),
+        ("stage", pa.large_string()),
+        (FAMILY, pa.string()),
+    ]
+)
 _REFUSED = ("pair_id", "problem_id", "stage", "chosen_chain", "rejected_chain")
 
 
@@ -41,19 +50,23 @@ class PairCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """Proposals to split, where to, and the largest id that an off-policy pair may have."""
+    """Proposals to split, where to, and the largest ids that pairs may have.
+
+    `cut` is that of off-policy pairs, `families` have those of families.
+    """
 
     proposals: Sequence[str]
     output: str
     index: int
     cut: str | None
+    families: Mapping[str, str]
 
 
 def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
     """Write the pairs of the rollout files as data files of `output`, and refused ones below it.
 
-    `output/dropped` holds `Dropped` rows: what was refused, and why. The driver holds the ids of
-    off-policy pairs and counts, whatever the number of pairs.
+    `output/dropped` holds `Dropped` rows: what was refused, and why. The driver holds counts and
+    the ids of off-policy pairs; where families are balanced, the ids of all pairs.
 
     Raises:
         EngineError: a task failed for a reason outside of it.
@@ -64,10 +77,17 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
             storage.remove(file)
     files = enumerate(storage.data_files(rollouts))
     found = in_tasks(_propose, [(file, part(proposals, index), method) for index, file in files])
-    on_policy, ids = sum(count for count, _ in found), [some for _, some in found]
-    cut = off_policy_cut(on_policy, pa.chunked_array(ids, pa.large_string()), method.pairs)
+    unseen, passed = (
+        sum(count for count, _ in found),
+        pa.concat_tables([_PASSED.empty_table(), *(table for _, table in found)]),
+    )
+    cuts = family_cuts(_by_family(passed), method.pairs)
+    passed = passed.filter(pc.invert(_beyond(passed, cuts)))
+    off_policy = passed.filter(_is_off_policy(passed))
+    on_policy = unseen + passed.num_rows - off_policy.num_rows
+    cut = off_policy_cut(on_policy, off_policy["pair_id"], method.pairs)
     jobs = [
-        _Job(proposals=group, output=output, index=index, cut=cut)
+        _Job(proposals=group, output=output, index=index, cut=cut, families=cuts)
         for index, group in enumerate(bundles(storage.data_files(proposals), PAIRS_PER_FILE))
     ]
     kept, dropped = Counter[str](), Counter[str]()
@@ -78,24 +98,29 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
     return PairCounts(kept=dict(kept), dropped=dict(dropped))
 
 
-def _propose(job: tuple[str, str, MethodSettings]) -> tuple[int, pa.Array]:
+def _propose(job: tuple[str, str, MethodSettings]) -> tuple[int, pa.Table]:
     """Write all proposed pairs of a rollout file; one that a gate refused has only a reason.
 
-    Returns the number of on-policy pairs that passed the gates, and the ids of off-policy ones.
+    Returns the id, the stage and the family of the pairs that passed the gates: of off-policy
+    pairs, and where families are balanced of all. The others are a number.
     """
     file, output, method = job
-    on_policy, off_policy = 0, list[str]()
+    unseen, passed = 0, [_PASSED.empty_table()]
     with ShardWriter(output) as writer:
         for table in small_tables(file):
-            found = [each for rollout in rollouts_of(table) for each in _proposals(rollout, method)]
+            rollouts = rollouts_of(table)
+            families = {each.problem.problem_id: each.problem.family for each in rollouts}
+            found = [each for rollout in rollouts for each in _proposals(rollout, method)]
             pairs = to_table([pair for pair, _ in found], PreferencePair)
             reasons = pa.array([reason for _, reason in found], pa.string())
-            writer.write(pairs.append_column(REASON, reasons))
-            passed = [pair for pair, reason in found if reason is None]
-            ids = [pair.pair_id for pair in passed if pair.stage is OFF_POLICY]
-            on_policy += len(passed) - len(ids)
-            off_policy += ids
-    return on_policy, pa.array(off_policy, pa.large_string())
+            family = pa.array([families[pair.problem_id] for pair, _ in found], pa.string())
+            pairs = pairs.append_column(REASON, reasons).append_column(FAMILY, family)
+            writer.write(pairs)
+            fit = pairs.select(_PASSED.names).filter(pc.is_null(reasons))
+            some = fit if method.pairs.max_family_ratio else fit.filter(_is_off_policy(fit))
+            unseen += fit.num_rows - some.num_rows
+            passed.append(some)
+    return unseen, pa.concat_tables(passed)
 
 
 def _proposals(rollout: Rollout, method: MethodSettings) -> list[tuple[PreferencePair, str | None]]:
@@ -117,6 +142,20 @@ def _without_texts(refused: Dropped) -> PreferencePair:
     )
 
 
+def _by_family(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    families = pc.unique(table[FAMILY].drop_null()).to_pylist()
+    return {
+        name: table.filter(pc.equal(table[FAMILY], name))["pair_id"] for name in sorted(families)
+    }
+
+
+def _beyond(table: pa.Table, cuts: Mapping[str, str]) -> pa.Array:
+    """Which pairs have a larger id than their family may have."""
+    cut = [cuts.get(family) for family in table[FAMILY].to_pylist()]
+    larger = pc.greater(table["pair_id"], pa.array(cut, pa.large_string()))
+    return pc.fill_null(larger, False)
+
+
 def _is_off_policy(table: pa.Table) -> pa.ChunkedArray:
     return pc.equal(table["stage"], str(OFF_POLICY))
 
@@ -130,12 +169,14 @@ def _split(job: _Job) -> tuple[dict[str, int], dict[str, int]]:
     ):
         for table in (table for file in job.proposals for table in storage.tables(file)):
             reasons = table[REASON]
+            unbalanced = pc.and_(_beyond(table, job.families), pc.is_null(reasons))
+            reasons = pc.if_else(unbalanced, FAMILY_BALANCE, reasons)
             if job.cut is not None:
                 beyond = pc.and_(_is_off_policy(table), pc.greater(table["pair_id"], job.cut))
                 capped = pc.and_(beyond, pc.is_null(reasons))
                 reasons = pc.if_else(capped, OFF_POLICY_CAP, reasons)
             stays = pc.is_null(reasons)
-            some = table.drop_columns([REASON]).filter(stays)
+            some = table.drop_columns([REASON, FAMILY]).filter(stays)
             others = table.select(_REFUSED).append_column(REASON, reasons).filter(pc.invert(stays))
             pairs.write(some)
             refused.write(others)

@@ -12,6 +12,7 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
 from sphere_ray.records import EvaluationRow, ModelRef
+from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs.decision import refusal
@@ -145,7 +146,7 @@ class _Loop:
                 policy=state.policy,
                 trained=scored_by,
                 then_trains=True,
-                **common,
+                **{**common, "settings": self._correcting(state)},
             )
         )
         state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
@@ -185,6 +186,13 @@ class _Loop:
         if reason:
             state.learning_rate /= 2
         self._decide(state, this, model, reason)
+
+    def _correcting(self, state: _State) -> RunSettings:
+        """The settings, with all of self-correction if the last iteration showed that it pays."""
+        last = state.iterations[-1].rollouts if state.iterations else None
+        if last is None or last.finished is None:
+            return self.settings
+        return self.settings.after_corrections(*corrections(last.path))
 
     def _log(self, text: str) -> None:
         if self.session is not None:

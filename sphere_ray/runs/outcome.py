@@ -10,14 +10,12 @@ from sphere_ray.config import RunSettings
 from sphere_ray.records import EvaluationRow, ModelRef
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.reward_summary import reward_summary
+from sphere_ray.reporting.rollout_summary import PAIR_COLUMNS, pairs_summary, rollout_summary
 from sphere_ray.reporting.summary import (
-    PAIR_COLUMNS,
     IterationSummary,
     RunSummary,
     TrainingSummary,
     held_out_summary,
-    pairs_summary,
-    rollout_summary,
     validation_summary,
 )
 from sphere_ray.runs.step import Made
@@ -80,7 +78,7 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
     trained = settings.engines.scorer.trained
     if item.reward is not None and trained is not None:
         reward["trained"] = handover(item.reward.path, trained.schedule)
-    seconds = rollouts.report.seconds
+    seconds, tokens = rollouts.report.seconds, rollouts.report.tokens
     training = None if item.evaluation is None else _training(item.policy)
     return {
         "iteration": item.number,
@@ -89,7 +87,7 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
         ),
         "reward": reward,
         "pairs": pairs_summary(
-            storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds
+            storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds, tokens
         ),
         "training": training,
         "evaluation": None

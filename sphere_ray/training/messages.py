@@ -13,7 +13,8 @@ class ReferenceRequest:
     """Tokenise the pairs and compute their log-probabilities under the reference model.
 
     `model_dir`, `pairs_path` (a directory of `part-*.parquet` files with PreferencePair rows) and
-    `output_dir` are absolute and visible to every worker.
+    `output_dir` are absolute and visible to every worker. Pairs whose rejected side is less likely
+    than the chosen one by more than `max_logprob_gap` nats per token are dropped (None: none are).
     """
 
     model_dir: str
@@ -21,6 +22,7 @@ class ReferenceRequest:
     output_dir: str
     settings: TrainingSettings
     placement: TrainerPlacement
+    max_logprob_gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sphere_ray.method.gates import IMPLAUSIBLE, is_implausible
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
 from sphere_ray.training.batches import collate
@@ -67,15 +68,16 @@ def write_table(
 ) -> ReferenceDone:
     """Write this worker's part; a round encodes, scores and appends at most `CHUNK` pairs.
 
-    `check` is called once, on each worker with a pair of its own. A table may have few pairs, or
-    none: whether they are enough to train on is for the caller to say.
+    `check` is called once, on each worker with a pair of its own. Here the log-probs of all pairs
+    are known, whoever wrote their sides, so that implausible ones are dropped. A table may have few
+    pairs, or none: whether they are enough to train on is for the caller to say.
     """
     if worker.rank == 0:
         for stale in Path(request.output_dir).glob("part-*"):
             stale.unlink()
     worker.gather(None)
     began, micro = time.monotonic(), request.settings.micro_batch_size
-    dropped, usable, tokens, checked = Counter[str](), 0, 0, False
+    dropped, scored, kept, tokens, checked = Counter[str](), 0, 0, 0, False
     with new_part(part_path(request.output_dir, worker.rank)) as append:
         for pairs, lost in _rounds(request, worker):
             counts = worker.gather(len(pairs))
@@ -89,19 +91,28 @@ def write_table(
             for start in range(0, rows, micro):
                 logps.extend(score(work[start : start + micro]))
                 done = min(len(logps) * worker.world, sum(counts))
-                worker.report(ReferenceProgress(done=usable + done))
-            append(pairs, logps[rows - len(pairs) :])
-            usable += sum(counts)
+                worker.report(ReferenceProgress(done=scored + done))
+            known = zip(pairs, logps[rows - len(pairs) :], strict=True)
+            plausible = [each for each in known if _is_plausible(each[1], request)]
+            append([pair for pair, _ in plausible], [values for _, values in plausible])
+            scored += sum(counts)
+            kept += len(plausible)
             tokens += sum(pair.tokens for pair in pairs)
             dropped += lost
-    shares = worker.gather((dropped, tokens, time.monotonic() - began))
-    total = sum((lost for lost, _, _ in shares), Counter[str]())
+            dropped += Counter({IMPLAUSIBLE: len(pairs) - len(plausible)})
+    shares = worker.gather((dropped, kept, tokens, time.monotonic() - began))
+    total = sum((lost for lost, *_ in shares), Counter[str]())
     return ReferenceDone(
-        pairs=usable,
+        pairs=sum(kept for _, kept, _, _ in shares),
         dropped=dict(total),
-        tokens=sum(tokens for _, tokens, _ in shares),
-        seconds=max(seconds for _, _, seconds in shares),
+        tokens=sum(tokens for _, _, tokens, _ in shares),
+        seconds=max(seconds for *_, seconds in shares),
     )
+
+
+def _is_plausible(logps: Logps, request: ReferenceRequest) -> bool:
+    chosen, rejected = (sum(side) / len(side) for side in logps)
+    return not is_implausible(chosen, rejected, request.max_logprob_gap)
 
 
 def _rounds(

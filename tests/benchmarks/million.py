@@ -28,7 +28,7 @@ from sphere_ray.config.loading import settings_of
 from sphere_ray.records import ModelRef, Problem
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.reward_summary import reward_summary
-from sphere_ray.reporting.summary import PAIR_COLUMNS, pairs_summary, rollout_summary
+from sphere_ray.reporting.rollout_summary import PAIR_COLUMNS, pairs_summary, rollout_summary
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Result, Step, Work
@@ -139,7 +139,7 @@ def measure(strategy: str, chains: int) -> dict[str, Any]:
             seconds = time.monotonic() - began
             counted = rollout_summary(storage.tables(rollouts.path, ROLLOUT_COLUMNS), seconds)
             reward_summary(storage.tables(rollouts.path, REWARD_COLUMNS), "simulated")
-            pairs_summary(storage.tables(pairs.path, PAIR_COLUMNS), {}, seconds)
+            pairs_summary(storage.tables(pairs.path, PAIR_COLUMNS), {}, seconds, counted["tokens"])
             counting = time.monotonic() - began - seconds
         files = {name: len(storage.data_files(f"{run.path}/iter-000/{name}")) for name in FILES}
     return {

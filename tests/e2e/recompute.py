@@ -72,7 +72,7 @@ def check_pools(said: dict[str, Any], seconds: float, folder: Path) -> None:
 
 def check_reward(said: dict[str, Any], folder: Path) -> None:
     """Assert the numbers of scored and audited steps; chains share their first steps."""
-    scored, audited = 0, 0
+    scored, audited, proposed = 0, 0, []
     for row in rows(folder):
         seen = set()
         for chain in row["chains"]:
@@ -83,10 +83,13 @@ def check_reward(said: dict[str, Any], folder: Path) -> None:
                     seen.add(siblings)
                     rewarded = [c for c in step["candidates"] if c["reward"] is not None]
                     scored += len(rewarded)
+                    proposed += [len(step["candidates"])] * bool(rewarded)
                     audited += sum(c["audit"] is not None for c in rewarded)
                 before = (*before, *step["candidates"][step["chosen"]]["token_ids"])
     assert (said["steps"], said["audited"]) == (scored, audited)
     assert (said["agreement"] is not None) <= bool(audited)
+    mean = round(sum(proposed) / len(proposed), 3) if proposed else None
+    assert said["distinct_candidates"] == mean
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -106,12 +109,16 @@ def rollouts(folder: Path) -> dict[str, Any]:
     by_stage = {
         stage: {
             "problems": sum(any(e.split(":")[0] == stage for e in row["route"]) for row in found),
+            "tokens": 0,
             "chains": 0,
             "correct": 0,
         }
         for stage in (*STAGES, "correction_check")
     }
     for row in found:
+        assert sum(row["stage_tokens"]) == row["tokens"]
+        for entry, tokens in zip(row["route"], row["stage_tokens"], strict=True):
+            by_stage[entry.split(":")[0]]["tokens"] += tokens
         checked = any(entry.startswith("correction_check:") for entry in row["route"])
         for chain in row["chains"]:
             second = chain["stage"] == "self_correction"
@@ -149,16 +156,42 @@ def pairs(folder: Path) -> dict[str, Any]:
     refused = (
         rows(folder / "pairs" / "dropped") if any((folder / "pairs/dropped").glob("*")) else []
     )
-    chains = {c["chain_id"] for row in rows(folder / "rollouts") for c in row["chains"]}
-    for pair in (*kept, *refused):
-        assert {pair["chosen_chain"], pair["rejected_chain"]} <= chains
+    found = {row["problem"]["problem_id"]: row for row in rows(folder / "rollouts")}
+    for pair in kept:
+        for side in ("chosen", "rejected"):
+            text, verdict = solution(found[pair["problem_id"]], pair[f"{side}_chain"])
+            assert pair["prefix"] or text == pair[side]
+            assert pair["prefix"] or (verdict == "correct") == (side == "chosen")
+    chains = {c["chain_id"] for row in found.values() for c in row["chains"]}
+    for pair in refused:
+        assert {pair[f"{side}_chain"].split("/")[0] for side in ("chosen", "rejected")} <= chains
     dropped = Counter(pair["reason"] for pair in refused)
     stages = Counter(pair["stage"] for pair in kept)
+    tokens = sum(row["tokens"] for row in found.values())
     return {
         "total": len(kept),
+        "from_completions": sum(
+            "/" in pair["chosen_chain"] + pair["rejected_chain"] for pair in kept
+        ),
+        "tokens_per_pair": round(tokens / len(kept), 1) if kept else None,
+        "per_1000_tokens": round(1000 * len(kept) / tokens, 3),
         "by_stage": {stage: stages[stage] for stage in STAGES},
         "dropped": dict(dropped),
     }
+
+
+def solution(row: dict[str, Any], name: str) -> tuple[str, str]:
+    """The text and the verdict of a chain, or of a completion below it (`CHAIN/d.s.c`)."""
+    chain_id, _, place = name.partition("/")
+    (chain,) = (c for c in row["chains"] if c["chain_id"] == chain_id)
+    taken = [step["candidates"][step["chosen"]]["text"] for step in chain["steps"]]
+    if not place:
+        return "".join(taken).rstrip(), chain["verdict"]
+    depth, sibling, number = map(int, place.split("."))
+    candidate = chain["steps"][depth]["candidates"][sibling]
+    rest = candidate["completions"][number]
+    text = "".join(taken[:depth]) + candidate["text"] + rest["text"]
+    return text.rstrip(), rest["verdict"]
 
 
 def check_training(said: dict[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ from sphere_ray.records import (
     Branch,
     Candidate,
     Chain,
+    Completion,
     Dropped,
     EvaluationRow,
     FinishReason,
@@ -26,11 +27,10 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.reporting.reward_summary import reward_summary
+from sphere_ray.reporting.rollout_summary import corrections, pairs_summary, rollout_summary
 from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
-    pairs_summary,
-    rollout_summary,
     validation_summary,
 )
 from sphere_ray.schema import to_table
@@ -40,24 +40,36 @@ CORRECTION = StageName.SELF_CORRECTION
 DIVERSITY = StageName.DIVERSITY
 
 
-def chain(stage, branch, *, correct):
-    # Both branches share their only step; the diversity stage's was audited.
-    audit = 0.25 if stage is DIVERSITY else None
-    candidate = Candidate(
-        text="2",
-        token_ids=(5, 6),
+def candidate(text, *, audit=None, completions=None):
+    return Candidate(
+        text=text,
+        token_ids=(5, int(text)),
         logprob=-0.1,
         stop_reason=StopReason.END,
         reward=0.5,
         audit=audit,
+        completions=completions,
     )
+
+
+def chain(stage, branch, *, correct):
+    # Both branches share their only position; the diversity stage's was audited.
+    audit = 0.25 if stage is DIVERSITY else None
+    wrong = Completion(
+        text=" or 4",
+        token_ids=(7,),
+        logprob=-0.2,
+        stop_reason=StopReason.END,
+        verdict=Verdict.WRONG,
+    )
+    siblings = (candidate("2", audit=audit), candidate("3", audit=audit, completions=(wrong,)))
     return Chain(
-        chain_id=f"{stage}-{branch}",  # the same in every row: a pair names chains of its run
+        chain_id=f"{stage}-{branch}",  # the same in every row: a pair names chains of its problem
         stage=stage,
         branch=branch,
         model="m",
-        steps=(Step(candidates=(candidate,), chosen=0),),
-        answer="2",
+        steps=(Step(candidates=siblings, chosen=0 if correct else 1),),
+        answer="2" if correct else "3",
         verdict=Verdict.CORRECT if correct else Verdict.WRONG,
         finish_reason=FinishReason.ANSWER,
         num_tokens=2,
@@ -69,16 +81,16 @@ def both(stage, best, worst):
     return chain(stage, Branch.MAX, correct=best), chain(stage, Branch.MIN, correct=worst)
 
 
-def pair(pair_id, stage):
+def pair(problem_id, stage, rejected="3", place=""):
     return PreferencePair(
-        pair_id=pair_id,
-        problem_id="p",
+        pair_id=f"{problem_id}{place}",
+        problem_id=problem_id,
         stage=stage,
         prompt=(Message(role="user", content="1+1?"),),
         chosen="2",
-        rejected="3",
+        rejected=rejected,
         chosen_chain=f"{stage}-max",
-        rejected_chain=f"{stage}-min",
+        rejected_chain=f"{stage}-min{place}",
     )
 
 
@@ -98,7 +110,8 @@ def rollout(problem_id, route, chains=(), error=None):
         problem=Problem(problem_id=problem_id, question="1+1?", answer="2", source="test"),
         chains=chains,
         route=route,
-        tokens=7 * len(chains),
+        tokens=sum(range(len(route))) + 7 * len(route),
+        stage_tokens=tuple(range(7, 7 + len(route))),
         error=error,
     )
 
@@ -137,7 +150,12 @@ ROLLOUTS = [
     rollout("g", ("self_generation:both_wrong", "self_correction:no_attempt")),
     rollout("h", (), error="the problem ran out of time"),
 ]
-PAIRS = [pair("1", GENERATION), pair("2", CORRECTION), pair("3", DIVERSITY)]
+PAIRS = [
+    pair("a", GENERATION),
+    pair("b", CORRECTION),
+    pair("c", DIVERSITY),
+    pair("a", GENERATION, "3 or 4", "/0.1.0"),
+]
 DROPPED = {"too_long": 1, "too_similar": 1, "off_policy_cap": 1}
 
 
@@ -165,6 +183,7 @@ FAILED = EvaluationRow(problem_id="9", family="ages", level=1, error="RequestErr
 BEFORE.append(evaluated("9", "ages", correct=True))
 AFTER.append(FAILED)
 TABLES = [to_table(ROLLOUTS[:3], Rollout), to_table(ROLLOUTS[3:], Rollout)]
+TOKENS = sum(each.tokens for each in ROLLOUTS)
 PAIR_TABLES = [to_table(PAIRS, PreferencePair)]
 POOL = PoolUse(
     name="policy",
@@ -206,7 +225,7 @@ def run_dir(tmp_path):
                 "iteration": 0,
                 "rollout": rollout_summary(iter(TABLES), 3.0, [POOL]),
                 "reward": reward_summary(iter(TABLES), "rollout_value"),
-                "pairs": pairs_summary(iter(PAIR_TABLES), DROPPED, 3.0),
+                "pairs": pairs_summary(iter(PAIR_TABLES), DROPPED, 3.0, TOKENS),
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
                 "promoted": True,
@@ -236,7 +255,11 @@ def test_the_recount_agrees_with_the_summary(run_dir):
         ("rollout", "prm_inversions"),
         ("reward", "steps"),
         ("reward", "audited"),
+        ("reward", "distinct_candidates"),
         ("pairs", "total"),
+        ("pairs", "from_completions"),
+        ("pairs", "tokens_per_pair"),
+        ("pairs", "per_1000_tokens"),
         ("evaluation", "n"),
         ("evaluation", "failed"),
     ],
@@ -255,17 +278,21 @@ def test_counts_of_the_example_by_hand():
     summary = rollout_summary(TABLES, 3.0)
     assert summary["problems"] == 8
     assert summary["chains"] == 24
-    assert summary["tokens"] == 168
+    assert summary["tokens"] == 7 * 7 + 5 * 8 + 2 * 9  # first, second and third stage of a route
     assert summary["by_stage"] == {
-        "self_generation": {"problems": 7, "chains": 12, "correct": 4},
-        "self_correction": {"problems": 4, "chains": 6, "correct": 4},
-        "diversity": {"problems": 2, "chains": 4, "correct": 1},
-        "correction_check": {"problems": 1, "chains": 2, "correct": 1},
+        "self_generation": {"problems": 7, "tokens": 49, "chains": 12, "correct": 4},
+        "self_correction": {"problems": 4, "tokens": 32, "chains": 6, "correct": 4},
+        "diversity": {"problems": 2, "tokens": 18, "chains": 4, "correct": 1},
+        "correction_check": {"problems": 1, "tokens": 8, "chains": 2, "correct": 1},
     }
     assert summary["routes"]["failed"] == 1
     assert summary["prm_inversions"] == 2
     assert summary["wrong_to_correct"] == 2
     assert summary["correct_to_wrong"] == 1
+
+
+def test_corrections_by_hand(run_dir):
+    assert corrections(str(run_dir / "iter-000" / "rollouts")) == (4, 2)
 
 
 def test_pools_and_pairs_by_hand():
@@ -278,14 +305,17 @@ def test_pools_and_pairs_by_hand():
         "prefix_hits": 0.75,
         "idle": 0.2,
     }
-    hourly = pairs_summary(PAIR_TABLES, DROPPED, 1800.0)
+    hourly = pairs_summary(PAIR_TABLES, DROPPED, 1800.0, 2000)
+    assert (hourly["total"], hourly["from_completions"]) == (4, 1)
+    assert (hourly["tokens_per_pair"], hourly["per_1000_tokens"]) == (500.0, 2.0)
     assert hourly["per_hour"] == {stage: 2 * n for stage, n in hourly["by_stage"].items()}
 
 
 def test_rewards_by_hand():
     summary = reward_summary(TABLES, "trained")
-    # The two chains of a stage share their only step, so each stage of a problem scored one.
-    assert (summary["steps"], summary["audited"]) == (12, 2)
+    # The two chains of a stage share their only position, so each stage of a problem scored two.
+    assert (summary["steps"], summary["audited"]) == (24, 4)
+    assert summary["distinct_candidates"] == 2
     assert summary["agreement"] is None  # all rewards are equal
 
 

@@ -10,7 +10,7 @@ import pytest
 from driving import HANGS_S, OWN_RAY, Driver, committed, contents, finish, num_rows, smoke
 from job_cluster import job_cluster, jobs_at, submit
 from ray.job_submission import JobStatus
-from recompute import check_run, rows
+from recompute import check_run, rows, solution
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
@@ -127,10 +127,11 @@ def test_pairs_are_right_over_wrong(run_dir, summary):
     rollouts = {row["problem_id"]: row for row in rows(run_dir / "iter-000/rollouts")}
     for pair in found:
         row = rollouts[pair["problem_id"]]
-        verdicts = {chain["chain_id"]: chain["verdict"] for chain in row["chains"]}
         assert pair["chosen"].endswith(f"#### {row['problem']['answer']}")
-        assert verdicts[pair["chosen_chain"]] == "correct"
-        assert verdicts[pair["rejected_chain"]] in ("wrong", "no_answer")
+        assert solution(row, pair["chosen_chain"]) == (pair["chosen"], "correct")
+        text, verdict = solution(row, pair["rejected_chain"])
+        assert text == pair["rejected"]
+        assert verdict in ("wrong", "no_answer")
 
 
 def test_two_workers_trained_on_all_pairs(run_dir, summary):

@@ -156,6 +156,41 @@ async def test_a_timeout_of_the_grader_is_no_zero() -> None:
         await scorer(generator, judge).score(request(step("a\n\n", 3)))
 
 
+async def test_completions_are_kept_with_the_graders_own_verdicts() -> None:
+    verdicts = {"odd": Verdict.TIMEOUT, "none": Verdict.NO_ANSWER, "so": Verdict.UNGRADABLE}
+    generator = Scripted({2: ["is 42", "is 41", "odd", "none", "so"]})
+    (score,) = await scorer(generator, Judge(verdicts=verdicts)).score(request(step("a\n\n")))
+    assert score.completions is not None
+    assert [(each.text, each.verdict) for each in score.completions] == [
+        ("is 42", Verdict.CORRECT),
+        ("is 41", Verdict.WRONG),
+        *verdicts.items(),
+    ]
+    assert {each.token_ids for each in score.completions} == {(0, 1, 2)}
+    assert {each.logprob for each in score.completions} == {-1.0}
+    assert score.values == (1.0, 0.0, 0.0, 0.0)
+
+
+async def test_a_cut_completion_is_truncated_and_never_graded() -> None:
+    generator, judge = Scripted(), Judge()
+
+    async def cut(request: GenerateRequest) -> tuple[Candidate, ...]:
+        return (step("42", 3, StopReason.LENGTH),) * request.n
+
+    generator.generate = cut  # type: ignore[method-assign]  # every completion is cut
+    (score,) = await scorer(generator, judge, 2).score(request(step("a\n\n")))
+    assert (score.reward, judge.seen) == (0.0, [])
+    assert [each.verdict for each in score.completions or ()] == [Verdict.TRUNCATED] * 2
+
+
+async def test_a_step_that_states_an_answer_has_one_empty_completion() -> None:
+    judge = Judge(verdicts={"maybe": Verdict.UNGRADABLE})
+    last = step("it is maybe", stop_reason=StopReason.END)
+    (score,) = await scorer(Scripted(), judge).score(request(last))
+    (own,) = score.completions or ()
+    assert (own.text, own.token_ids, own.verdict) == ("", (), Verdict.UNGRADABLE)
+
+
 @pytest.mark.parametrize("failure", [RowError("no"), EngineError("gone")])
 async def test_engine_errors_propagate_as_they_are_and_cancel_the_rest(failure: Exception) -> None:
     generator = Scripted()

@@ -36,7 +36,7 @@ DIVERSITY = StageName.DIVERSITY
 
 def chain(stage, branch, text, verdict=Verdict.WRONG, **changes):
     """A chain of one step; `verdict` and the rest can be set freely."""
-    (made,) = (changes.pop("steps", (Step(candidates=(scored(text, 0.5),), chosen=0),)),)
+    made = changes.pop("steps", (Step(candidates=(scored(text, 0.5),), chosen=0),))
     known = Chain(
         chain_id=f"{stage}:{branch}:{text}",
         stage=stage,
@@ -92,10 +92,9 @@ def test_sol_max_right_and_sol_min_wrong_make_a_pair():
     [
         (right(), right("Count: 1, 2, 3, 4. #### 4", branch=Branch.MIN)),
         (wrong("Three and three #### 6", branch=Branch.MAX), wrong()),
-        (wrong(branch=Branch.MAX), right(branch=Branch.MIN)),
     ],
 )
-def test_all_right_all_wrong_and_inversions_make_none(best, worst):
+def test_all_right_and_all_wrong_make_none(best, worst):
     rollout = built(best, worst)
     assert rollout.pairs == rollout.dropped == ()
 
@@ -130,7 +129,7 @@ def test_the_small_models_sol_max_serves_where_its_sol_min_does_not():
     usable = wrong("Small model says three #### 3", stage=DIVERSITY, branch=Branch.MAX)
     rollout = built(best, cut, usable)
     assert [pair.rejected for pair in rollout.pairs] == [usable.text]
-    assert reasons(rollout) == ["not_terminated"]
+    assert reasons(built(best, cut)) == ["not_terminated"]
 
 
 def test_the_small_models_sol_min_comes_first():
@@ -143,7 +142,6 @@ def test_the_small_models_sol_min_comes_first():
     ]
     rollout = built(right(), *small)
     assert [pair.rejected for pair in rollout.pairs] == [small[1].text]
-    assert reasons(rollout) == ["per_problem_cap"]
 
 
 def test_after_a_correction_the_corrected_chain_is_chosen():
@@ -244,11 +242,12 @@ def test_a_correction_that_mentions_the_attempt_is_dropped(text):
     assert built(right(text), wrong()).dropped == ()
 
 
-def test_equal_proposals_are_duplicates():
-    small = wrong("Small model says three #### 3", stage=DIVERSITY)
-    twin = replace(small, branch=Branch.MAX)
-    rollout = built(right(), small, twin, method=rules(max_per_problem=3))
-    assert len(rollout.pairs) == 1
+def test_equal_step_pairs_are_duplicates():
+    one = two_steps(Branch.MAX, taken=0)
+    (first, second) = one.steps
+    spelt = replace(first.candidates[0], token_ids=(7, 8))  # the same text in other tokens
+    other = replace(one, steps=(replace(first, candidates=(spelt, first.candidates[1])), second))
+    rollout = built(one, other, method=rules(level="step", step_margin=0.25, max_per_problem=9))
     assert reasons(rollout) == ["duplicate"]
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from sphere_ray.config.method import Example, PromptSettings
+from sphere_ray.config.method import CorrectionExample, Example, PromptSettings
 from sphere_ray.method.prompts import correction_messages, question_messages
 
 
@@ -57,3 +57,13 @@ def test_braces_of_the_question_are_text():
 def test_a_template_that_leaves_out_the_question_or_the_attempt_is_refused(templates, missing):
     with pytest.raises(ValueError, match=re.escape(missing)):
         PromptSettings(**templates)
+
+
+def test_a_worked_correction_comes_before_the_attempt_and_never_before_a_plain_question():
+    example = CorrectionExample(question="1+1?", attempt=" 3\n", response="2")
+    settings = PromptSettings(correction="{question}|{attempt}", correction_examples=(example,))
+    worked, answer, asked = correction_messages("2+2?", "5", settings)
+    assert (worked.role, worked.content) == ("user", "1+1?|3")
+    assert (answer.role, answer.content) == ("assistant", "2")
+    assert asked.content == "2+2?|5"
+    assert [m.content for m in question_messages("2+2?", settings)] == ["2+2?"]

@@ -127,6 +127,23 @@ async def test_identical_siblings_are_merged_and_scored_once():
     assert len(search.scorer.requests[0].candidates) == 2
 
 
+@pytest.mark.parametrize("top_up", [True, False])
+async def test_lost_candidates_are_asked_for_once_more(top_up):
+    def propose(request):
+        texts = ["one [0.1]\n\n"] * 4 if request.n == 4 else ["two [0.9]\n\n", "one [0.1]\n\n"] * 2
+        return [candidate(text) for text in texts[: request.n]]
+
+    search = search_of(propose, SearchSettings(num_candidates=4, max_depth=1, top_up=top_up))
+    result = await pruned_search(search)
+    assert [r.n for r in search.generator.requests] == ([4, 3] if top_up else [4])
+    found = [c.text for c in result.chains[0].steps[0].candidates]
+    assert found == ["one [0.1]\n\n", "two [0.9]\n\n"][: 1 + top_up]
+    assert result.tokens == search.generator.decoded
+    # The same limits and the same place, but another draw.
+    first, *more = search.generator.requests
+    assert [replace(each, n=4, seed=first.seed) for each in more] == [first] * len(more)
+
+
 async def test_chains_stay_together_until_their_siblings_differ():
     tree = {
         "": ["same\n\n"],
@@ -134,7 +151,7 @@ async def test_chains_stay_together_until_their_siblings_differ():
     }
     search = search_of(script(tree))
     best, worst = (await pruned_search(search)).chains
-    assert len(search.generator.requests) == 2
+    assert {prefix_text(r) for r in search.generator.requests} == {"", "same\n\n"}
     assert (best.text, worst.text) == ("same\n\nup [0.9] #### 4", "same\n\ndown [0.1] #### 5")
 
 
@@ -206,8 +223,9 @@ def test_limits_and_accounts_hold(seed, num_candidates, max_depth, max_chain_tok
     search = search_of(wander, settings, seed=seed, scorer=scorer)
     result = _run(search)
     requests = search.generator.requests
-    assert len(requests) <= 2 * max_depth
-    assert all(r.n == num_candidates for r in requests)
+    whole = [r for r in requests if r.n == num_candidates]
+    assert len(whole) <= 2 * max_depth
+    assert len(requests) <= 2 * len(whole)
     assert all(r.max_tokens <= settings.max_step_tokens for r in requests)
     assert result.tokens == search.generator.decoded + scorer.decoded
     assert search.progress.counts == {"tokens": result.tokens, "chains": 2}

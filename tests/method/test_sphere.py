@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -124,7 +125,7 @@ async def test_the_small_model_searches_with_its_own_budget_and_temperature():
     stages = StageSettings(
         small_budget=3, small_temperature=1.3, correction_check_share=0, self_correction=False
     )
-    chosen = MethodSettings(search=SearchSettings(num_candidates=4), stages=stages)
+    chosen = MethodSettings(search=SearchSettings(num_candidates=4, top_up=False), stages=stages)
     there = world(ALL_RIGHT, ALL_WRONG, settings=chosen)
     rollout = await sphere(PROBLEM, there)
     assert {(r.n, r.temperature) for r in there.policy.requests} == {(4, 0.8)}
@@ -264,3 +265,48 @@ async def test_engine_errors_are_raised_not_recorded(error):
 
     with pytest.raises(type(error)):
         await sphere(PROBLEM, world(refuse))
+
+
+async def test_a_share_of_the_wrong_problems_is_corrected_by_their_ids():
+    def settings(share):
+        return MethodSettings(stages=StageSettings(correction_share=share))
+
+    async def corrected(share, **changes):
+        found = set()
+        for number in range(60):
+            problem = replace(PROBLEM, problem_id=f"p{number}")
+            rollout = await sphere(problem, world(ALL_WRONG, settings=settings(share), **changes))
+            if any(entry.startswith(CORRECTION) for entry in rollout.route):
+                found.add(number)
+            else:
+                assert rollout.route == ("self_generation:both_wrong",)
+        return found
+
+    some = await corrected(0.25)
+    assert 5 < len(some) < 25
+    assert some == await corrected(0.25, order=3)
+    assert some < await corrected(0.5) < await corrected(1.0) == set(range(60))
+    assert some != await corrected(0.25, iteration=1)
+
+
+@pytest.mark.parametrize(
+    ("tried", "repaired", "share"), [(0, 0, 0.25), (20, 1, 0.25), (20, 2, 1.0), (20, 20, 1.0)]
+)
+def test_the_next_iteration_corrects_all_if_enough_were_repaired(tried, repaired, share):
+    stages = StageSettings(correction_share=0.25, min_repair_rate=0.1)
+    assert stages.after(tried, repaired).correction_share == share
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages": {"self_correction": False, "correction_share": 0.5}},
+        {
+            "stages": {"self_correction": False},
+            "prompts": {"correction_examples": [{"question": "", "attempt": "", "response": ""}]},
+        },
+    ],
+)
+def test_settings_of_a_correction_that_never_runs_are_refused(changes):
+    with pytest.raises(ValueError, match="has no effect without"):
+        MethodSettings.model_validate(changes)

@@ -73,6 +73,20 @@ def record_scores(rollouts):
     return found
 
 
+def record_siblings(rollouts):
+    """How many candidates each position of a search has, once for the chains that share it."""
+    found = {
+        (number, chain.stage, tuple(s.candidate.token_ids for s in chain.steps[:depth])): len(
+            step.candidates
+        )
+        for number, rollout in enumerate(rollouts)
+        for chain in rollout.chains
+        for depth, step in enumerate(chain.steps)
+        if any(c.reward is not None for c in step.candidates)
+    }
+    return list(found.values())
+
+
 def written(tmp_path_factory, rollouts, columns):
     path = tmp_path_factory.mktemp("rollouts") / "part.parquet"
     pq.write_table(to_table(rollouts, Rollout), path)
@@ -96,6 +110,12 @@ def test_columns_and_records_give_the_same_counts(tmp_path_factory, rollouts, cu
     assert counts.problems == len(rollouts)
     assert counts.failed == sum(r.error is not None for r in rollouts)
     assert counts.tokens == sum(r.tokens for r in rollouts)
+    spent = Counter()
+    for each in rollouts:
+        for entry, tokens in zip(each.route, each.stage_tokens, strict=True):
+            spent[entry.split(":")[0]] += tokens
+    assert counts.stage_tokens == spent
+    assert spent.total() == counts.tokens
 
 
 @given(ROLLOUTS)
@@ -104,11 +124,14 @@ def test_every_scored_step_counts_once_although_chains_share_their_first_steps(
     tmp_path_factory, rollouts
 ):
     table = written(tmp_path_factory, rollouts, REWARD_COLUMNS)
-    rewards, audits = scored_steps(table)
+    steps = scored_steps(table)
     expected = record_scores(rollouts)
-    found = zip(rewards.to_pylist(), audits.to_pylist(), strict=True)
+    found = zip(steps.rewards.to_pylist(), steps.audits.to_pylist(), strict=True)
     assert Counter(found) == Counter(expected)
     summary = reward_summary([table], "rollout_value")
+    siblings = record_siblings(rollouts)
+    mean = round(sum(siblings) / len(siblings), 3) if siblings else None
+    assert summary["distinct_candidates"] == mean
     audited = [pair for pair in expected if pair[1] is not None]
     assert (summary["steps"], summary["audited"]) == (len(expected), len(audited))
     agreement = rank_correlation([r for r, _ in audited], [a for _, a in audited])
@@ -135,7 +158,7 @@ def test_slices_of_a_table_count_like_tables():
     rollouts = [rolled_out(number) for number in range(12)]
     whole = to_table(rollouts, Rollout)
     assert count_rollouts([whole.slice(5, 4)]) == count_rollouts([to_table(rollouts[5:9], Rollout)])
-    rewards, _ = scored_steps(whole.slice(5, 4))
+    rewards = scored_steps(whole.slice(5, 4)).rewards
     assert sorted(rewards.to_pylist()) == sorted(r for r, _ in record_scores(rollouts[5:9]))
     halves = pa.concat_tables([whole.slice(0, 6), whole.slice(6)])
     assert count_rollouts([halves]) == count_rollouts([whole])
@@ -145,4 +168,4 @@ def test_two_searches_of_a_stage_do_not_share_steps():
     rollout = rolled_out(1)
     again = [replace(chain, seed=chain.seed + 1) for chain in rollout.chains]
     table = to_table([replace(rollout, chains=(*rollout.chains, *again))], Rollout)
-    assert len(scored_steps(table)[0]) == 2 * len(record_scores([rollout]))
+    assert len(scored_steps(table).rewards) == 2 * len(record_scores([rollout]))

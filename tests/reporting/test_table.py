@@ -36,6 +36,7 @@ TRAINED = {
 REWARD = {
     "source": "rollout_value",
     "steps": 1503,
+    "distinct_candidates": 2.38,
     "audited": 0,
     "agreement": None,
     "trained": TRAINED,
@@ -63,8 +64,13 @@ SUMMARY = {
                     }
                 },
                 "by_stage": {
-                    "self_generation": {"problems": 48, "chains": 96, "correct": 40},
-                    "self_correction": {"problems": 17, "chains": 34, "correct": 5},
+                    "self_generation": {
+                        "problems": 48,
+                        "tokens": 45_000,
+                        "chains": 96,
+                        "correct": 40,
+                    },
+                    "self_correction": {"problems": 17, "tokens": 7400, "chains": 34, "correct": 5},
                 },
                 "routes": {"self_generation:pair": 21},
                 "prm_inversions": 6,
@@ -75,6 +81,9 @@ SUMMARY = {
             "pairs": {
                 "total": 27,
                 "by_stage": {"diversity": 9},
+                "from_completions": 11,
+                "tokens_per_pair": 1940.7,
+                "per_1000_tokens": 0.52,
                 "per_hour": {"diversity": 324.0},
                 "dropped": {"too_long": 13},
             },
@@ -112,11 +121,20 @@ SUMMARY = {
             "reward": {
                 "source": "trained",
                 "steps": 40,
+                "distinct_candidates": None,
                 "audited": 9,
                 "agreement": 0.81,
                 "trained": None,
             },
-            "pairs": {"total": 0, "by_stage": {}, "per_hour": {}, "dropped": {}},
+            "pairs": {
+                "total": 0,
+                "by_stage": {},
+                "from_completions": 0,
+                "tokens_per_pair": None,
+                "per_1000_tokens": 0.0,
+                "per_hour": {},
+                "dropped": {},
+            },
             "training": None,
             "evaluation": None,
             "promoted": False,
@@ -162,13 +180,23 @@ def line_with(console, *words):
 def test_every_figure_of_a_run_is_shown(console):
     print_summary(SUMMARY, console)
     assert "48" in line_with(console, "problems", "self_correction 17")
-    assert "131" in line_with(console, "chains")
-    line_with(console, "tokens", "52,400", "524 tokens/s")
+    assert "131" in line_with(console, "chains", "2.380 distinct candidates a step")
+    line_with(console, "tokens", "52,400", "524 tokens/s", "self_correction 7,400")
     line_with(console, "self_generation:pair 21")
-    line_with(console, "5 wrong to correct", "2 correct to wrong", "6 inversions")
-    line_with(console, "rollout_value", "1,503 steps", "1,203 labels", "AUC 0.840", "takes over")
+    line_with(
+        console, "5 wrong to correct (of 17 for 7,400 tokens)", "2 correct to wrong", "6 inversions"
+    )
+    line_with(
+        console,
+        "rollout_value",
+        "1,503 steps",
+        "1,203 labels",
+        "AUC 0.840",
+        "takes over",
+    )
     line_with(console, "trained, 40 steps", "9 audited", "0.81")
-    line_with(console, "27", "diversity 9", "324 an hour")
+    line_with(console, "27", "diversity 9", "11 of them from completions", "324 an hour")
+    line_with(console, "0.52 per 1,000 tokens")
     line_with(console, "policy-01234567 555 tokens/s", "91.4% prefix hits", "idle 5.3%")
     line_with(console, "too_long 13")
     line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2", "padding 2.1%")

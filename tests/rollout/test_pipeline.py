@@ -126,6 +126,29 @@ def test_pairs_are_those_of_each_rollout_and_off_policy_ones_are_capped(tmp_path
     assert set(dropped["pair_id"].to_pylist()) >= {pair.pair_id for pair in off_policy[2:]}
 
 
+def test_families_are_balanced_before_the_off_policy_share_is_taken(tmp_path: Path) -> None:
+    """30 pairs of family a and 10 of b, an off-policy one for each on-policy one."""
+    rollouts = []
+    for number in range(100):
+        each = rollout(number)
+        family = "b" if number % 4 == 0 else "a"
+        rollouts.append(replace(each, problem=replace(each.problem, family=family)))
+    source = write_rollouts(tmp_path / "rollouts", rollouts, 8)
+    method = MethodSettings(
+        pairs=PairSettings(max_off_policy_share=0.9, min_edit_distance=3, max_family_ratio=1.0)
+    )
+    made = [(each, build_pairs(each, method).pairs) for each in rollouts]
+    ids: dict[str, list[str]] = {"a": [], "b": []}
+    for each, pairs in made:
+        ids[str(each.problem.family)] += [pair.pair_id for pair in pairs]
+    assert {name: len(some) for name, some in ids.items()} == {"a": 30, "b": 10}
+    counts = pipeline.pair(source, str(tmp_path / "pairs"), method)
+    kept = {pair.pair_id for pair in read(tmp_path / "pairs", PreferencePair)}
+    assert kept == {*sorted(ids["a"])[:10], *ids["b"]}
+    assert counts.dropped == {"too_similar": 20, "family_balance": 20}
+    assert sum(counts.kept.values()) == 20
+
+
 def test_rollouts_without_pairs_give_none(tmp_path: Path) -> None:
     source = write_rollouts(tmp_path / "rollouts", [rollout(3), rollout(4)], 8)
     counts = pipeline.pair(source, str(tmp_path / "pairs"), METHOD)

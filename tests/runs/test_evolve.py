@@ -9,7 +9,15 @@ import pytest
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import ModelError, RunDirectoryError
-from sphere_ray.records import EvaluationRow, FinishReason, ModelRef, PhaseReport, Verdict
+from sphere_ray.records import (
+    EvaluationRow,
+    FinishReason,
+    ModelRef,
+    PhaseReport,
+    Problem,
+    Rollout,
+    Verdict,
+)
 from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.runs.manifest import Manifest
@@ -54,6 +62,7 @@ class Script:
     pairs: int = 4
     collapses: tuple[int, ...] = ()
     unfit: tuple[int, ...] = ()
+    routes: tuple[tuple[str, ...], ...] = ()
     handover_refusals: list[str | None] = field(default_factory=list)
     asked: list[Step] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -67,6 +76,17 @@ class Script:
         if isinstance(step, EvaluationStep):
             found = answers(5) if step.iteration is None else self.after[step.iteration]
             storage.write_table(to_table(found, EvaluationRow), f"{path}/part.parquet")
+        if isinstance(step, RolloutsStep) and self.routes:
+            problem = Problem(problem_id="p", question="q", answer="a", source="s")
+            found = [
+                Rollout(
+                    problem=problem,
+                    route=("self_generation:both_wrong", second),
+                    stage_tokens=(1, 1),
+                )
+                for second in self.routes[step.iteration or 0]
+            ]
+            storage.write_table(to_table(found, Rollout), f"{path}/part.parquet")
         if isinstance(step, ReferenceStep) and step.iteration in self.unfit:
             rows = 0
         if isinstance(step, PolicyStep):
@@ -313,3 +333,12 @@ def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
     reasons = {plan.step.place: plan.reason for plan in planner.plans}
     assert reasons["problems"] == "not made yet"
     assert reasons["iter-001/rollouts"] == "problems, trained, policy will be new"
+
+
+def test_all_is_corrected_once_the_iteration_before_repaired_enough(run: Any) -> None:
+    failed, repaired = "self_correction:both_wrong", "self_correction:pair"
+    routes = ((failed,) * 20, (*(failed,) * 3, repaired), (failed,))
+    script = Script(after=[answers(6), answers(7), answers(8)], routes=routes)
+    run(script, method={"stages": {"correction_share": 0.25}})
+    shares = [s.settings.method.stages.correction_share for s in script.every(RolloutsStep)]
+    assert shares == [0.25, 0.25, 1.0]

@@ -112,12 +112,18 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("problems.train.limit=7", {"problems"}),
         ("method.search.max_depth=7", {"rollouts"}),
         ("method.pairs.max_per_problem=7", {"pairs"}),
+        ("method.pairs.max_logprob_gap=0.5", {"pairs", "reference"}),
         ("method.prompts.system=Think.", {"problems", "rollouts", "evaluation"}),
         ("engines.policy.dtype=float16", {"rollouts", "evaluation"}),
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation"}),
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
         ("grading.verifier=mine:verify", {"rollouts", "evaluation"}),
         ("method.prompts.correction='{question} {attempt}'", {"rollouts"}),
+        (
+            "method.prompts.correction_examples=[{question: q, attempt: a, response: r}]",
+            {"rollouts"},
+        ),
+        ("method.stages.correction_share=0.5", {"rollouts"}),
         ("training.learning_rate=7", {"policy"}),
         ("training.guard.max_chosen_drop=9", {"policy"}),
         ("training.reference=initial", set()),  # another table is another input

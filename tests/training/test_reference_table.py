@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,35 @@ def test_pairs_that_cannot_be_trained_on_leave_an_empty_table_with_the_reasons(
     done = alone.write(monkeypatch)
     assert (done.pairs, done.dropped) == (0, {"too_long": 22})
     assert len(ReferenceTable(str(tmp_path / "reference"))) == 0
+
+
+def test_a_pair_whose_rejected_side_is_too_unlikely_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Alone(tmp_path, TrainingSettings(batch_size=2, micro_batch_size=2))
+    means: dict[str, float] = {}
+
+    def score(pairs: Sequence[EncodedPair]) -> list[Logps]:
+        """A third of the pairs lies 0.5 below its chosen side, a third 1, a third 2."""
+        for each in pairs:
+            means.setdefault(each.pair_id, (-1.0, -1.5, -2.5)[len(means) % 3])
+        return [
+            (
+                np.full(len(each.chosen_ids), -0.5),
+                np.full(len(each.rejected_ids), means[each.pair_id]),
+            )
+            for each in pairs
+        ]
+
+    alone.score = score  # type: ignore[method-assign]  # log-probs that differ by pair
+    whole = alone.write(monkeypatch)
+    assert (whole.pairs, whole.dropped) == (22, {})
+    alone.request = replace(alone.request, max_logprob_gap=1.25)
+    done = alone.write(monkeypatch)
+    unlikely = sum(mean < -2 for mean in means.values())
+    assert (done.pairs, done.dropped) == (22 - unlikely, {"implausible": unlikely})
+    assert done.tokens == whole.tokens  # they were computed
+    table = ReferenceTable(str(tmp_path / "reference"))
+    assert len(table) == done.pairs
+    assert all(table.logps(n)[1][0] > -2 for n in range(len(table)))
+    assert alone.seen[-1] == ReferenceProgress(done=22)

@@ -23,8 +23,8 @@ class ReferenceStep(Step):
 
     def identity(self) -> dict[str, Any]:
         """What decides token ids and log-probs."""
-        training = self.settings.training
-        return identity(max_length=training.max_length, precision=training.precision)
+        training, gap = self.settings.training, self.settings.method.pairs.max_logprob_gap
+        return identity(max_length=training.max_length, precision=training.precision, max_gap=gap)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Pairs, and the model they are scored by."""
@@ -43,6 +43,7 @@ class ReferenceStep(Step):
             output_dir=work.path,
             settings=self.settings.training,
             placement=self.settings.trainer,
+            max_logprob_gap=self.settings.method.pairs.max_logprob_gap,
         )
         with work.progress(total, "pairs") as tracker:
 

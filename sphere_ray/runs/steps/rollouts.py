@@ -36,6 +36,7 @@ class RolloutsStep(StreamedStep):
             search=method.search,
             stages=method.stages,
             correction=method.prompts.correction,
+            correction_examples=method.prompts.correction_examples,
             scorer=self.settings.engines.scorer.model_copy(update={"trained": None}),
             trained=self._trained_identity(),
             small=self.settings.engines.small,
@@ -102,7 +103,7 @@ def generation_identity(settings: RunSettings) -> dict[str, Any]:
 
 def question_prompts(settings: RunSettings) -> dict[str, Any]:
     """The prompts that a question is asked with; that of a correction is not among them."""
-    return settings.method.prompts.model_dump(exclude={"correction"})
+    return settings.method.prompts.model_dump(exclude={"correction", "correction_examples"})
 
 
 def verifier_input(settings: RunSettings) -> dict[str, str]:
