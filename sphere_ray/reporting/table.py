@@ -111,7 +111,7 @@ def _iteration(item: IterationSummary) -> Table:
         ),
         "validation": _validation(item),
         **{found["candidate"]: _candidate(found) for found in item["candidates"]},
-        "decision": "promoted" if item["promoted"] else f"the policy stays: {item['refusal']}",
+        "decision": _decision(item),
     }
     table = Table(title=f"Iteration {item['iteration']}", title_justify="left", show_header=False)
     for name, text in rows.items():
@@ -156,6 +156,13 @@ def _validation(item: IterationSummary) -> str:
     before, after = (_interval(evaluation[side]) for side in ("before", "after"))
     failed = _not_answered(evaluation["failed"], ", ")
     return f"pass@1 {before} to {after} on {evaluation['n']:,} problems{failed}"
+
+
+def _decision(item: IterationSummary) -> str:
+    if item["promoted"]:
+        return "promoted"
+    # The candidates' rows give their reasons.
+    return "the policy stays" if item["candidates"] else f"the policy stays: {item['refusal']}"
 
 
 def _candidate(found: CandidateSummary) -> str:
