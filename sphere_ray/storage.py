@@ -8,15 +8,17 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from sphere_ray.errors import RunDirectoryError
+from sphere_ray.errors import EngineError, RunDirectoryError
 
 _TEMPORARY = ".tmp-"
 _REMEDY = "remove this directory and run the same command again"
@@ -202,6 +204,28 @@ def column(directory: str, name: str) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.string())
 
 
+def require_same_ids(problems: str, output: str, name: str) -> None:
+    """Check that every problem has exactly one row, by the column of ids with that name.
+
+    Raises:
+        EngineError: rows are missing, or there are too many.
+    """
+    ids, found_ids = (column(directory, name) for directory in (problems, output))
+    if _sorted(ids).equals(_sorted(found_ids)):
+        return
+    wanted, found = Counter(ids.to_pylist()), Counter(found_ids.to_pylist())
+    if missing := (wanted - found).total():
+        raise EngineError(
+            f"{output} lacks {missing} of {wanted.total()} problems; "
+            "run the same command again to make the missing ones"
+        )
+    if surplus := found - wanted:
+        raise EngineError(
+            f"{output} has {surplus.total()} rows too many, for example of problem "
+            f"{next(iter(surplus))}; remove the directory and run the same command again"
+        )
+
+
 @contextmanager
 def replacing(path: str) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` only once it is complete."""
@@ -238,3 +262,7 @@ def _fresh(path: str) -> UPath:
     fresh = UPath(path)
     fresh.fs.invalidate_cache()
     return fresh
+
+
+def _sorted(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return values.take(pc.sort_indices(values))

@@ -10,6 +10,7 @@ from itertools import combinations, islice
 from typing import Any
 
 from sphere_ray import storage
+from sphere_ray.commands.scores import COST, ScoresStep
 from sphere_ray.commands.train_prm import recorded_rollouts, settings_of_run
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
@@ -31,7 +32,6 @@ from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
 from sphere_ray.runs.steps.reward_model import BASELINE_STEPS, labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from sphere_ray.runs.steps.scores import COST, ScoresStep
 
 TRAINED = "trained"
 _FEWEST_STEPS = 2

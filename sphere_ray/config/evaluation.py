@@ -1,8 +1,12 @@
 """Parameters of evaluation, and of the decision that follows it."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from sphere_ray.config.base import Settings
+
+CandidateName = Literal["trained", "halfway", "half_rate"]
 
 
 class EvaluationSettings(Settings):
@@ -14,12 +18,39 @@ class EvaluationSettings(Settings):
 
 
 class PromotionSettings(Settings):
-    """A new policy is promoted if validation is no worse than before by more than `tolerance`.
+    """When a candidate replaces the policy; both answer the same validation problems.
 
-    `max_truncated_share` refuses a policy whose answers run away; after `patience` refusals in a
-    row the run ends; each refusal halves the learning rate.
+    A problem's score is the mean over its greedy answer and its samples. The mean gain must reach
+    `min_gain`, and its one-sided 90% bound must exclude a loss above `max_loss`. No family or
+    operation may fall significantly, the share of truncated answers may rise by
+    `max_truncated_rise`, and answers may grow to `max_length_ratio` times their length.
+
+    `first_look` problems are asked at first, and more while that leaves it open, up to the whole
+    split. Candidates are tried in order until one is promoted: the `trained` policy, the model
+    `halfway` to it, and one trained at `half_rate`. After `patience` iterations without one the
+    run ends.
+
+    By simulation, with 400 problems and `evaluation.num_samples` 4, one of three candidates that
+    are each 5 points worse is promoted in under 5% of cases, and one that is 5 points better is
+    refused in under 5%. A split of 100 refuses the latter in up to 32%.
     """
 
-    tolerance: float = Field(0.0, ge=0, le=1)
-    max_truncated_share: float = Field(0.5, gt=0, le=1)
+    min_gain: float = Field(0.0, ge=0, le=1)
+    max_loss: float = Field(0.03, ge=0, le=1)
+    max_truncated_rise: float = Field(0.05, ge=0, le=1)
+    max_length_ratio: float = Field(2.0, ge=1)
+    first_look: int = Field(100, ge=1)
+    candidates: tuple[CandidateName, ...] = ("trained", "halfway", "half_rate")
     patience: int = Field(2, ge=1)
+
+    @field_validator("candidates")
+    @classmethod
+    def _begin_with_the_trained_one(
+        cls, names: tuple[CandidateName, ...]
+    ) -> tuple[CandidateName, ...]:
+        if names[:1] != ("trained",) or len(set(names)) < len(names):
+            raise ValueError(
+                "promotion.candidates begin with trained, which the others are made from, and "
+                "name each once; for example [trained, halfway]"
+            )
+        return names

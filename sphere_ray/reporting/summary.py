@@ -17,30 +17,13 @@ from sphere_ray.method.metrics import (
     pass_at_k,
 )
 from sphere_ray.records import EvaluationRow, Verdict
+from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
 
 RESAMPLES = 2000
 """Resamples behind each bootstrap interval."""
-
-
-class TrainingSummary(TypedDict):
-    """How training went: mean loss of the first and last step, accuracy of the last.
-
-    `tokens_per_second` counts the tokens of both sides of each pair. `padding` is the share of the
-    computed tokens that belonged to no pair of the step.
-    """
-
-    pairs: int
-    steps: int
-    zero_stage: int
-    workers: int
-    tokens_per_second: float
-    padding: float
-    loss_first: float
-    loss_last: float
-    reward_accuracy: float
-    seconds: float
+PROOF = 0.05
 
 
 Score = TypedDict(
@@ -96,7 +79,7 @@ class HeldOutSummary(TypedDict):
     """The base and the final model on the `n` test problems that both answered.
 
     `difference` is final minus base pass@1, with its 95% bootstrap interval paired by problem.
-    `p_value` is that of the paired test, two-sided.
+    `p_value` is that of the paired test, two-sided; `conclusion` says in a sentence what it proves.
     """
 
     n: int
@@ -106,14 +89,16 @@ class HeldOutSummary(TypedDict):
     difference: float
     difference_ci95: list[float]
     p_value: float
+    conclusion: str
 
 
 class IterationSummary(TypedDict):
     """One iteration.
 
     `reward` says who scored. `training` and `evaluation` are null where the iteration made no
-    model: it had too few pairs, or training collapsed. `refusal` says why the policy stays, and is
-    null where the new one was promoted.
+    model: it had too few pairs, or training collapsed. `evaluation` compares the policy with the
+    last of the `candidates`. `refusal` says why the policy stays, and is null where a candidate was
+    promoted.
     """
 
     iteration: int
@@ -122,6 +107,7 @@ class IterationSummary(TypedDict):
     pairs: PairsSummary
     training: TrainingSummary | None
     evaluation: ValidationSummary | None
+    candidates: list[CandidateSummary]
     promoted: bool
     refusal: str | None
 
@@ -208,6 +194,7 @@ def held_out_summary(
     first, last = (evaluation_summary(rows, seed=seed, resamples=resamples) for rows in pairs)
     before, after = map(_greedy, pairs)
     gains = [new - old for old, new in zip(before, after, strict=True)]
+    p_value = paired_test(before, after, seed=seed)
     return {
         "n": first["n"],
         "failed": len(base) - first["n"],
@@ -215,8 +202,18 @@ def held_out_summary(
         "final": last,
         "difference": last["pass@1"] - first["pass@1"],
         "difference_ci95": list(bootstrap_interval(gains, seed=seed, resamples=resamples)),
-        "p_value": paired_test(before, after, seed=seed),
+        "p_value": p_value,
+        "conclusion": conclusion(last["pass@1"] - first["pass@1"], p_value),
     }
+
+
+def conclusion(difference: float, p_value: float) -> str:
+    """Whether one run proves a gain, by the paired test on its test problems at p < 0.05."""
+    if not difference:
+        return "this run shows no difference"
+    change = "gain" if difference > 0 else "loss"
+    proves = "alone proves" if p_value < PROOF else "alone does not prove"
+    return f"this run {proves} a {change} (paired test: p = {p_value:.2g})"
 
 
 def _score(rows: Sequence[EvaluationRow], seed: int, resamples: int = RESAMPLES) -> Score:

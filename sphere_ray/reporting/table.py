@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sphere_ray.records import StageName
+from sphere_ray.reporting.policy_summary import CandidateSummary
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
 from sphere_ray.reporting.rollout_summary import PoolSummary, RolloutSummary
@@ -116,6 +117,8 @@ def _iteration(item: IterationSummary) -> Table:
             f"padding {_percent(training['padding'])}%"
         ),
         "validation": _validation(item),
+        **{found["candidate"]: _candidate(found) for found in item["candidates"]},
+        "decision": _decision(item),
     }
     table = Table(title=f"Iteration {item['iteration']}", title_justify="left", show_header=False)
     for name, text in rows.items():
@@ -161,12 +164,30 @@ def _figure(value: float | None) -> str:
 
 def _validation(item: IterationSummary) -> str:
     evaluation = item["evaluation"]
-    decision = "promoted" if item["promoted"] else f"the policy stays: {item['refusal']}"
     if evaluation is None:
-        return f"none, {decision}"
+        return "none"
     before, after = (_interval(evaluation[side]) for side in ("before", "after"))
     failed = _not_answered(evaluation["failed"], ", ")
-    return f"pass@1 {before} to {after} on {evaluation['n']:,} problems{failed}, {decision}"
+    return f"pass@1 {before} to {after} on {evaluation['n']:,} problems{failed}"
+
+
+def _decision(item: IterationSummary) -> str:
+    if item["promoted"]:
+        return "promoted"
+    # The candidates' rows give their reasons.
+    return "the policy stays" if item["candidates"] else f"the policy stays: {item['refusal']}"
+
+
+def _candidate(found: CandidateSummary) -> str:
+    decision = "promoted" if found["promoted"] else "refused"
+    text = f"{decision}: {found['reason']}"
+    if found["gain"] is None or found["ci95"] is None:
+        return text
+    low, high = found["ci95"]
+    return (
+        f"{_points(found['gain'])} (95%: {_points(low)} to {_points(high)}) on {found['n']:,} "
+        f"problems ({found['fresh']:,} fresh), look {found['looks']}, {text}"
+    )
 
 
 def _held_out(test: HeldOutSummary) -> Table:
@@ -186,7 +207,7 @@ def _held_out(test: HeldOutSummary) -> Table:
     )
     low, high = test["difference_ci95"]
     caption = (
-        f"all, paired by problem: {_points(test['difference'])} "
+        f"{test['conclusion']}\nall, paired by problem: {_points(test['difference'])} "
         f"(95%: {_points(low)} to {_points(high)}), p = {test['p_value']:.3g}"
     )
     table.caption = caption + _not_answered(test["failed"], "\n")

@@ -3,7 +3,8 @@
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
+from sphere_ray.records import PoolUse
 from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.errors import cause_of
@@ -90,6 +92,16 @@ class Pools:
     def stats(self, spec: EngineSpec) -> list[EngineStats]:
         """Return the counters of each replica of a running pool that answers."""
         return [status.stats for status in self.statuses(spec)]
+
+    @contextmanager
+    def metered(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
+        """Meter running pools; the yielded list is filled when the block ends well."""
+        found: list[PoolUse] = []
+        before, began = {spec: self.stats(spec) for spec in specs}, time.monotonic()
+        yield found
+        seconds = time.monotonic() - began
+        for spec, old in before.items():
+            found.append(_use(spec.name, old, self.stats(spec), seconds))
 
     def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
         """Return the status of each replica of a running pool that answers."""
@@ -208,3 +220,22 @@ class Pools:
         alive = [f"process {pid}" for pid in state.alive]
         found = alive + grown
         return f"node {state.node_id[:8]}: {', '.join(found)}" if found else ""
+
+
+def _use(
+    name: str, before: Sequence[EngineStats], after: Sequence[EngineStats], seconds: float
+) -> PoolUse:
+    def grown(counter: str) -> float:
+        # A replica that was restarted meanwhile counts from zero.
+        old, new = (sum(getattr(each, counter) for each in side) for side in (before, after))
+        return float(max(new - old, 0))
+
+    return PoolUse(
+        name=name,
+        replicas=len(after),
+        seconds=round(seconds, 3),
+        busy_s=round(grown("busy_s"), 3),
+        generated_tokens=int(grown("generated_tokens")),
+        prefix_queries=int(grown("prefix_queries")),
+        prefix_hits=int(grown("prefix_hits")),
+    )

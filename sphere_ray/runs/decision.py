@@ -1,36 +1,121 @@
-"""Whether a new policy replaces the one before."""
+"""Which of an iteration's candidates replaces the policy, on how many validation problems."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from sphere_ray.config.evaluation import PromotionSettings
-from sphere_ray.records import EvaluationRow, Verdict
+from sphere_ray import storage
+from sphere_ray.config import RunSettings
+from sphere_ray.method.decision import Decision, Ruling, decide, looks
+from sphere_ray.records import EvaluationRow, ModelRef, Problem
+from sphere_ray.runs.step import Made, Step
+from sphere_ray.runs.steps.evaluation import EvaluationStep
+from sphere_ray.runs.steps.problems import ValidationStep
+from sphere_ray.schema import from_table
+
+SPLIT = "validation"
 
 
-def refusal(
-    before: Sequence[EvaluationRow], after: Sequence[EvaluationRow], settings: PromotionSettings
-) -> str | None:
-    """Why the new policy is not promoted; None if it is.
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A model, and where its answers lie: `evaluation/base`, `iter-000/evaluation/trained`."""
 
-    `before` and `after` are the answers of the two policies to the validation problems; problems
-    that one of them could not be asked (`error`) count for neither.
+    model: ModelRef
+    name: str = "base"
+    iteration: int | None = None
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """What became of one candidate: who answered what, and what was decided.
+
+    `made` is the output that holds its model; where training collapsed there is none, and no
+    answers. `fresh` of the problems had decided nothing before. `refusal` is None where it was
+    promoted.
     """
-    failed = {row.problem_id for row in (*before, *after) if row.error is not None}
-    old, new = (_answered(rows, failed) for rows in (before, after))
-    if not new:
-        return "no validation problem was answered by both policies"
-    accuracy, reached = pass_at_1(old), pass_at_1(new)
-    if reached < accuracy - settings.tolerance:
-        return f"validation pass@1 fell from {accuracy:.3f} to {reached:.3f}"
-    truncated = sum(row.verdict is Verdict.TRUNCATED for row in new) / len(new)
-    if truncated > settings.max_truncated_share:
-        return f"{truncated:.0%} of its validation answers ran into the token limit"
-    return None
+
+    candidate: str
+    made: Made
+    before: list[Made] = field(default_factory=list)
+    after: list[Made] = field(default_factory=list)
+    looks: int = 0
+    fresh: int = 0
+    decision: Decision | None = None
+    refusal: str | None = None
 
 
-def pass_at_1(rows: Sequence[EvaluationRow]) -> float:
-    """Share of greedy answers that are correct."""
-    return sum(row.verdict is Verdict.CORRECT for row in rows) / len(rows)
+class Validation:
+    """The validation problems in batches, each with a like share of every family.
+
+    A promoted model won on the batches that were looked at, so its score on them is too good.
+    Each iteration therefore begins with the batch behind those: if the split has several, policy
+    and candidate first meet on problems that have decided nothing. A split of one batch, and a
+    look at all of a split, count the policy's luck in its favour; `fresh` says how much.
+    """
+
+    def __init__(self, settings: RunSettings, problems: Made, make: Callable[[Step], Made]) -> None:
+        """Deal the problems; where they are only planned there is one batch of unknown ones."""
+        self._settings, self._make = settings, make
+        found = list[Problem]()
+        if problems.finished is not None:
+            tables = storage.tables(f"{problems.path}/{SPLIT}")
+            found = [each for table in tables for each in from_table(table, Problem)]
+        found.sort(key=lambda problem: (problem.family or "", problem.problem_id))
+        number = max(len(found) // settings.promotion.first_look, 1)
+        self._batches = [tuple(found[first::number]) for first in range(number)]
+        self._first = 0
+        self._decided = set[int]()
+
+    def answers(self, contestant: Contestant, place: int = 0) -> Made:
+        """The contestant's answers to a batch; `place` counts from the iteration's first one."""
+        index = (self._first + place) % len(self._batches)
+        batch = ValidationStep(label=str(index + 1), problems=self._batches[index])
+        return self._make(
+            EvaluationStep(
+                settings=self._settings,
+                problems=self._make(batch),
+                split=SPLIT,
+                model=contestant.model,
+                iteration=contestant.iteration,
+                label=contestant.name + (f"-{index + 1}" if index else ""),
+            )
+        )
+
+    def compare(
+        self, policy: Contestant, candidate: Contestant, trial: Trial, attempt: int
+    ) -> None:
+        """Let both answer batches until a look decides; what is only planned is promoted.
+
+        `attempt` counts the iteration's candidates from 1.
+        """
+        order = looks(len(self._batches))
+        for trial.looks, size in enumerate(order, 1):
+            for contestant, answers in ((candidate, trial.after), (policy, trial.before)):
+                for place in range(len(answers), size):
+                    answers.append(self.answers(contestant, place))
+            if any(made.finished is None for made in (*trial.before, *trial.after)):
+                return
+            decision = trial.decision = decide(
+                rows(trial.before),
+                rows(trial.after),
+                self._settings.promotion,
+                attempt=attempt,
+                last=size == len(self._batches),
+            )
+            if decision.ruling is not Ruling.LOOK_ON:
+                break
+        indices = [(self._first + place) % len(self._batches) for place in range(len(trial.after))]
+        trial.fresh = sum(len(self._batches[i]) for i in indices if i not in self._decided)
+        if decision.ruling is Ruling.REFUSE:
+            trial.refusal = decision.reason
+
+    def close_iteration(self, trials: Sequence[Trial]) -> None:
+        """Let the next iteration begin behind the batches that its trials looked at."""
+        number = len(self._batches)
+        seen = max((len(trial.after) for trial in trials), default=0)
+        self._decided |= {(self._first + place) % number for place in range(seen)}
+        self._first = (self._first + seen) % number
 
 
-def _answered(rows: Sequence[EvaluationRow], failed: set[str]) -> list[EvaluationRow]:
-    return [row for row in rows if row.problem_id not in failed]
+def rows(answers: Sequence[Made]) -> list[EvaluationRow]:
+    """All rows of evaluations that are made."""
+    return [row for made in answers if made.finished for row in made.finished.rows(EvaluationRow)]

@@ -185,7 +185,8 @@ class Run:
     @property
     def models(self) -> list[ModelRef]:
         """Every policy the run trained, in order, promoted or not."""
-        return [step.model for step in self.steps if step.kind == "policy" and step.model]
+        kinds = ("policy", "halfway", "half_rate")
+        return [step.model for step in self.steps if step.kind in kinds and step.model]
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened and when: the lines of events.jsonl."""

@@ -11,18 +11,19 @@ from typing import Any
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
-from sphere_ray.records import EvaluationRow, ModelRef
+from sphere_ray.records import ModelRef
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.roles import base_model, roles_of
-from sphere_ray.runs.decision import refusal
+from sphere_ray.runs.decision import Contestant, Trial, Validation
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
 from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
-from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
+from sphere_ray.runs.steps.average import AverageStep
+from sphere_ray.runs.steps.evaluation import HeldOutStep
 from sphere_ray.runs.steps.pairs import PairsStep
-from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, PolicyStep
+from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, HalfRateStep, PolicyStep
 from sphere_ray.runs.steps.problems import ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.reward_model import (
@@ -39,10 +40,9 @@ UNKNOWN = ""
 
 @dataclass(kw_only=True)
 class _State:
-    """Where the loop stands: the policy and its validation answers, the rate, refusals in a row."""
+    """Where the loop stands: the policy, the rate, iterations in a row without a better one."""
 
-    policy: ModelRef
-    validation: Made
+    policy: Contestant
     learning_rate: float
     refusals: int = 0
     reward_model: ModelRef | None = None
@@ -72,7 +72,7 @@ def plan(settings: RunSettings, origin: str | None = None) -> list[Plan]:
     """What `run` would do about each step: reuse, continue or make, and why.
 
     Nothing is written and no engine starts. What depends on steps that are not made yet is planned
-    as if every new policy were promoted.
+    as if every first candidate were promoted at the first look.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
@@ -95,37 +95,42 @@ class _Loop:
 
     def evolve(self) -> Outcome:
         """Problems, the base model's answers, iterations, and the final model's answers."""
-        settings, made = self.settings, list[Made]()
+        settings, made = self.settings, dict[str, Made]()
 
         def make(step: Step) -> Made:
-            made.append(self.steps.make(step))
-            return made[-1]
+            if step.place not in made:
+                made[step.place] = self.steps.make(step)
+            return made[step.place]
 
         base = base_model(settings.engines)
         self._check_models(base)
         problems = make(ProblemsStep(settings=settings, policy=base))
-        common: Any = {"settings": settings, "problems": problems}
-        validation = make(EvaluationStep(label="base", split="validation", model=base, **common))
-        base_test = make(HeldOutStep(label="base", split="test", model=base, **common))
-        state = _State(
-            policy=base, validation=validation, learning_rate=settings.training.learning_rate
-        )
+        common: Any = {"settings": settings, "problems": problems, "split": "test"}
+        validation = Validation(settings, problems, make)
+        state = _State(policy=Contestant(model=base), learning_rate=settings.training.learning_rate)
+        validation.answers(state.policy)
+        base_test = make(HeldOutStep(label="base", model=base, **common))
         for number in range(settings.iterations):
             if state.refusals >= settings.promotion.patience:
-                self._log(f"{state.refusals} policies in a row were refused; the run ends")
+                self._log(f"{state.refusals} iterations in a row promoted nothing; the run ends")
                 break
-            self._iterate(make, problems, base, state, number)
+            validation.answers(state.policy)  # the engine of the rollouts is the policy's too
+            this = self._iterate(make, problems, base, state, number)
+            if this.refusal is None:
+                self._try_candidates(make, validation, state, this)
+            validation.close_iteration(this.trials)
+            self._decide(state, this)
             if self.session is not None:
                 self.session.finish_training(number)
-        final_test = base_test
-        if state.policy != base:
-            label = f"iter-{state.policy.iteration - 1:03}"
-            final_test = make(HeldOutStep(label=label, split="test", model=state.policy, **common))
+        final, final_test = state.policy, base_test
+        if final.iteration is not None:
+            label = f"iter-{final.iteration:03}"
+            final_test = make(HeldOutStep(label=label, model=final.model, **common))
         return Outcome(
             base=base,
             base_test=base_test,
             final_test=final_test,
-            steps=made,
+            steps=list(made.values()),
             iterations=state.iterations,
         )
 
@@ -136,14 +141,15 @@ class _Loop:
         base: ModelRef,
         state: _State,
         number: int,
-    ) -> None:
-        settings = self.settings
+    ) -> Iteration:
+        """Everything up to the reference table; `refusal` says why there is none."""
+        settings, policy = self.settings, state.policy.model
         common: Any = {"settings": settings, "iteration": number}
         scored_by = self._reward_model_at(state, number)
         rollouts = make(
             RolloutsStep(
                 problems=problems,
-                policy=state.policy,
+                policy=policy,
                 trained=scored_by,
                 then_trains=True,
                 **{**common, "settings": self._correcting(state)},
@@ -151,41 +157,55 @@ class _Loop:
         )
         state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
         pairs = make(PairsStep(rollouts=rollouts, **common))
-        this = Iteration(
-            number=number,
-            rollouts=rollouts,
-            pairs=pairs,
-            scored_by=scored_by,
-            before=state.validation,
-        )
+        this = Iteration(number=number, rollouts=rollouts, pairs=pairs, scored_by=scored_by)
         state.iterations.append(this)
         if settings.engines.scorer.trained is not None and number + 1 < settings.iterations:
             self._hand_over(make, base, state, this)
-        anchor = base if settings.training.reference == "initial" else state.policy
-        if too_few := self._too_few(pairs):
-            return self._decide(state, this, None, too_few)
-        reference = make(ReferenceStep(pairs=pairs, model=anchor, **common))
-        if too_few := self._too_few(reference):
-            return self._decide(state, this, None, too_few)
-        this.policy = make(
-            PolicyStep(
-                reference=reference,
-                policy=state.policy,
-                learning_rate=state.learning_rate,
-                **common,
-            )
+        anchor = base if settings.training.reference == "initial" else policy
+        this.refusal = self._too_few(pairs)
+        if this.refusal is None:
+            this.reference = make(ReferenceStep(pairs=pairs, model=anchor, **common))
+            this.refusal = self._too_few(this.reference)
+        return this
+
+    def _try_candidates(
+        self, make: Callable[[Step], Made], validation: Validation, state: _State, this: Iteration
+    ) -> None:
+        """Make candidates from the same pairs and let them meet the policy, until one wins."""
+        for name in self.settings.promotion.candidates:
+            step = self._candidate(name, state, this)
+            if step is None:
+                continue
+            trial = Trial(candidate=name, made=make(step))
+            this.trials.append(trial)
+            if collapse := _collapse(trial.made):
+                trial.refusal = f"training collapsed: {collapse}"
+            else:
+                model = _model_of(trial.made, this.number)
+                candidate = Contestant(model=model, name=name, iteration=this.number)
+                validation.compare(state.policy, candidate, trial, attempt=len(this.trials))
+                if trial.refusal is None:
+                    state.policy = candidate
+                    return
+            self._log(f"iteration {this.number}: {name} is refused ({trial.refusal})")
+
+    def _candidate(self, name: str, state: _State, this: Iteration) -> Step | None:
+        """The step that makes a candidate; None for half the way to a training that collapsed."""
+        policy, number = state.policy.model, this.number
+        if name == "halfway":
+            trained = this.trials[0]
+            if not trained.after:
+                return None
+            return AverageStep(start=policy, trained=trained.made, iteration=number)
+        assert this.reference is not None
+        kind, share = (PolicyStep, 1.0) if name == "trained" else (HalfRateStep, 0.5)
+        return kind(
+            settings=self.settings,
+            reference=this.reference,
+            policy=policy,
+            learning_rate=share * state.learning_rate,
+            iteration=number,
         )
-        if collapse := _collapse(this.policy):
-            state.learning_rate /= 2
-            return self._decide(state, this, None, f"training collapsed: {collapse}")
-        model = _model_of(this.policy, number)
-        this.evaluation = make(
-            EvaluationStep(problems=problems, split="validation", model=model, **common)
-        )
-        reason = self._refusal(this)
-        if reason:
-            state.learning_rate /= 2
-        self._decide(state, this, model, reason)
 
     def _correcting(self, state: _State) -> RunSettings:
         """The settings, with all of self-correction if the last iteration showed that it pays."""
@@ -251,28 +271,27 @@ class _Loop:
             "roll out more problems"
         )
 
-    def _refusal(self, this: Iteration) -> str | None:
-        assert this.evaluation is not None
-        before, after = this.before.finished, this.evaluation.finished
-        if before is None or after is None:
-            return None
-        old, new = (list(each.rows(EvaluationRow)) for each in (before, after))
-        return refusal(old, new, self.settings.promotion)
-
-    def _decide(
-        self, state: _State, this: Iteration, model: ModelRef | None, reason: str | None
-    ) -> None:
-        """Promote `model`, or keep the policy where there is a reason (or no model)."""
-        this.refusal = reason
-        if model is None or reason:
+    def _decide(self, state: _State, this: Iteration) -> None:
+        """Count refusals, and lower the rate to one that a candidate may win with."""
+        winner = this.winner
+        if winner is None:
             state.refusals += 1
+            this.refusal = this.refusal or this.refusals
+        else:
+            state.refusals = 0
+        if this.trials and (winner is None or winner.candidate == "half_rate"):
+            state.learning_rate /= 2
+        if this.refusal is not None:
             halved = state.learning_rate < self.settings.training.learning_rate
             rate = f"; learning rate now {state.learning_rate:g}" if halved else ""
-            self._log(f"iteration {this.number}: the policy stays ({reason}){rate}")
-        else:
-            assert this.evaluation is not None
-            state.policy, state.validation, state.refusals = model, this.evaluation, 0
-        self._record("decided", iteration=this.number, promoted=reason is None, reason=reason)
+            self._log(f"iteration {this.number}: the policy stays ({this.refusal}){rate}")
+        self._record(
+            "decided",
+            iteration=this.number,
+            promoted=winner is not None,
+            candidate=winner and winner.candidate,
+            reason=this.refusal,
+        )
 
 
 def _collapse(policy: Made) -> str | None:

@@ -2,22 +2,26 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
-from sphere_ray.records import EvaluationRow, ModelRef
+from sphere_ray.records import ModelRef
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
+from sphere_ray.reporting.policy_summary import (
+    CandidateSummary,
+    TrainingSummary,
+    training_summary,
+)
 from sphere_ray.reporting.reward_summary import reward_summary
 from sphere_ray.reporting.rollout_summary import PAIR_COLUMNS, pairs_summary, rollout_summary
 from sphere_ray.reporting.summary import (
     IterationSummary,
     RunSummary,
-    TrainingSummary,
     held_out_summary,
     validation_summary,
 )
+from sphere_ray.runs.decision import Trial, rows
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
 from sphere_ray.runs.steps.reward_model import handover
@@ -31,11 +35,22 @@ class Iteration:
     rollouts: Made
     pairs: Made
     scored_by: ModelRef | None
-    before: Made
     reward: Made | None = None
-    policy: Made | None = None
-    evaluation: Made | None = None
+    reference: Made | None = None
+    trials: list[Trial] = field(default_factory=list)
     refusal: str | None = None
+
+    @property
+    def winner(self) -> Trial | None:
+        """The candidate that was promoted."""
+        return next((trial for trial in self.trials if trial.refusal is None), None)
+
+    @property
+    def refusals(self) -> str:
+        """Why each candidate was refused."""
+        if len(self.trials) == 1:
+            return str(self.trials[0].refusal)
+        return "; ".join(f"{trial.candidate}: {trial.refusal}" for trial in self.trials)
 
 
 @dataclass(kw_only=True)
@@ -62,16 +77,16 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
             "path": settings.engines.policy.path,
             "fingerprint": outcome.base.fingerprint,
         },
-        "iterations": [_iteration(settings, item) for item in outcome.iterations],
+        "iterations": [_iteration(settings, item, root) for item in outcome.iterations],
         "test": held_out_summary(
-            _rows(outcome.base_test), _rows(outcome.final_test), seed=settings.seed
+            rows([outcome.base_test]), rows([outcome.final_test]), seed=settings.seed
         ),
         "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
         "steps": [path.removeprefix(f"{root}/") for path in paths],
     }
 
 
-def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
+def _iteration(settings: RunSettings, item: Iteration, root: str) -> IterationSummary:
     rollouts, pairs = item.rollouts, item.pairs
     source = "trained" if item.scored_by else settings.engines.scorer.kind
     reward = reward_summary(storage.tables(rollouts.path, REWARD_COLUMNS), source)
@@ -79,7 +94,7 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
     if item.reward is not None and trained is not None:
         reward["trained"] = handover(item.reward.path, trained.schedule)
     seconds, tokens = rollouts.report.seconds, rollouts.report.tokens
-    training = None if item.evaluation is None else _training(item.policy)
+    answered = [trial for trial in item.trials if trial.after]
     return {
         "iteration": item.number,
         "rollout": rollout_summary(
@@ -89,36 +104,39 @@ def _iteration(settings: RunSettings, item: Iteration) -> IterationSummary:
         "pairs": pairs_summary(
             storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds, tokens
         ),
-        "training": training,
+        "training": _training(item.trials),
         "evaluation": None
-        if item.evaluation is None
-        else validation_summary(_rows(item.before), _rows(item.evaluation), seed=settings.seed),
+        if not answered
+        else validation_summary(
+            rows(answered[-1].before), rows(answered[-1].after), seed=settings.seed
+        ),
+        "candidates": [_candidate(trial, root) for trial in item.trials],
         "promoted": item.refusal is None,
         "refusal": item.refusal,
     }
 
 
-def _training(policy: Made | None) -> TrainingSummary:
-    assert policy is not None
-    result: dict[str, Any] = storage.read_json(f"{policy.path}/{OUTCOME}")
-    history = result["history"]
-    tokens, seconds, computed, padding = (
-        sum(step[name] for step in history) for name in ("tokens", "seconds", "computed", "padding")
-    )
+def _training(trials: Sequence[Trial]) -> TrainingSummary | None:
+    """The first training that made a model."""
+    made = [trial.made for trial in trials if trial.after and trial.candidate != "halfway"]
+    if not made:
+        return None
+    return training_summary(storage.read_json(f"{made[0].path}/{OUTCOME}"), made[0].report.seconds)
+
+
+def _candidate(trial: Trial, root: str) -> CandidateSummary:
+    decision, reports = trial.decision, [made.report for made in (trial.made, *trial.after)]
     return {
-        "pairs": result["pairs"],
-        "steps": result["steps"],
-        "zero_stage": result["zero_stage"],
-        "workers": result["workers"],
-        "tokens_per_second": round(tokens / seconds, 3),
-        "padding": round(padding / computed, 4),
-        "loss_first": result["loss_first"],
-        "loss_last": result["loss_last"],
-        "reward_accuracy": result["reward_accuracy"],
-        "seconds": round(policy.report.seconds, 3),
+        "candidate": trial.candidate,
+        "promoted": trial.refusal is None,
+        "reason": decision.reason if decision else str(trial.refusal),
+        "n": decision.n if decision else 0,
+        "looks": trial.looks,
+        "fresh": trial.fresh,
+        "gain": decision.gain if decision else None,
+        "standard_error": decision.error if decision else None,
+        "ci95": list(decision.interval) if decision else None,
+        "seconds": round(sum(report.seconds for report in reports), 3),
+        "before": [made.path.removeprefix(f"{root}/") for made in trial.before],
+        "after": [made.path.removeprefix(f"{root}/") for made in trial.after],
     }
-
-
-def _rows(made: Made) -> list[EvaluationRow]:
-    assert made.finished is not None
-    return list(made.finished.rows(EvaluationRow))

@@ -3,9 +3,8 @@
 Ray is not touched before a step asks for it, so a finished run is read back at once.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,6 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.placement import engines_share_cores
-from sphere_ray.engines.engine import EngineStats
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
@@ -108,16 +106,10 @@ class Session:
             iteration=iteration,
         )
 
-    @contextmanager
-    def metered(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
-        """Meter running pools; the yielded list is filled when the block ends well."""
+    def metered(self, specs: Sequence[EngineSpec]) -> AbstractContextManager[list[PoolUse]]:
+        """Meter running pools; see `Pools.metered`."""
         assert self._pools is not None
-        found: list[PoolUse] = []
-        before, began = {spec: self._pools.stats(spec) for spec in specs}, time.monotonic()
-        yield found
-        seconds = time.monotonic() - began
-        for spec, old in before.items():
-            found.append(_use(spec.name, old, self._pools.stats(spec), seconds))
+        return self._pools.metered(specs)
 
     def call_workers_early(self, iteration: int) -> None:
         """Start training's workers beside the running engines, if the cluster has room for both."""
@@ -184,22 +176,3 @@ class Session:
     def _measure(self, snapshot: Snapshot) -> None:
         if self._metrics is not None:
             self._metrics.on_progress(snapshot)
-
-
-def _use(
-    name: str, before: Sequence[EngineStats], after: Sequence[EngineStats], seconds: float
-) -> PoolUse:
-    def grown(counter: str) -> float:
-        # A replica that was restarted meanwhile counts from zero.
-        old, new = (sum(getattr(each, counter) for each in side) for side in (before, after))
-        return float(max(new - old, 0))
-
-    return PoolUse(
-        name=name,
-        replicas=len(after),
-        seconds=round(seconds, 3),
-        busy_s=round(grown("busy_s"), 3),
-        generated_tokens=int(grown("generated_tokens")),
-        prefix_queries=int(grown("prefix_queries")),
-        prefix_hits=int(grown("prefix_hits")),
-    )

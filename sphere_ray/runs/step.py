@@ -6,25 +6,20 @@ nothing is overwritten.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from sphere_ray import storage
 from sphere_ray.config.base import differences
-from sphere_ray.errors import EngineError
 from sphere_ray.records import ModelRef, PhaseReport, PoolUse
 from sphere_ray.reporting.progress import PhaseTracker
+from sphere_ray.reporting.stopwatch import SPENT, stopwatch
 from sphere_ray.runs.directory import MANIFEST, FinishedStep, Run, WritableRun
 from sphere_ray.runs.manifest import Manifest, fingerprint
 from sphere_ray.runs.session import Session
-from sphere_ray.runs.stopwatch import SPENT, stopwatch
 
 BEGUN = "begun.json"
 ID_COLUMN = "problem_id"
@@ -261,7 +256,7 @@ class Executor(Planner):
             )
             result = step.run(work)
             if step.rows_of is not None:
-                _check_rows(step.rows_of, plan.path)
+                storage.require_same_ids(step.rows_of, plan.path, ID_COLUMN)
         report = PhaseReport(
             phase=step.name,
             fingerprint=plan.fingerprint,
@@ -339,29 +334,3 @@ def _why(
     fewest = min(changes, key=len)
     shown, others = fewest[:_SHOWN_DIFFERENCES], len(fewest) - _SHOWN_DIFFERENCES
     return ", ".join(shown) + (f" and {others} more" if others > 0 else "")
-
-
-def _check_rows(problems: str, output: str) -> None:
-    """Check that every problem has exactly one row.
-
-    Raises:
-        EngineError: rows are missing, or there are too many.
-    """
-    ids, found_ids = (storage.column(directory, ID_COLUMN) for directory in (problems, output))
-    if _sorted(ids).equals(_sorted(found_ids)):
-        return
-    wanted, found = Counter(ids.to_pylist()), Counter(found_ids.to_pylist())
-    if missing := (wanted - found).total():
-        raise EngineError(
-            f"{output} lacks {missing} of {wanted.total()} problems; "
-            "run the same command again to make the missing ones"
-        )
-    if surplus := found - wanted:
-        raise EngineError(
-            f"{output} has {surplus.total()} rows too many, for example of problem "
-            f"{next(iter(surplus))}; remove the directory and run the same command again"
-        )
-
-
-def _sorted(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    return values.take(pc.sort_indices(values))

@@ -20,7 +20,6 @@ STAGES = ("self_generation", "self_correction", "diversity")
 def check_run(run_dir: Path) -> None:
     """Assert that summary.json of a finished run says what its data files hold."""
     summary = json.loads((run_dir / "summary.json").read_text())
-    policy_evaluation = run_dir / "evaluation" / "base"
     for item in summary["iterations"]:
         folder = run_dir / f"iter-{item['iteration']:03}"
         said = dict(item["rollout"])
@@ -39,21 +38,56 @@ def check_run(run_dir: Path) -> None:
         if item["training"] is not None:
             check_training(item["training"], folder)
         assert item["promoted"] == (item["refusal"] is None)
+        for candidate in item["candidates"]:
+            check_candidate(candidate, run_dir)
+        assert item["promoted"] == any(each["promoted"] for each in item["candidates"])
         if item["evaluation"] is None:
             continue
-        before, after = answered(rows(policy_evaluation), rows(folder / "evaluation"))
+        last = [each for each in item["candidates"] if each["after"]][-1]
+        before, after = answered(*(all_rows(run_dir, last[side]) for side in ("before", "after")))
         check_score(item["evaluation"]["before"], before)
         check_score(item["evaluation"]["after"], after)
         assert item["evaluation"]["n"] == len(after)
-        assert item["evaluation"]["failed"] == len(rows(folder / "evaluation")) - len(after)
-        if item["promoted"]:
-            policy_evaluation = folder / "evaluation"
+        asked = len(all_rows(run_dir, last["after"]))
+        assert item["evaluation"]["failed"] == asked - len(after)
     promoted = [item["iteration"] for item in summary["iterations"] if item["promoted"]]
     tests = run_dir / "test"
     final = f"iter-{promoted[-1]:03}" if promoted else "base"
     assert (tests / final / "manifest.json").exists()
     check_test(summary["test"], rows(tests / "base"), rows(tests / final))
     check_seconds(summary["seconds_by_phase"], run_dir)
+
+
+def all_rows(run_dir: Path, steps: list[str]) -> list[dict[str, Any]]:
+    """The rows of several steps."""
+    return [row for step in steps for row in rows(run_dir / step)]
+
+
+def check_candidate(said: dict[str, Any], run_dir: Path) -> None:
+    """Assert the gain of a candidate, its error and its interval, from both models' answers."""
+    if not said["after"]:
+        assert (said["gain"], said["n"], said["promoted"]) == (None, 0, False)
+        return
+    before, after = answered(*(all_rows(run_dir, said[side]) for side in ("before", "after")))
+    assert said["n"] == len(after)
+    old = {row["problem_id"]: row for row in before}
+    gains = [share(row) - share(old[row["problem_id"]]) for row in after]
+    gain = sum(gains) / len(gains)
+    assert said["gain"] == pytest.approx(gain)
+    if len(gains) > 1:
+        squares = sum((each - gain) ** 2 for each in gains)
+        error = math.sqrt(squares / (len(gains) - 1) / len(gains))
+        assert said["standard_error"] == pytest.approx(error)
+        low, high = said["ci95"]
+        assert -1 <= low <= gain <= high <= 1
+    assert said["seconds"] > 0
+    assert 0 <= said["fresh"] <= len(all_rows(run_dir, said["after"]))
+
+
+def share(row: dict[str, Any]) -> float:
+    """The share of all answers to a problem that is right."""
+    verdicts = [row["verdict"], *row["sample_verdicts"]]
+    return verdicts.count("correct") / len(verdicts)
 
 
 def check_pools(said: dict[str, Any], seconds: float, folder: Path) -> None:
@@ -286,3 +320,5 @@ def check_test(
     up, down = gained.count(1), gained.count(-1)
     tail = sum(math.comb(up + down, i) for i in range(min(up, down) + 1))
     assert said["p_value"] == pytest.approx(min(1.0, 2 * tail / 2 ** (up + down)))
+    proven = up != down and said["p_value"] < 0.05
+    assert ("alone proves" in said["conclusion"]) == proven

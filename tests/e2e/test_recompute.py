@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from recompute import check_run
 
+from sphere_ray.config.evaluation import PromotionSettings
+from sphere_ray.method.decision import Ruling, decide
 from sphere_ray.records import (
     Branch,
     Candidate,
@@ -196,6 +198,23 @@ POOL = PoolUse(
 )
 
 
+def entry(decision):
+    return {
+        "candidate": "trained",
+        "promoted": decision.ruling is Ruling.PROMOTE,
+        "reason": decision.reason,
+        "n": decision.n,
+        "looks": 2,
+        "fresh": 7,
+        "gain": decision.gain,
+        "standard_error": decision.error,
+        "ci95": list(decision.interval),
+        "seconds": 1.0,
+        "before": ["evaluation/base"],
+        "after": ["iter-000/evaluation/trained", "iter-000/evaluation/trained-2"],
+    }
+
+
 def write(folder: Path, records, cls):
     folder.mkdir(parents=True)
     half = len(records) // 2
@@ -207,7 +226,8 @@ def write(folder: Path, records, cls):
 def run_dir(tmp_path):
     write(tmp_path / "iter-000" / "rollouts", ROLLOUTS, Rollout)
     write(tmp_path / "iter-000" / "pairs", PAIRS, PreferencePair)
-    write(tmp_path / "iter-000" / "evaluation", AFTER, EvaluationRow)
+    write(tmp_path / "iter-000" / "evaluation" / "trained", AFTER[:3], EvaluationRow)
+    write(tmp_path / "iter-000" / "evaluation" / "trained-2", AFTER[3:], EvaluationRow)
     write(tmp_path / "evaluation" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "base", BEFORE, EvaluationRow)
     write(tmp_path / "test" / "iter-000", AFTER[::-1], EvaluationRow)
@@ -228,6 +248,7 @@ def run_dir(tmp_path):
                 "pairs": pairs_summary(iter(PAIR_TABLES), DROPPED, 3.0, TOKENS),
                 "training": None,
                 "evaluation": validation_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
+                "candidates": [entry(decide(BEFORE, AFTER, PromotionSettings(max_loss=1)))],
                 "promoted": True,
                 "refusal": None,
             }
@@ -262,13 +283,17 @@ def test_the_recount_agrees_with_the_summary(run_dir):
         ("pairs", "per_1000_tokens"),
         ("evaluation", "n"),
         ("evaluation", "failed"),
+        ("candidates", "n"),
+        ("candidates", "gain"),
+        ("candidates", "standard_error"),
     ],
 )
 def test_the_recount_notices_a_wrong_count(run_dir, wrong):
     path = run_dir / "summary.json"
     summary = json.loads(path.read_text())
     part, field = wrong
-    summary["iterations"][0][part][field] += 1
+    found = summary["iterations"][0][part]
+    (found[0] if part == "candidates" else found)[field] += 1
     path.write_text(json.dumps(summary))
     with pytest.raises(AssertionError):
         check_run(run_dir)

@@ -178,7 +178,7 @@ def plan(run_dir, *overrides):
 
 
 STATES = ("reuse", "continue", "make")
-UP_TO_PAIRS = ("problems", "evaluation/base", "test/base", "iter-000/rollouts")
+UP_TO_PAIRS = ("problems", "validation/1", "evaluation/base", "test/base", "iter-000/rollouts")
 
 
 def test_a_dry_run_of_a_finished_run_makes_nothing(run_dir):
@@ -192,7 +192,7 @@ def test_another_rate_is_planned_to_train_again_over_the_same_rollouts(run_dir):
     steps = plan(run_dir, "training.learning_rate=0.5")
     reused = (*UP_TO_PAIRS, "iter-000/pairs", "iter-000/reference")
     assert {name: steps[name][0] for name in reused} == dict.fromkeys(reused, "reuse")
-    made = ("iter-000/policy", "iter-000/evaluation")
+    made = ("iter-000/policy", "iter-000/evaluation/trained")
     assert {name: steps[name][0] for name in made} == dict.fromkeys(made, "make")
     assert "training.learning_rate" in steps["iter-000/policy"][1]
     assert contents(run_dir, "**/*") == files

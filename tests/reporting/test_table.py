@@ -100,6 +100,36 @@ SUMMARY = {
                 "seconds": 61.0,
             },
             "evaluation": {"n": 100, "failed": 0, "before": SCORE, "after": BETTER},
+            "candidates": [
+                {
+                    "candidate": "trained",
+                    "promoted": False,
+                    "reason": "validation changed by -4.0 points",
+                    "n": 200,
+                    "looks": 2,
+                    "fresh": 100,
+                    "gain": -0.04,
+                    "standard_error": 0.021,
+                    "ci95": [-0.081, 0.001],
+                    "seconds": 9.0,
+                    "before": [],
+                    "after": [],
+                },
+                {
+                    "candidate": "half_rate",
+                    "promoted": True,
+                    "reason": "training collapsed",
+                    "n": 0,
+                    "looks": 0,
+                    "fresh": 0,
+                    "gain": None,
+                    "standard_error": None,
+                    "ci95": None,
+                    "seconds": 9.0,
+                    "before": [],
+                    "after": [],
+                },
+            ],
             "promoted": True,
             "refusal": None,
         },
@@ -137,6 +167,7 @@ SUMMARY = {
             },
             "training": None,
             "evaluation": None,
+            "candidates": [],
             "promoted": False,
             "refusal": "training collapsed",
         },
@@ -157,6 +188,7 @@ SUMMARY = {
         "difference": 0.0767,
         "difference_ci95": [0.021, 0.133],
         "p_value": 0.00213,
+        "conclusion": "this run alone proves a gain",
     },
     "seconds_by_phase": {"rollouts": 90.0, "policy": 30.0},
 }
@@ -200,7 +232,13 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "policy-01234567 555 tokens/s", "91.4% prefix hits", "idle 5.3%")
     line_with(console, "too_long 13")
     line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2", "padding 2.1%")
-    line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100", "promoted")
+    line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100")
+    line_with(
+        console, "trained", "-4.0 (95%: -8.1 to +0.1) on 200", "100 fresh", "look 2", "-4.0 p"
+    )
+    line_with(console, "half_rate", "promoted: training collapsed")
+    line_with(console, "decision", "promoted")
+    line_with(console, "this run alone proves a gain")
     line_with(console, "ages", "60", "27.7", "35.3", "+7.7")
     line_with(console, "fares", "9", "-7.7")
     line_with(console, "mean of families", "31.5", "32.5", "+1.0")
@@ -219,7 +257,8 @@ def test_two_models(console):
 def test_an_iteration_without_training_says_so(console):
     print_summary(SUMMARY, console)
     line_with(console, "training", "none")
-    line_with(console, "validation", "the policy stays: training collapsed")
+    line_with(console, "validation", "none")
+    line_with(console, "decision", "the policy stays: training collapsed")
 
 
 def test_one_model(console):

@@ -1,185 +1,23 @@
 """Promotion and refusal over several iterations: a maker hands out what a test scripts."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sphere_ray import storage
-from sphere_ray.config import RunSettings
 from sphere_ray.errors import ModelError, RunDirectoryError
-from sphere_ray.records import (
-    EvaluationRow,
-    FinishReason,
-    ModelRef,
-    PhaseReport,
-    Problem,
-    Rollout,
-    Verdict,
-)
 from sphere_ray.runs import evolve
-from sphere_ray.runs.directory import FinishedStep, Run
-from sphere_ray.runs.manifest import Manifest
+from sphere_ray.runs.directory import Run
 from sphere_ray.runs.outcome import Iteration
-from sphere_ray.runs.step import Made, Planner, State, Step
-from sphere_ray.runs.steps.evaluation import EvaluationStep
-from sphere_ray.runs.steps.policy import PolicyStep
+from sphere_ray.runs.step import Planner, State
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.reward_model import RewardModelStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from sphere_ray.schema import to_table
-
-BASE = ModelRef(path="base", iteration=0, fingerprint="base")
-SOURCES = {split: {"source": f"file:{split}"} for split in ("train", "validation", "test")}
-N = 10
-
-
-def answers(right: int, truncated: int = 0, failed: int = 0) -> list[EvaluationRow]:
-    verdicts = [Verdict.CORRECT] * right + [Verdict.TRUNCATED] * truncated
-    verdicts += [Verdict.WRONG] * (N - len(verdicts))
-    return [
-        EvaluationRow(
-            problem_id=str(index),
-            family="ages",
-            level=1,
-            response="",
-            answer=None,
-            verdict=verdict,
-            num_tokens=1,
-            finish_reason=FinishReason.ANSWER,
-            error="too long" if index >= N - failed else None,
-        )
-        for index, verdict in enumerate(verdicts)
-    ]
-
-
-@dataclass
-class Script:
-    """What comes of each iteration, and what the loop asked for."""
-
-    after: list[list[EvaluationRow]]
-    pairs: int = 4
-    collapses: tuple[int, ...] = ()
-    unfit: tuple[int, ...] = ()
-    routes: tuple[tuple[str, ...], ...] = ()
-    handover_refusals: list[str | None] = field(default_factory=list)
-    asked: list[Step] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    finished: list[int] = field(default_factory=list)
-    folder: Path = Path()
-
-    def make(self, step: Step) -> Made:
-        self.asked.append(step)
-        path = self.folder / f"{len(self.asked)}"
-        rows, dropped = self.pairs, {}
-        if isinstance(step, EvaluationStep):
-            found = answers(5) if step.iteration is None else self.after[step.iteration]
-            storage.write_table(to_table(found, EvaluationRow), f"{path}/part.parquet")
-        if isinstance(step, RolloutsStep) and self.routes:
-            problem = Problem(problem_id="p", question="q", answer="a", source="s")
-            found = [
-                Rollout(
-                    problem=problem,
-                    route=("self_generation:both_wrong", second),
-                    stage_tokens=(1, 1),
-                )
-                for second in self.routes[step.iteration or 0]
-            ]
-            storage.write_table(to_table(found, Rollout), f"{path}/part.parquet")
-        if isinstance(step, ReferenceStep) and step.iteration in self.unfit:
-            rows = 0
-        if isinstance(step, PolicyStep):
-            if step.iteration in self.collapses:
-                dropped = {"collapsed": 4}
-                storage.write_json({"error": "it fell"}, f"{path}/training.json")
-            else:
-                storage.write_text("", f"{path}/model/weights")
-        if isinstance(step, RewardModelStep):
-            assert step.iteration is not None
-            refusal = self.handover_refusals[step.iteration]
-            storage.write_json({"held_out": None, "refusal": refusal}, f"{path}/outcome.json")
-            storage.write_text("", f"{path}/model/weights")
-        report = PhaseReport(
-            phase=step.name,
-            fingerprint="f",
-            rows_in=4,
-            rows_out=rows,
-            seconds=1.0,
-            dropped=dropped,
-        )
-        manifest = Manifest(
-            step=step.place,
-            fingerprint="f",
-            output=f"output of {step.place}",
-            identity={},
-            inputs={},
-            report=report,
-            versions={},
-            code="",
-            created="",
-        )
-        finished = FinishedStep(path=str(path), manifest=manifest)
-        return Made(name=step.name, path=str(path), finished=finished)
-
-    def log(self, text: str) -> None:
-        self.said.append(text)
-
-    def record(self, event: str, **fields: Any) -> None:
-        pass
-
-    def finish_training(self, iteration: int) -> None:
-        self.finished.append(iteration)
-
-    def every(self, kind: type[Any]) -> list[Any]:
-        """The steps of a kind, in the order asked for."""
-        return [step for step in self.asked if isinstance(step, kind)]
-
-    @property
-    def policies(self) -> list[str]:
-        return [step.policy.fingerprint for step in self.every(RolloutsStep)]
-
-    @property
-    def rates(self) -> list[float]:
-        return [step.learning_rate for step in self.every(PolicyStep)]
-
-
-def settings_of(**changes: Any) -> RunSettings:
-    training = {"learning_rate": 1.0, "batch_size": 1} | changes.pop("training", {})
-    engines = {"policy": {"path": "m"}, "policy_pool": {"kv_cache_gib": 1}}
-    return RunSettings.model_validate(
-        {
-            "name": "t",
-            "run_dir": "unused",
-            "problems": SOURCES,
-            "engines": engines | changes.pop("engines", {}),
-            "training": training,
-            "iterations": 3,
-        }
-        | changes
-    )
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
-    monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
-
-    def attempt(script: Script, **changes: Any) -> list[Iteration]:
-        script.folder = tmp_path
-        made: Any = script  # steps and session in one
-        loop = evolve._Loop(settings=settings_of(**changes), steps=made, session=made)
-        return loop.evolve().iterations
-
-    return attempt
+from tests.runs.script import BASE, Script, answers, policy_of, settings_of
 
 
 def decisions(iterations: list[Iteration]) -> list[bool]:
     return [item.refusal is None for item in iterations]
-
-
-def policy_of(iteration: int) -> str:
-    return f"output of iter-{iteration:03}/policy"
 
 
 def test_each_better_policy_makes_the_next_rollout(run: Any) -> None:
@@ -199,22 +37,22 @@ def test_a_worse_policy_is_refused_and_the_rate_halved(run: Any) -> None:
     assert decisions(iterations) == [False, True, True]
     assert script.policies == ["base", "base", policy_of(1)]
     assert script.rates == [1.0, 0.5, 0.5]
-    assert "0.500 to 0.400" in iterations[0].refusal
+    assert "-10.0 points" in iterations[0].refusal
 
 
 def test_two_refusals_in_a_row_end_the_run(run: Any) -> None:
     script = Script(after=[answers(4), answers(3), answers(9)])
     assert decisions(run(script)) == [False, False]
-    assert script.said[-1] == "2 policies in a row were refused; the run ends"
-    assert script.asked[-1].place == "iter-001/evaluation"
+    assert script.said[-1] == "2 iterations in a row promoted nothing; the run ends"
+    assert script.asked[-1].place == "iter-001/evaluation/trained"
 
 
 def test_a_collapse_halves_the_rate_and_keeps_the_policy(run: Any) -> None:
-    script = Script(after=[[], answers(7), answers(7)], collapses=(0,))
+    script = Script(after=[[], answers(7), answers(7)], collapses=("iter-000/policy",))
     iterations = run(script)
     assert decisions(iterations) == [False, True, True]
     assert script.rates == [1.0, 0.5, 0.5]
-    assert iterations[0].evaluation is None
+    assert iterations[0].trials[0].after == []
     assert iterations[0].refusal == "training collapsed: it fell"
 
 
@@ -231,7 +69,7 @@ def test_too_few_pairs_keep_the_policy_and_the_rate(run: Any) -> None:
 
 def test_answers_that_run_away_are_refused(run: Any) -> None:
     script = Script(after=[answers(6, truncated=4)] * 2)
-    iterations = run(script, promotion={"max_truncated_share": 0.3})
+    iterations = run(script, promotion={"max_truncated_rise": 0.3})
     assert decisions(iterations) == [False, False]
     assert "40%" in iterations[0].refusal
 
@@ -323,11 +161,11 @@ def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
     settings = settings_of(iterations=2, engines=trained())
     evolve._Loop(settings=settings, steps=planner).evolve()
     assert [plan.step.place for plan in planner.plans] == [
-        *("problems", "evaluation/base", "test/base"),
+        *("problems", "validation/1", "evaluation/base", "test/base"),
         *("iter-000/rollouts", "iter-000/pairs", "iter-000/reward", "iter-000/reference"),
-        *("iter-000/policy", "iter-000/evaluation"),
+        *("iter-000/policy", "iter-000/evaluation/trained"),
         *("iter-001/rollouts", "iter-001/pairs", "iter-001/reference"),
-        *("iter-001/policy", "iter-001/evaluation", "test/iter-001"),
+        *("iter-001/policy", "iter-001/evaluation/trained", "test/iter-001"),
     ]
     assert {plan.state for plan in planner.plans} == {State.MAKE}
     reasons = {plan.step.place: plan.reason for plan in planner.plans}

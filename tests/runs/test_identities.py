@@ -81,7 +81,7 @@ def changed(before: RunSettings, after: RunSettings) -> set[str]:
         "grading.workers=8",
         "grading.timeout_s=1",
         "problems.max_rejected_share=0.9",
-        "promotion.tolerance=0.5",
+        "promotion={max_loss: 0.5, candidates: [trained]}",
         "promotion.patience=9",
     ],
 )

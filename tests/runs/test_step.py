@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sphere_ray import storage
 from sphere_ray.errors import EngineError, RunDirectoryError
 from sphere_ray.records import ModelRef
+from sphere_ray.reporting.stopwatch import SPENT
 from sphere_ray.runs.directory import Run
 from sphere_ray.runs.step import BEGUN, Planner, Result, State, Work
-from sphere_ray.runs.stopwatch import SPENT
 from tests.runs.steps import Line, Resumed, executor, lines, opened
 
 

@@ -95,3 +95,10 @@ class PolicyStep(Step):
             "zero_stage": request.settings.zero_stage_on(placement),
         }
         return asdict(result) | sharded, model_fingerprint(request.output_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfRateStep(PolicyStep):
+    """The same at half the rate, where the first training made nothing better."""
+
+    kind: ClassVar[str] = "half_rate"

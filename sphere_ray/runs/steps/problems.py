@@ -142,3 +142,11 @@ class GivenProblemsStep(Step):
         """Write them."""
         write_problems(work.path, {self.split: self.problems})
         return Result(rows_in=len(self.problems), rows_out=len(self.problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationStep(GivenProblemsStep):
+    """A batch of the validation problems, which one look at two models asks for."""
+
+    kind: ClassVar[str] = "validation"
+    split: str = "validation"
