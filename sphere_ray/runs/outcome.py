@@ -117,6 +117,7 @@ def _training(policy: Made | None) -> TrainingSummary:
         "loss_first": result["loss_first"],
         "loss_last": result["loss_last"],
         "reward_accuracy": result["reward_accuracy"],
+        "update_survival": round(result["update_survival"], 4),
         "seconds": round(policy.report.seconds, 3),
     }
 
