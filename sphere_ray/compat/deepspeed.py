@@ -2,14 +2,13 @@
 
 import gc
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
-from torch import Tensor, nn
+from torch import nn
 
 from sphere_ray.compat.names import doubts
 
@@ -18,7 +17,6 @@ logger = logging.getLogger(__name__)
 TESTED = "0.19.8"
 
 _OPS, _STACK, _SHAPE = "__compatible_ops__", "FWD_MODULE_STACK", "ds_shape"
-_CONSOLIDATE = "_zero3_consolidated_16bit_state_dict"
 
 
 def warn_if_untested() -> None:
@@ -30,10 +28,9 @@ def warn_if_untested() -> None:
 
 def zero3_faults(engine: Any) -> list[str]:
     """Why a ZeRO-3 engine cannot be trained: without these names its weights would be wrong."""
-    faults = [] if hasattr(engine, _CONSOLIDATE) else [f"its engine has no {_CONSOLIDATE}"]
-    if not all(hasattr(parameter, _SHAPE) for parameter in engine.module.parameters()):
-        faults.append(f"its parameters have no {_SHAPE}")
-    return faults
+    if all(hasattr(parameter, _SHAPE) for parameter in engine.module.parameters()):
+        return []
+    return [f"its parameters have no {_SHAPE}"]
 
 
 def skip_shared_memory_build() -> None:
@@ -49,12 +46,6 @@ def skip_shared_memory_build() -> None:
 def true_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """The shape of a parameter; ZeRO-3 empties the parameter and keeps its shape aside."""
     return tuple(getattr(parameter, _SHAPE, parameter.shape))
-
-
-def zero3_weights(engine: Any) -> Mapping[str, Tensor] | None:
-    """All weights of a ZeRO-3 engine on the first worker, None on the others; all call it."""
-    weights: Mapping[str, Tensor] | None = getattr(engine, _CONSOLIDATE)()
-    return weights
 
 
 def forget_models() -> None:

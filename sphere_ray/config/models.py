@@ -8,6 +8,7 @@ from sphere_ray.config.base import Placement, Settings
 from sphere_ray.config.precision import native_bfloat16
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "auto"]
+StoredDtype: TypeAlias = Literal["bfloat16", "float32"]
 
 
 class ModelSettings(Settings):
@@ -31,6 +32,11 @@ class ModelSettings(Settings):
             return self
         dtype = "bfloat16" if native_bfloat16(gpu=pool.gpus > 0) else "float32"
         return self.model_copy(update={"dtype": dtype})
+
+    @property
+    def stored_dtype(self) -> StoredDtype:
+        """How a model that is trained for this role is written: as exactly as it is served."""
+        return "float32" if self.dtype == "float32" else "bfloat16"
 
 
 class PoolSettings(Settings):

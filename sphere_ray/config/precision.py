@@ -1,4 +1,4 @@
-"""Which precision `auto` means: bfloat16 where the hardware computes in it, else float32.
+"""Which precision an engine's `auto` means: bfloat16 where its hardware computes in it, or float32.
 
 It is settled when a configuration is read, so that the resolved copy names one and a run never
 mixes two. A CPU without such instructions emulates bfloat16 at about an eighth of the speed.

@@ -98,6 +98,16 @@ class RunSettings(Settings):
         return self.model_copy(update=changes) if changes else self
 
     @model_validator(mode="after")
+    def _next_training_keeps_the_update(self) -> "RunSettings":
+        if self.training.precision == "bf16" and self.engines.policy.stored_dtype == "float32":
+            raise ValueError(
+                "training.precision: bf16 rounds the policy whenever an iteration loads it, and "
+                "engines.policy.dtype: float32 keeps it whole; set training.precision: fp32 or "
+                "engines.policy.dtype: bfloat16"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _attention_has_its_kernel(self) -> "RunSettings":
         training = self.training
         on_gpu = self.trainer.use_gpu and training.precision == "bf16"

@@ -5,7 +5,6 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Placement, Settings
-from sphere_ray.config.precision import native_bfloat16
 
 MASKED_ATTENTION: Final = "sdpa"
 """Takes any mask, which a prefix tree needs."""
@@ -47,9 +46,14 @@ class GuardSettings(Settings):
 class OptimizationSettings(Settings):
     """What every training under DeepSpeed has.
 
-    `batch_size` is global: micro_batch_size x accumulation x workers.
+    `batch_size` is global: micro_batch_size x accumulation x workers. The steps of an epoch share
+    its examples equally, so it is the size of the largest.
+    `warmup_ratio` of the steps rise evenly to `learning_rate`; even one of them makes a ramp.
+    `adam_beta2` averages squared gradients over about 1 / (1 - beta2) steps: 0.95 suits ten to some
+    hundred steps, a training of thousands wants 0.999.
     `max_length` counts tokens; longer examples are dropped and counted.
-    `precision: auto` is bf16 on GPUs and on CPUs that compute in it, else fp32.
+    `precision: auto` is bf16 on GPUs and fp32 on CPUs, whatever instructions these have: forwards
+    through rounded weights make another training, and a configuration should mean the same one.
     """
 
     epochs: int = Field(1, ge=1)
@@ -59,6 +63,8 @@ class OptimizationSettings(Settings):
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(2048, ge=2)
     precision: Literal["bf16", "fp32", "auto"] = "auto"
@@ -69,7 +75,7 @@ class OptimizationSettings(Settings):
         """The same with its `auto` settled for that placement."""
         if self.precision != "auto":
             return self
-        precision = "bf16" if native_bfloat16(gpu=placement.use_gpu) else "fp32"
+        precision = "bf16" if placement.use_gpu else "fp32"
         return self.model_copy(update={"precision": precision})
 
     def zero_stage_on(self, placement: "TrainerPlacement") -> int:
@@ -77,8 +83,11 @@ class OptimizationSettings(Settings):
 
         A single worker has nothing to shard. In fp32, stage 0 gives the same result without ZeRO's
         copies of weights and gradients. Stage 3 stays: it also partitions the model at loading.
+        In bf16, stage 1 runs instead of stage 0, which would sum gradients in bf16.
         """
-        alone = placement.workers == 1 and self.precision == "fp32" and not placement.offload
+        if self.precision == "bf16":
+            return max(placement.zero_stage, 1)
+        alone = placement.workers == 1 and not placement.offload
         return 0 if alone and placement.zero_stage < 3 else placement.zero_stage
 
 

@@ -8,7 +8,8 @@ class TrainingSummary(TypedDict):
     """How training went: mean loss of the first and last step, accuracy of the last.
 
     `tokens_per_second` counts the tokens of both sides of each pair. `padding` is the share of the
-    computed tokens that belonged to no pair of the step.
+    computed tokens that belonged to no pair of the step. `update_survival` is the share of the
+    update that the written weights kept: its projection on the update of the optimizer's weights.
     """
 
     pairs: int
@@ -20,6 +21,7 @@ class TrainingSummary(TypedDict):
     loss_first: float
     loss_last: float
     reward_accuracy: float
+    update_survival: float
     seconds: float
 
 
@@ -64,5 +66,6 @@ def training_summary(result: Mapping[str, Any], seconds: float) -> TrainingSumma
         "loss_first": result["loss_first"],
         "loss_last": result["loss_last"],
         "reward_accuracy": result["reward_accuracy"],
+        "update_survival": round(result["update_survival"], 4),
         "seconds": round(seconds, 3),
     }

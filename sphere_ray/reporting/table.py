@@ -112,6 +112,7 @@ def _iteration(item: IterationSummary) -> Table:
         else (
             f"{training['steps']} steps, loss {training['loss_first']:.4f} to "
             f"{training['loss_last']:.4f}, accuracy {_percent(training['reward_accuracy'])}%, "
+            f"{_percent(training['update_survival'])}% of the update kept, "
             f"{training['workers']} workers, ZeRO-{training['zero_stage']}, "
             f"{training['tokens_per_second']:,.0f} tokens/s, "
             f"padding {_percent(training['padding'])}%"

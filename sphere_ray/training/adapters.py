@@ -3,7 +3,8 @@
 The adapters are peft's. They start as zero, so the model begins as its own reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from peft import (
@@ -13,6 +14,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -49,13 +51,21 @@ def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> Peft
 
 def merged(
     model: PreTrainedModel, weights: Mapping[str, Tensor], lora: LoraSettings
-) -> PreTrainedModel:
-    """Add trained adapters to the frozen model they belong to: W + alpha / rank * B A.
+) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the frozen model in float32, with the adapters added: W + alpha / rank * B A.
 
-    `weights` are those of the trained model. New adapters are float32, whatever the trained ones
-    are, so the sum is made in float32 and rounded once.
+    `weights` are those of the trained adapters.
     """
-    adapted = with_adapters(model, lora, seed=0)
+    adapted = with_adapters(model, lora, seed=0)  # in float32, whatever the model is in
     set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted, dict(weights)))
-    whole: PreTrainedModel = adapted.merge_and_unload()
-    return whole
+    layers: dict[str, Any] = {  # peft's base class names no `get_delta_weight`
+        f"{name}.weight": layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    adapted.unload()
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach().float()
+        if layer := layers.get(name):
+            weight = weight + layer.get_delta_weight(*layer.active_adapters).detach()
+        yield name, weight

@@ -78,10 +78,9 @@ def planned_steps(
     """The steps from the `first` on: each epoch is a seeded permutation of all examples.
 
     They are planned one by one, so that a million examples cost one permutation at a time. The
-    last batch of an epoch may be smaller.
+    batches of an epoch differ by one example at most, so that each example weighs about as much.
     """
-    size = settings.batch_size
-    an_epoch = -(-count // size)
+    an_epoch = -(-count // settings.batch_size)
     for number in range(first, settings.epochs * an_epoch):
         epoch, batch = divmod(number, an_epoch)
         if number == first or batch == 0:
@@ -90,7 +89,7 @@ def planned_steps(
             number=number,
             steps=settings.epochs * an_epoch,
             epoch=epoch,
-            examples=order[batch * size : (batch + 1) * size],
+            examples=order[batch * count // an_epoch : (batch + 1) * count // an_epoch],
         )
 
 

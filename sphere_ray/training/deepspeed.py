@@ -2,12 +2,13 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
@@ -18,6 +19,7 @@ from sphere_ray.errors import TrainingError
 from sphere_ray.training.batches import accumulation
 from sphere_ray.training.messages import LearningRequest, ReferenceRequest
 
+_BETA1 = 0.9
 _TAG = "state"
 _RATE = "rate"
 """Key of a parameter group: its learning rate over that of a step."""
@@ -69,8 +71,8 @@ class ShardedPolicy:
             TrainingError: this version of DeepSpeed would give wrong weights under ZeRO-3.
         """
         self._engine, self._replicated = engine, replicated
-        self._partitioned = engine.zero_optimization_partition_weights()
-        if self._partitioned and (faults := private.zero3_faults(engine)):
+        partitioned = engine.zero_optimization_partition_weights()
+        if partitioned and (faults := private.zero3_faults(engine)):
             raise TrainingError(
                 f"this version of DeepSpeed cannot be used with ZeRO-3: {'; '.join(faults)}; "
                 f"install deepspeed=={private.TESTED} or set trainer.zero_stage: 2"
@@ -129,12 +131,23 @@ class ShardedPolicy:
         loaded: Mapping[str, Any] = state
         return loaded
 
-    def weights(self) -> Mapping[str, Tensor] | None:
-        """All weights, unsharded, on the first worker; None on the others (ZeRO-3) or unused."""
-        if self._partitioned:
-            return private.zero3_weights(self._engine)
-        whole: Mapping[str, Tensor] = self.model.state_dict()
-        return whole
+    def trained_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights that learn, whole and in float32; all workers take them one by one.
+
+        They are those that the optimizer updates, not what a forward in bf16 rounds them to.
+
+        Raises:
+            TrainingError: this version of DeepSpeed does not give them.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                whole = parameter if self._replicated else safe_get_full_fp32_param(parameter)
+                if whole is None:
+                    raise TrainingError(
+                        f"DeepSpeed does not give the float32 weights of {name}; "
+                        f"install deepspeed=={private.TESTED}"
+                    )
+                yield name, whole.detach()
 
     def close(self) -> None:
         """Let go of model and optimizer, which hooks in torch's graph hold."""
@@ -157,7 +170,12 @@ def load_for_training(
     config = build_config(request.settings, request.placement)
     model, decay = _load(load, config), request.settings.weight_decay
     groups = _parameter_groups(model, decay, rates)
-    options: dict[str, Any] = {"lr": request.learning_rate, "weight_decay": decay}
+    options: dict[str, Any] = {
+        "lr": request.learning_rate,
+        "betas": (_BETA1, request.settings.adam_beta2),
+        "eps": request.settings.adam_epsilon,
+        "weight_decay": decay,
+    }
     if request.placement.offload:
         config["optimizer"] = {"type": "AdamW", "params": options}
         engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)

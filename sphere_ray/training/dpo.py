@@ -1,6 +1,6 @@
 """The task of learning preference pairs: DPO and the losses like it (method/preference.py)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from sphere_ray.method.preference import LossInputs, preference_loss, sequence_l
 from sphere_ray.training.adapters import merged, with_adapters
 from sphere_ray.training.batches import MicroBatch, collate, pad_logps
 from sphere_ray.training.deepspeed import ShardedPolicy
+from sphere_ray.training.keeping import keeping, take_over
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
 from sphere_ray.training.policy import (
@@ -114,13 +115,14 @@ class PreferenceTask(Task[MicroBatch]):
         super().guard(history)
         check_collapse(history, self.settings.guard)
 
-    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+    def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
         """Write a Hugging Face directory; adapters are merged."""
         source, lora = self.request.model_dir, self.settings.lora
-        if lora is not None:
-            model = merged(load_model(source, self.settings), weights, lora)
-            weights = model.state_dict()
-        export(model, weights, source, self.request.output_dir)
+        model = load_model(source, self.settings)
+        whole = weights if lora is None else merged(model, dict(weights), lora)
+        survival = take_over(model, whole, keeping(self.request))
+        export(model, source, self.request.output_dir)
+        return survival
 
     def result(self, **common: Any) -> TrainResult:
         """See `Task.result`."""

@@ -5,7 +5,8 @@ What is learned is a `Task`: preference pairs (dpo.py) or labelled steps (reward
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Generic, TypeVar
 
@@ -71,8 +72,8 @@ class Task(ABC, Generic[Batch]):
         """Do what needs the trained model in memory."""
 
     @abstractmethod
-    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Write the model directory."""
+    def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
+        """Write the model directory from the trained weights; the share of their update in it."""
 
     @abstractmethod
     def result(self, **common: Any) -> LearningResult:
@@ -85,7 +86,7 @@ def train(task: Task[Any], worker: Worker) -> LearningResult:
     Raises:
         ConfigError: the batch size does not divide by micro-batch size x workers.
         ModelError: the model cannot be loaded or trained.
-        CollapseError: a guard stopped training.
+        CollapseError: a guard stopped training, or little of the update would have been written.
         TrainingError: the workers see different files.
     """
     if len(set(worker.gather(len(task.lengths)))) > 1:
@@ -110,14 +111,17 @@ def _train(task: Task[Any], policy: ShardedPolicy, worker: Worker) -> LearningRe
         if len(history) % settings.checkpoint_every == 0 and len(history) < step.steps:
             keep(request, policy, worker, history)
     task.finish(policy, worker)
-    weights = policy.weights()
-    if worker.rank == 0 and weights is not None:
-        task.export(policy.model, weights)
+    weights = policy.trained_weights()
+    survival = 1.0
+    if worker.rank == 0:
+        survival = task.export(weights)
+    deque(weights, maxlen=0)  # the other workers have parts of them
     return task.result(
         model_dir=request.output_dir,
         steps=len(history),
         loss_first=history[0].loss,
         loss_last=history[-1].loss,
+        update_survival=survival,
         seconds=time.monotonic() - began,
         history=tuple(history),
         resumed_at=resumed_at,

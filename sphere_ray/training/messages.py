@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.scorers import TrainedScorerSettings
 from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement, TrainingSettings
 
@@ -51,7 +52,7 @@ class TrainRequest:
 
     `reference_path` is `ReferenceRequest.output_dir`: it holds token ids and reference log-probs,
     so nothing is tokenised again. `learning_rate` overrides the settings' (a refused promotion
-    halves it).
+    halves it). `stored_dtype` is how the engines will serve the result, and so how it is written.
     `fingerprint` stands for everything that decides the weights, data included; a checkpoint of
     another one is not continued.
     """
@@ -63,6 +64,7 @@ class TrainRequest:
     learning_rate: float
     settings: TrainingSettings
     placement: TrainerPlacement
+    stored_dtype: StoredDtype = "float32"
     fingerprint: str = ""
 
 
@@ -86,6 +88,7 @@ class RewardTrainRequest:
     seed: int
     trained: TrainedScorerSettings
     placement: TrainerPlacement
+    stored_dtype: StoredDtype = "float32"
     fingerprint: str = ""
 
     @property
@@ -158,13 +161,15 @@ class LearningResult:
 
     `history` has every step. `resumed_at` is the number of steps taken over from a checkpoint;
     `restarted_because` says why a checkpoint of this model could not be used. `seconds` is wall
-    time since the model was last loaded.
+    time since the model was last loaded. `update_survival` is the share of the weights' update that
+    is in the written model (`keeping.Survival`).
     """
 
     model_dir: str
     steps: int
     loss_first: float
     loss_last: float
+    update_survival: float
     seconds: float
     history: tuple[Any, ...] = field(repr=False)
     resumed_at: int = 0

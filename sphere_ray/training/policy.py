@@ -5,7 +5,7 @@ Nothing here knows how the model is sharded: a sharded model is called like the 
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,15 @@ def require_parity(
         )
 
 
-def export(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], source_dir: str, output_dir: str
-) -> None:
-    """Write weights, configuration, tokenizer and generation configuration to `output_dir`.
+def export(model: PreTrainedModel, source_dir: str, output_dir: str) -> None:
+    """Write a model, its tokenizer and its generation configuration to `output_dir`.
 
     Everything but weights and config.json is copied from `source_dir` byte by byte.
     """
     # The original file is copied below; saving it would fail where it breaks today's rules.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     with new_directory(output_dir) as directory:
-        model.save_pretrained(directory, state_dict=dict(weights))
+        model.save_pretrained(directory)
         copy_others(source_dir, directory, but={"config.json"})
 
 

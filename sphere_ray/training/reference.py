@@ -14,13 +14,13 @@ import torch
 from sphere_ray.method.gates import IMPLAUSIBLE, is_implausible
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
+from sphere_ray.shards import Shards
 from sphere_ray.training.batches import collate
 from sphere_ray.training.deepspeed import load_for_inference
 from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
 from sphere_ray.training.reference_table import Logps, new_part, part_path
-from sphere_ray.training.shards import Shards
 from sphere_ray.training.workers import Worker
 
 WHOLE = "reference.json"

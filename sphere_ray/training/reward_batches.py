@@ -17,8 +17,8 @@ from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.records import LabelledStep
 from sphere_ray.reward.labels import Balance, Target, label_of
 from sphere_ray.schema import from_table
+from sphere_ray.shards import Shards
 from sphere_ray.training.batches import Indices
-from sphere_ray.training.shards import Shards
 from sphere_ray.training.tree import PrefixTree
 
 TREE_NODES = 8192

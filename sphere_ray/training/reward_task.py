@@ -1,6 +1,6 @@
 """The task of learning labelled steps: a process reward model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sphere_ray.engines.reward_prompt import RewardPrompt
@@ -16,6 +16,7 @@ from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
 from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
+from sphere_ray.training.keeping import keeping, take_over
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import (
     RewardStepMetrics,
@@ -64,7 +65,7 @@ class RewardTask(Task[Prepared]):
                 f"({self.group}.min_problems: {self.settings.min_problems}); roll out more problems"
             )
 
-    def load(self) -> nn.Module:
+    def load(self) -> StepScorer:
         """Load body and head."""
         return load_step_scorer(self.request.model_dir, self.request.trained.shape, self.settings)
 
@@ -121,20 +122,20 @@ class RewardTask(Task[Prepared]):
             column = pa.array(total, pa.float64(), from_pandas=True)  # not a number: null
             pq.write_table(pa.table({"score": column}), self.request.scores_path)
 
-    def export(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+    def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
         """Write weights under the names of the shape; the other files stay as they are."""
-        assert isinstance(model, StepScorer)
+        model = self.load()
+        survival = take_over(model, weights, keeping(self.request))
         of_classifier = self.request.trained.shape == CLASSIFIER
         prefix = f"{model.model.base_model_prefix}." if of_classifier else "model."
         named = {
-            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: _alone(
-                tensor
-            )
-            for name, tensor in weights.items()
+            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: tensor
+            for name, tensor in model.state_dict().items()
         }
         with new_directory(self.request.output_dir) as directory:
             save_torch_state_dict(named, directory)
             copy_others(self.request.model_dir, directory)
+        return survival
 
     def result(self, **common: Any) -> RewardTrainResult:
         """See `Task.result`; the first epoch has counted once what was dropped."""
@@ -154,9 +155,3 @@ def _shared(batch: Prepared, count: Callable[[Example], float]) -> float:
 def _logits(model: Callable[..., Any], tensors: TreeTensors) -> Tensor:
     logits_m2: Tensor = model(**tensors.inputs, nodes_m=tensors.nodes_m)
     return logits_m2
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """The tensor in memory of its own: DeepSpeed keeps all of them in one buffer."""
-    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor.detach() if whole else tensor.detach().clone()

@@ -14,11 +14,13 @@ from sphere_ray.training.messages import OptimizerStep, StepMetrics
 def learning_rate(step: int, steps: int, peak: float, settings: OptimizationSettings) -> float:
     """Rate of 0-based `step` of `steps`: linear warm-up to `peak`, then the schedule towards 0.
 
+    The w = ceil(warmup_ratio * steps) steps before the peak have (step + 1) / (w + 1) of it; the
+    peak itself is the first step of the schedule, so the last step never belongs to the warm-up.
     No step has rate 0: the first warm-up step already moves, and 0 would be reached after the last.
     """
-    warmup = math.ceil(settings.warmup_ratio * steps)
+    warmup = min(math.ceil(settings.warmup_ratio * steps), steps - 1)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * (step + 1) / (warmup + 1)
     progress = (step - warmup) / (steps - warmup)
     if settings.schedule == "cosine":
         return peak * (1 + math.cos(math.pi * progress)) / 2

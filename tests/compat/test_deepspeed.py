@@ -15,13 +15,12 @@ from sphere_ray.training.deepspeed import ShardedPolicy
 
 
 class Engine:
-    """A ZeRO-3 engine of a newer DeepSpeed; `whole` ones have today's private names."""
+    """A ZeRO-3 engine of a newer DeepSpeed; `whole` ones have today's private name."""
 
     def __init__(self, *, whole: bool) -> None:
         parameter: Any = torch.nn.Parameter(torch.empty(0))
         if whole:
             parameter.ds_shape = torch.Size([3, 2])
-            self._zero3_consolidated_16bit_state_dict = dict
         self.module = SimpleNamespace(parameters=lambda: [parameter])
 
     def zero_optimization_partition_weights(self) -> bool:
@@ -31,9 +30,8 @@ class Engine:
 def test_zero3_without_its_private_names_is_refused_in_one_sentence() -> None:
     with pytest.raises(TrainingError, match=r"no ds_shape; install deepspeed==") as raised:
         ShardedPolicy(Engine(whole=False))
-    assert "_zero3_consolidated_16bit_state_dict" in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert ShardedPolicy(Engine(whole=True)).weights() == {}
+    ShardedPolicy(Engine(whole=True))
 
 
 def test_another_version_is_a_warning(

@@ -36,13 +36,36 @@ def test_auto_is_settled_by_the_hardware_that_computes(native: bool) -> None:
     here = settings()
     assert here.engines.policy.dtype == ("bfloat16" if native else "float32")
     assert here.engines.scorer.model.dtype == "bfloat16"  # on a GPU
-    expected = "bf16" if native else "fp32"
-    assert here.training.precision == here.engines.scorer.trained.training.precision == expected
-    assert settings(trainer={"use_gpu": True}).training.precision == "bf16"
+
+
+def test_a_cpu_trains_in_fp32_whatever_its_instructions(native: bool) -> None:
+    here = settings()
+    assert here.training.precision == here.engines.scorer.trained.training.precision == "fp32"
+    assert here.engines.policy.stored_dtype == ("bfloat16" if native else "float32")
+    on_gpus = settings(trainer={"use_gpu": True}, engines=served_in("auto", gpus=1))
+    assert on_gpus.training.precision == "bf16"
+    assert on_gpus.engines.policy.stored_dtype == "bfloat16"
+
+
+def served_in(dtype: str, gpus: int = 0) -> dict[str, Any]:
+    return {
+        "policy": {"path": "m", "dtype": dtype},
+        "policy_pool": {"kv_cache_gib": 1, "gpus": gpus},
+        "scorer": PRM,
+    }
+
+
+def test_a_policy_that_is_kept_in_float32_is_not_trained_in_bf16() -> None:
+    bf16 = {"precision": "bf16", "batch_size": 4}
+    with pytest.raises(ValueError, match=r"set training\.precision: fp32 or .*dtype: bfloat16"):
+        settings(training=bf16, engines=served_in("float32"))
+    for dtype in ("bfloat16", "float16"):
+        assert settings(training=bf16, engines=served_in(dtype)).training.precision == "bf16"
 
 
 def test_what_is_named_stays(native: bool) -> None:
-    named = settings(training={"precision": "bf16", "batch_size": 4})
+    bf16 = {"precision": "bf16", "batch_size": 4}
+    named = settings(training=bf16, engines=served_in("bfloat16"))
     assert named.training.precision == "bf16"
     again = RunSettings.model_validate(named.model_dump(mode="json"))
     assert again == named
@@ -69,9 +92,10 @@ def test_gpus_need_no_such_cpu(native: bool) -> None:
 
 def test_flash_attention_needs_its_hardware() -> None:
     flash = {"attention": "flash_attention_2", "batch_size": 4}
-    on_gpu = settings(training=flash, trainer={"use_gpu": True})
+    served = served_in("bfloat16")
+    on_gpu = settings(training=flash, trainer={"use_gpu": True}, engines=served)
     assert not on_gpu.training.shares_prefixes
     with pytest.raises(ValueError, match=r"needs trainer\.use_gpu: true"):
-        settings(training=flash | {"precision": "bf16"})
+        settings(training=flash | {"precision": "bf16"}, engines=served)
     with pytest.raises(ValueError, match="precision: bf16"):
         settings(training=flash | {"precision": "fp32"}, trainer={"use_gpu": True})

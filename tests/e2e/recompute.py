@@ -238,6 +238,8 @@ def check_training(said: dict[str, Any], folder: Path) -> None:
     assert [step["step"] for step in steps] == list(range(1, said["steps"] + 1))
     assert (said["loss_first"], said["loss_last"]) == (steps[0]["loss"], steps[-1]["loss"])
     assert said["reward_accuracy"] == steps[-1]["reward_accuracy"]
+    assert said["update_survival"] == pytest.approx(result["update_survival"], abs=1e-4)
+    assert 0.95 < said["update_survival"] < 1.05
     rate = sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps)
     assert said["tokens_per_second"] == pytest.approx(rate, rel=1e-3)
     assert 0 <= said["padding"] < 1

@@ -97,6 +97,7 @@ SUMMARY = {
                 "loss_first": 0.6931,
                 "loss_last": 0.4321,
                 "reward_accuracy": 0.875,
+                "update_survival": 0.987,
                 "seconds": 61.0,
             },
             "evaluation": {"n": 100, "failed": 0, "before": SCORE, "after": BETTER},

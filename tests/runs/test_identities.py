@@ -100,7 +100,11 @@ def test_limits_of_a_judge_make_nothing_again(load: Any) -> None:
 
 
 def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
-    on_gpu = ("trainer.use_gpu=true", "training.precision=bf16")
+    on_gpu = (
+        "trainer.use_gpu=true",
+        "training.precision=bf16",
+        "engines.policy.dtype=bfloat16",
+    )
     flash = load(*on_gpu, "training.attention=flash_attention_2")
     assert changed(load(*on_gpu), flash) == set()
 
@@ -114,7 +118,6 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("method.pairs.max_per_problem=7", {"pairs"}),
         ("method.pairs.max_logprob_gap=0.5", {"pairs", "reference"}),
         ("method.prompts.system=Think.", {"problems", "rollouts", "evaluation"}),
-        ("engines.policy.dtype=float16", {"rollouts", "evaluation"}),
         ("engines.policy_pool.deterministic=true", {"rollouts", "evaluation"}),
         ("engines.scorer={kind: rollout_value, num_completions: 9}", {"rollouts"}),
         ("grading.verifier=mine:verify", {"rollouts", "evaluation"}),
@@ -136,6 +139,20 @@ def test_what_decides_results_makes_the_steps_again_that_read_it(
     load: Any, override: str, expected: set[str]
 ) -> None:
     assert changed(load(), load(override)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("float16", {"rollouts", "evaluation"}),
+        ("float32", {"rollouts", "policy", "evaluation"}),  # it is written more exactly
+    ],
+)
+def test_how_the_policy_is_served_decides_how_it_is_written(
+    load: Any, dtype: str, expected: set[str]
+) -> None:
+    before, after = (load(f"engines.policy.dtype={each}") for each in ("bfloat16", dtype))
+    assert changed(before, after) == expected
 
 
 def test_a_problem_file_counts_by_its_content(load: Any, tmp_path: Path) -> None:

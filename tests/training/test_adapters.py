@@ -12,23 +12,28 @@ LORA = LoraSettings(rank=4, alpha=8)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_adapters_are_added_in_float32_and_rounded_once(tmp_path: Path, precision: str) -> None:
+def test_adapters_are_added_in_float32_and_not_rounded(tmp_path: Path, precision: str) -> None:
     make_llama(tmp_path)
     settings = TrainingSettings.model_validate({"precision": precision})
     trained = with_adapters(load_model(str(tmp_path), settings), LORA, seed=1)
     for name, parameter in trained.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    if precision == "bf16":
-        trained.to(torch.bfloat16)  # as DeepSpeed does
-    weights = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-    whole = merged(load_model(str(tmp_path), settings), weights, LORA).state_dict()
+            torch.nn.init.normal_(parameter, std=1e-5)  # less than bfloat16 could tell
+    weights = {
+        name: parameter.detach().clone()
+        for name, parameter in trained.named_parameters()
+        if parameter.requires_grad
+    }
+    frozen = load_model(str(tmp_path), settings)
+    before = {name: parameter.detach().clone() for name, parameter in frozen.named_parameters()}
+    whole = dict(merged(frozen, weights, LORA))
 
     layer = "model.layers.0.mlp.up_proj."
-    inner = f"base_model.model.{layer}"
-    down, up = (weights[f"{inner}lora_{part}.default.weight"].float() for part in "AB")
-    frozen = weights[f"{inner}base_layer.weight"]
-    expected = (frozen.float() + LORA.alpha / LORA.rank * (up @ down)).to(frozen.dtype)
-    assert torch.equal(whole[f"{layer}weight"], expected)
-    assert not torch.equal(whole[f"{layer}weight"], frozen)
-    assert whole.keys() == load_model(str(tmp_path), settings).state_dict().keys()
+    down, up = (weights[f"base_model.model.{layer}lora_{part}.default.weight"] for part in "AB")
+    expected = before[f"{layer}weight"].float() + LORA.alpha / LORA.rank * (up @ down)
+    torch.testing.assert_close(whole[f"{layer}weight"], expected, rtol=0, atol=1e-8)
+    assert not torch.equal(whole[f"{layer}weight"], before[f"{layer}weight"].float())
+    assert whole.keys() == before.keys() == dict(frozen.named_parameters()).keys()
+    assert all(torch.equal(frozen.get_parameter(name), before[name]) for name in before)
+    assert torch.equal(whole["model.norm.weight"], before["model.norm.weight"].float())
+    assert {weight.dtype for weight in whole.values()} == {torch.float32}

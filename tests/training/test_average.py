@@ -37,7 +37,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shard", ["5GB", "4KB"])
-def test_every_weight_is_the_mean_rounded_once(
+def test_every_weight_is_the_mean_or_its_neighbour(
     tmp_path: Path, dtype: torch.dtype, shard: str
 ) -> None:
     start = model(tmp_path / "start", 0, torch.bfloat16)
@@ -46,8 +46,13 @@ def test_every_weight_is_the_mean_rounded_once(
     one, two, mean = tensors(start), tensors(trained), tensors(tmp_path / "mean")
     assert mean.keys() == two.keys()
     for name, found in mean.items():
-        expected = ((one[name].double() + two[name].double()) / 2).to(dtype)
-        assert torch.equal(found, expected), name
+        expected = (one[name].double() + two[name].double()) / 2
+        if dtype == torch.float32:
+            assert torch.equal(found, expected.float()), name
+        else:  # up or down by chance, at most to the next number
+            gap = (found.double() - expected).abs()
+            assert (gap < expected.abs() * 2**-7 + 1e-30).all(), name
+            assert abs((found.double() - expected).mean()) <= gap.mean(), name
     assert {file.name for file in (tmp_path / "mean").iterdir()} == {
         file.name for file in trained.iterdir()
     }

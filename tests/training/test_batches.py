@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,10 @@ def test_an_epoch_has_every_pair_once_and_epochs_differ(
     if count > 30:
         assert epochs[0] != epochs[1]
     assert [step.number for step in steps] == list(range(steps[0].steps))
+    sizes = {len(step.examples) for step in steps}
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(steps) == 2 * math.ceil(count / batch_size)
     # A resumed training sees what the first would have seen.
     for step, again in zip(
         steps[3:], planned_steps(count, settings, seed=seed, first=3), strict=True

@@ -72,7 +72,7 @@ def test_weights_of_the_base_in_other_formats_are_not_copied(
     model = load_model(str(source), TrainingSettings(precision="fp32"))
     for name in (*foreign, "adapter_config.json", "README.md"):
         (source / name).write_text("{}")
-    export(model, model.state_dict(), str(source), str(tmp_path / "made"))
+    export(model, str(source), str(tmp_path / "made"))
     made = {file.name for file in (tmp_path / "made").iterdir()}
     assert {"README.md", "model.safetensors", "tokenizer.json"} <= made
     assert not made & {*foreign, "adapter_config.json"}

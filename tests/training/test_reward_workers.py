@@ -185,7 +185,9 @@ def plain_losses(root: Path, base: str) -> list[float]:
     model = Plain(root / base)
     rates = (1.0, SETTINGS.head_rate)
     parts = [model.body.parameters(), model.head.parameters()]
-    optimizer = torch.optim.AdamW([{"params": list(part)} for part in parts], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(part)} for part in parts], betas=(0.9, 0.95), weight_decay=0.0
+    )
     steps: dict[str, list[LabelledStep]] = {}
     for step in TRAIN:
         steps.setdefault(step.problem_id, []).append(step)

@@ -2,6 +2,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from sphere_ray.config.training import GuardSettings, TrainingSettings
 from sphere_ray.errors import CollapseError
@@ -38,12 +42,34 @@ def test_divergence_stops_at_once(field: str, value: float) -> None:
 
 
 def rates(schedule: str, warmup: float, steps: int = 10) -> list[float]:
-    settings = TrainingSettings(schedule=schedule, warmup_ratio=warmup)  # type: ignore[arg-type]
-    return [learning_rate(step, steps, 2.0, settings) for step in range(steps)]
+    how = TrainingSettings(schedule=schedule, warmup_ratio=warmup)  # type: ignore[arg-type]
+    return [learning_rate(step, steps, 2.0, how) for step in range(steps)]
 
 
 def test_warm_up_is_linear_and_reaches_the_peak() -> None:
-    assert rates("constant", 0.4) == pytest.approx([0.5, 1.0, 1.5, 2.0] + [2.0] * 6)
+    assert rates("constant", 0.4) == pytest.approx([0.4, 0.8, 1.2, 1.6] + [2.0] * 6)
+
+
+@settings(max_examples=40)
+@given(steps=st.integers(1, 30), warmup=st.floats(0, 0.99))
+def test_rates_are_those_of_torchs_schedulers(steps: int, warmup: float) -> None:
+    before = min(math.ceil(warmup * steps), steps - 1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    falling = CosineAnnealingLR(optimizer, T_max=steps - before)
+    rising = LinearLR(optimizer, start_factor=1 / (before + 1), total_iters=before)
+    schedule = SequentialLR(optimizer, [rising, falling], [before]) if before else falling
+    expected = []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates("cosine", warmup, steps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 5, 20])
+def test_even_few_steps_have_a_ramp(steps: int) -> None:
+    first, second, *_ = rates("constant", 0.1, steps)
+    assert first < second <= 2.0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

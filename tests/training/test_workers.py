@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.training import (
     GuardSettings,
     LoraSettings,
@@ -50,6 +51,8 @@ SETTINGS = TrainingSettings(
     max_length=256,
     checkpoint_every=4,
     weight_decay=0.1,
+    adam_beta2=0.9,
+    adam_epsilon=1e-6,
     loss=LossSettings(nll_weight=0.1),
 )
 BF16 = SETTINGS.model_copy(update={"precision": "bf16"})
@@ -84,7 +87,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         )
         return replace(request, **changes)
 
-    def training(name: str, stage: Any, settings: TrainingSettings = SETTINGS) -> TrainRequest:
+    def training(
+        name: str,
+        stage: Any,
+        settings: TrainingSettings = SETTINGS,
+        *,
+        stored: StoredDtype = "float32",
+    ) -> TrainRequest:
         return TrainRequest(
             model_dir=str(root / "model"),
             reference_path=str(root / "reference"),
@@ -93,6 +102,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             learning_rate=settings.learning_rate,
             settings=settings,
             placement=TrainerPlacement(workers=2, zero_stage=stage),
+            stored_dtype=stored,
         )
 
     requests: dict[str, Request] = {
@@ -105,7 +115,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "zero0-resumed": training("zero0", 0),
         "zero2-resumed": training("zero2", 2),
         "zero3-resumed": training("zero3", 3),
-        "bf16": training("bf16", 2, BF16),
+        "bf16": training("bf16", 2, BF16, stored="bfloat16"),
         "lora-zero0": training("lora-zero0", 0, LORA),
         "lora-zero2": training("lora-zero2", 2, LORA),
         "lora-zero3": training("lora-zero3", 3, LORA),
@@ -139,7 +149,9 @@ def train_plainly(model: Any, root: Path, rate: float) -> list[float]:
     decayed = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        betas=(0.9, 0.9),
+        eps=1e-6,
     )
     batches = [step.examples for step in planned_steps(PAIRS, SETTINGS, seed=5)]
 

@@ -34,9 +34,10 @@ class PolicyStep(Step):
     learning_rate: float
 
     def identity(self) -> dict[str, Any]:
-        """Seed and training settings; a refused policy halves the learning rate."""
+        """Seed, training settings and how the policy is stored; a refused one halves the rate."""
         training = self.settings.training.model_copy(update={"learning_rate": self.learning_rate})
-        decisive = identity(seed=self.settings.seed, training=training)
+        stored = self.settings.engines.policy.stored_dtype
+        decisive = identity(seed=self.settings.seed, training=training, stored_dtype=stored)
         del decisive["training.reference"]  # the reference table is an input
         return decisive
 
@@ -58,6 +59,7 @@ class PolicyStep(Step):
             learning_rate=self.learning_rate,
             settings=self.settings.training,
             placement=self.settings.trainer,
+            stored_dtype=self.settings.engines.policy.stored_dtype,
             fingerprint=work.fingerprint,
         )
         outcome, model = self._train(work, request)
@@ -87,6 +89,7 @@ class PolicyStep(Step):
             except CollapseError as error:
                 work.session.log(f"training was stopped: {error}")
                 return {"error": str(error)}, None
+        work.session.log(f"the policy keeps {result.update_survival:.1%} of its update")
         if result.restarted_because:
             work.session.log(f"training started anew: {result.restarted_because}")
         placement = request.placement

@@ -56,10 +56,11 @@ class RewardModelStep(Step):
     base: ModelRef
 
     def identity(self) -> dict[str, Any]:
-        """Seed, and how the reward model is made; not when it takes over, or how it is served."""
+        """Seed, and how the reward model is made and stored; not when it takes over."""
         made = ("layers", "shape", "system", "step_tag", "training")
         trained = {name: getattr(self.trained, name) for name in made}
-        return identity(seed=self.settings.seed, trained=trained)
+        stored = self.settings.engines.policy.stored_dtype  # the engines serve it as the policy
+        return identity(seed=self.settings.seed, trained=trained, stored_dtype=stored)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """The rollouts, and the model to begin with."""
@@ -145,6 +146,7 @@ class RewardModelStep(Step):
             seed=self.settings.seed,
             trained=self.trained,
             placement=self.settings.trainer,
+            stored_dtype=self.settings.engines.policy.stored_dtype,
             fingerprint=work.fingerprint,
         )
 

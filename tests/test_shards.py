@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sphere_ray.errors import TrainingError
-from sphere_ray.training.shards import Shards
+from sphere_ray.shards import Shards
 
 
 def write(directory: Path, sizes: list[int], group: int) -> int:
