@@ -37,6 +37,8 @@ Graph: TypeAlias = Callable[[str, str, Assignment], None]
 
 ATTEMPTS = 3
 """Starts of a graph in a row without a row committed in between."""
+MAX_CALLS = 128
+"""Blocks that an actor works on at a time; each has a thread, which comes to hold 0.3 MiB."""
 WRITERS = 2
 """Writing tasks at a time for each actor of a stage; more processes would only wait for rows."""
 ROWS_PER_FILE = 2048
@@ -133,6 +135,7 @@ def _run_graph(
 def _options(settings: RolloutSettings, *, first: bool) -> dict[str, Any]:
     """Arguments of `map_batches`; later stages take blocks as they come, mostly of one row."""
     calls = settings.batches_in_flight * (1 if first else settings.batch_size)
+    calls = calls if first else min(calls, MAX_CALLS)
     return {
         "batch_format": "pyarrow",
         "batch_size": settings.batch_size if first else None,
