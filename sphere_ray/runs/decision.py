@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.method.decision import Decision, Ruling, decide, looks
+from sphere_ray.problems.families import operations_of
 from sphere_ray.records import EvaluationRow, ModelRef, Problem
 from sphere_ray.runs.step import Made, Step
 from sphere_ray.runs.steps.evaluation import EvaluationStep
@@ -100,6 +101,7 @@ class Validation:
                 self._settings.promotion,
                 attempt=attempt,
                 last=size == len(self._batches),
+                groups_of=groups_of,
             )
             if decision.ruling is not Ruling.LOOK_ON:
                 break
@@ -114,6 +116,11 @@ class Validation:
         seen = max((len(trial.after) for trial in trials), default=0)
         self._decided |= {(self._first + place) % number for place in range(seen)}
         self._first = (self._first + seen) % number
+
+
+def groups_of(row: EvaluationRow) -> set[str]:
+    """Groups of problems none of which may fall: the family, and the operations it takes."""
+    return {name for name in (row.family, operations_of(row.family, row.level)) if name}
 
 
 def rows(answers: Sequence[Made]) -> list[EvaluationRow]:
