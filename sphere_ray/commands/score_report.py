@@ -24,13 +24,13 @@ from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
-from sphere_ray.rollout.labelling import TRAIN
+from sphere_ray.rollout.labelling import BASELINE_STEPS, TRAIN
 from sphere_ray.rollout.roles import base_model
 from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
-from sphere_ray.runs.steps.reward_model import BASELINE_STEPS, labelled
+from sphere_ray.runs.steps.reward_model import labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 
 TRAINED = "trained"

@@ -1,11 +1,14 @@
-"""Training data of a reward model: the recorded steps of rollouts, as files of labelled steps."""
+"""Labels of a reward model: recorded steps become labelled ones, and scores of them are judged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from sphere_ray import storage
 from sphere_ray.records import LabelledStep
 from sphere_ray.reward.labels import labelled_steps, split_by_problem
+from sphere_ray.reward.quality import quality, shape_scores
 from sphere_ray.rollout.shards import (
     ShardWriter,
     in_tasks,
@@ -13,9 +16,13 @@ from sphere_ray.rollout.shards import (
     small_tables,
 )
 from sphere_ray.rollout.stages import rollouts_of
-from sphere_ray.schema import to_table
+from sphere_ray.schema import from_table, to_table
 
 TRAIN, HELD_OUT = "train", "held_out"
+BASELINE_STEPS = 20_000
+"""Training steps that the baseline is fitted on; its few weights need no more."""
+JUDGED_STEPS = 100_000
+"""Held-out steps that the figures are counted from; more would not fit beside the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,27 @@ def label(
     return LabelCounts(
         train=sum(train for train, _ in counts), held_out=sum(held for _, held in counts)
     )
+
+
+def judged(directory: str, scores_path: str) -> dict[str, Any]:
+    """Figures on the held-out steps that have a score, among the first `JUDGED_STEPS`.
+
+    `directory` holds what `label` wrote; `scores_path` a column `score` for the held-out steps.
+    """
+    train = list(islice(_labels(f"{directory}/{TRAIN}"), BASELINE_STEPS))
+    scores = (s for table in storage.tables(scores_path) for s in table["score"].to_pylist())
+    both = zip(_labels(f"{directory}/{HELD_OUT}"), scores, strict=True)
+    scored = [(step, score) for step, score in islice(both, JUDGED_STEPS) if score is not None]
+    if not scored:
+        return {"held_out": None, "refusal": "no held-out step could be scored"}
+    steps, given = [step for step, _ in scored], [score for _, score in scored]
+    figures = quality(steps, given, baseline=shape_scores(train, steps))
+    return {"held_out": figures, "refusal": None}
+
+
+def _labels(directory: str) -> Iterable[LabelledStep]:
+    for table in storage.tables(directory):
+        yield from from_table(table, LabelledStep)
 
 
 def _label_file(job: _Job) -> tuple[int, int]:

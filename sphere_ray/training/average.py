@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sphere_ray.engines.model_directory import copy_others, new_directory
 from sphere_ray.errors import ModelError
 from sphere_ray.training.keeping import rounded
-from sphere_ray.training.policy import copy_others, new_directory
 
 _PATTERN = "*.safetensors"
 

@@ -3,11 +3,7 @@
 Nothing here knows how the model is sharded: a sharded model is called like the model itself.
 """
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from sphere_ray.config.training import OptimizationSettings, TrainingSettings
+from sphere_ray.engines.model_directory import copy_others, new_directory
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
 from sphere_ray.training.batches import Tensors, collate
@@ -23,7 +20,6 @@ from sphere_ray.training.encoding import EncodedPair
 _ATTENTION_DROPOUT = "attention_dropout"
 SHARING_TOLERANCE = 0.1
 """Nats per token, on average; bfloat16 rounds to about 0.01."""
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -112,26 +108,3 @@ def export(model: PreTrainedModel, source_dir: str, output_dir: str) -> None:
     with new_directory(output_dir) as directory:
         model.save_pretrained(directory)
         copy_others(source_dir, directory, but={"config.json"})
-
-
-def copy_others(source_dir: str, target: Path, *, but: Set[str] = frozenset()) -> None:
-    """Copy the files of a model directory that hold no weights, byte by byte."""
-    for file in Path(source_dir).iterdir():
-        if file.is_file() and file.name not in but and not _holds_weights(file):
-            shutil.copyfile(file, target / file.name)
-
-
-@contextmanager
-def new_directory(path: str) -> Iterator[Path]:
-    """A directory to fill, which appears under its name when the block ends without an error."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-
-
-def _holds_weights(file: Path) -> bool:
-    return file.suffix in _WEIGHTS or file.name.endswith((".index.json", "adapter_config.json"))

@@ -11,6 +11,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sphere_ray.engines.model_directory import copy_others, new_directory
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
@@ -23,7 +24,7 @@ from sphere_ray.training.messages import (
     RewardTrainRequest,
     RewardTrainResult,
 )
-from sphere_ray.training.policy import copy_others, new_directory, require_parity
+from sphere_ray.training.policy import require_parity
 from sphere_ray.training.reward_batches import Example, LabelledSteps, TreeTensors, collate_trees
 from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
 from sphere_ray.training.workers import Worker

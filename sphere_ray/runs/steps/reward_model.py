@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,19 +14,14 @@ from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.records import LabelledStep, ModelRef
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
-from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
+from sphere_ray.reward.quality import handover_refusal
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.labelling import HELD_OUT, TRAIN, LabelCounts
+from sphere_ray.rollout.labelling import HELD_OUT, TRAIN, LabelCounts, judged
 from sphere_ray.runs.directory import MODEL, FinishedStep
 from sphere_ray.runs.step import Made, Result, Step, Work
-from sphere_ray.schema import from_table
 from sphere_ray.training.messages import RewardTrainRequest
 
 OUTCOME = "outcome.json"
-BASELINE_STEPS = 20_000
-"""Training steps that the baseline is fitted on; its few weights need no more."""
-JUDGED_STEPS = 100_000
-"""Held-out steps that the figures are counted from; more would not fit beside the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +88,7 @@ class RewardModelStep(Step):
                     "steps": result.steps,
                     "loss_first": result.loss_first,
                     "loss_last": result.loss_last,
-                } | _judged(work.path, request.scores_path)
+                } | judged(work.path, request.scores_path)
             except (CollapseError, TooFewLabelsError) as error:
                 outcome = _untrained(labels, str(error))
         storage.write_json(outcome, f"{work.path}/{OUTCOME}")
@@ -183,24 +177,6 @@ def _require_both_sides(counts: LabelCounts) -> None:
     if not counts.train or not counts.held_out:
         side = "was held out" if counts.train else "is left to train on"
         raise TooFewLabelsError(f"no problem {side}; roll out more problems")
-
-
-def _judged(directory: str, scores_path: str) -> dict[str, Any]:
-    """Figures on the held-out steps that have a score, among the first `JUDGED_STEPS`."""
-    train = list(islice(_rows(f"{directory}/{TRAIN}"), BASELINE_STEPS))
-    scores = (s for table in storage.tables(scores_path) for s in table["score"].to_pylist())
-    both = zip(_rows(f"{directory}/{HELD_OUT}"), scores, strict=True)
-    scored = [(step, score) for step, score in islice(both, JUDGED_STEPS) if score is not None]
-    if not scored:
-        return {"held_out": None, "refusal": "no held-out step could be scored"}
-    steps, given = [step for step, _ in scored], [score for _, score in scored]
-    figures = quality(steps, given, baseline=shape_scores(train, steps))
-    return {"held_out": figures, "refusal": None}
-
-
-def _rows(directory: str) -> Iterable[LabelledStep]:
-    for table in storage.tables(directory):
-        yield from from_table(table, LabelledStep)
 
 
 def _untrained(labels: int, refusal: str) -> dict[str, Any]:
