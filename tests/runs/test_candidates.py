@@ -1,12 +1,16 @@
 """Candidates, looks at the validation problems, and what a refused policy never does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sphere_ray.config import RunSettings
-from sphere_ray.records import EvaluationRow
+from sphere_ray.config.evaluation import PromotionSettings
+from sphere_ray.method.decision import Ruling, decide
+from sphere_ray.records import EvaluationRow, Verdict
+from sphere_ray.runs.decision import groups_of
 from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.steps.average import AverageStep
 from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
@@ -168,3 +172,37 @@ def test_all_candidates_are_tried_by_default() -> None:
     changed: dict[str, Any] = settings_of().model_dump() | {"promotion": {}}
     settings = RunSettings.model_validate(changed)
     assert list(settings.promotion.candidates) == ALL["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("family", "level", "expected"),
+    [
+        ("gather", 2, {"gather", "+ +"}),
+        ("times", 1, {"times", "*"}),
+        ("algebra", 1, {"algebra"}),
+        (None, None, set()),
+    ],
+)
+def test_neither_a_family_nor_an_operation_may_fall(
+    family: str | None, level: int | None, expected: set[str]
+) -> None:
+    (row,) = answers(1)[:1]
+    assert groups_of(replace(row, family=family, level=level)) == expected
+
+
+def test_an_operation_that_falls_in_all_its_families_refuses_the_candidate() -> None:
+    # Four of five sums are lost in each of two families, too few in each alone; products win.
+    kinds = [("gather", 5), ("compare", 5), ("times", 60)]
+    rows = [
+        replace(row, problem_id=f"{family}/{index}", family=family, level=1)
+        for family, count in kinds
+        for index, row in enumerate(answers(N)[:1] * count)
+    ]
+    wrong = [replace(row, verdict=Verdict.WRONG) for row in rows]
+    before = [*rows[:10], *wrong[10:]]
+    after = [rows[0], *wrong[1:5], rows[5], *wrong[6:10], *rows[10:]]
+    settings = PromotionSettings()
+    assert decide(before, after, settings).ruling is Ruling.PROMOTE
+    decision = decide(before, after, settings, groups_of=groups_of)
+    assert decision.ruling is Ruling.REFUSE
+    assert "+" in str(decision.reason)
