@@ -42,8 +42,8 @@ def _gains(proof: ProofSummary) -> Table:
     unseen = ", ".join(proof["unseen_families"]) or "none"
     lines = [f"families of test that no training problem has: {unseen}", _reach(proof)]
     lines += [
-        f"{variant['name']}: the score "
-        + ("falls in no seed and iteration" if variant["no_worse"] else "falls in some iteration")
+        f"{variant['name']}: {'no' if variant['no_worse'] else 'a'} seed gets worse in a later "
+        "iteration"
         for variant in proof["variants"]
         if variant["no_worse"] is not None
     ]

@@ -209,8 +209,8 @@ def test_the_table_says_how_far_few_seeds_reach(spec, runs):
     print_proof(proof, console)
     text = " ".join(console.export_text().split())
     assert "2 seeds are few" in text
-    assert "search: the score falls in no seed and iteration" in text
-    assert "samples: the score falls in some iteration" in text
+    assert "search: no seed gets worse in a later iteration" in text
+    assert "samples: a seed gets worse in a later iteration" in text
     assert "+50.0" in text
 
 
