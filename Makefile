@@ -2,11 +2,15 @@
 SHELL := bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test check fix test-slow bench setup pins
+.PHONY: demo proof test check fix test-slow bench setup pins
 
 demo:  ## one iteration of SPHERE on a real 135M model, CPU only
 	@.ci/setup
 	sphere run jobs/configs/laptop.yaml
+
+proof:  ## the method against its parts and against samples, over seeds; CPU only, hours
+	@.ci/setup
+	sphere proof jobs/configs/proof.yaml
 
 test:  ## all tests that fit in minutes, real engines on tiny models included
 	@.ci/setup dev

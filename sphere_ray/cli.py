@@ -224,6 +224,24 @@ def score_report(
         print_score_report(report, Console())
 
 
+@app.command()
+def proof(
+    context: typer.Context,
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="YAML file; see jobs/configs/proof.yaml.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Compare variants of a configuration over seeds; repeated, it continues."""
+    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        from sphere_ray.commands.proof import prove
+        from sphere_ray.reporting.proof_table import print_proof
+
+        target, found = prove(spec, overrides or [])
+        print_proof(found, Console())
+        _out.print(f"results are in {target}/proof.json and {target}/proof.png")
+
+
 def _evaluation_settings(config: Path | None, model: str) -> "RunSettings":
     if config is None:
         from sphere_ray.commands.evaluate_model import evaluation_settings

@@ -1,7 +1,7 @@
 """Evaluation of models outside a run: problems from any source, and nothing is kept."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sphere_ray.config import RunSettings
@@ -80,34 +80,56 @@ def _on_a_cpu(model: str) -> dict[str, object]:
     }
 
 
-def _answers(
-    settings: RunSettings, models: Sequence[str], problems_uri: str, limit: int, samples: int
-) -> list[list[EvaluationRow]]:
-    """The answers of each model to the same problems, all with the same prompts and limits."""
-    problems = _read_problems(settings, SplitSettings(source=problems_uri, limit=limit))
-    # Every node reads problems and writes answers here, so it lies where runs lie.
-    runs = Path(settings.run_dir).expanduser().absolute().parent
-    runs.mkdir(parents=True, exist_ok=True)
-    found = []
-    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=runs) as directory:
-        for number, model in enumerate(models):
-            chosen = _settings_for(settings, model, samples)
-            ref = base_model(chosen.engines)
-            with WritableRun.create(directory, chosen) as run, Session(run=run) as session:
-                executor = Executor(session)
-                given = executor.make(GivenProblemsStep(split=SPLIT, problems=problems))
-                made = executor.make(
-                    HeldOutStep(
-                        label=str(number), split=SPLIT, model=ref, settings=chosen, problems=given
-                    )
-                )
-                assert made.finished is not None
-                found.append(list(made.finished.rows(EvaluationRow)))
+def answers(
+    settings: RunSettings,
+    model: str,
+    problems: Mapping[str, Sequence[Problem]],
+    samples: int,
+    directory: str,
+) -> dict[str, list[EvaluationRow]]:
+    """The answers of a model to named sets of problems, all with the same prompts and limits.
+
+    They are kept in `directory`, and found there by the next call for the same model.
+
+    Raises:
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    chosen = _settings_for(settings, model, samples)
+    found = {}
+    with WritableRun.create(directory, chosen) as run, Session(run=run) as session:
+        executor, ref = Executor(session), base_model(chosen.engines)
+        for name, some in problems.items():
+            step = GivenProblemsStep(label=name, split=SPLIT, problems=tuple(some))
+            given = executor.make(step)
+            made = executor.make(
+                HeldOutStep(label=name, split=SPLIT, model=ref, settings=chosen, problems=given)
+            )
+            assert made.finished is not None
+            found[name] = list(made.finished.rows(EvaluationRow))
     return found
 
 
-def _read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem, ...]:
-    """The valid problems of a source; reasons for rejected rows go to a temporary file."""
+def _answers(
+    settings: RunSettings, models: Sequence[str], problems_uri: str, limit: int, samples: int
+) -> list[list[EvaluationRow]]:
+    """The answers of each model to the same problems."""
+    problems = read_problems(settings, SplitSettings(source=problems_uri, limit=limit))
+    # Every node reads problems and writes answers here, so it lies where runs lie.
+    runs = Path(settings.run_dir).expanduser().absolute().parent
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=runs) as directory:
+        return [
+            answers(settings, model, {SPLIT: problems}, samples, directory)[SPLIT]
+            for model in models
+        ]
+
+
+def read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem, ...]:
+    """The valid problems of a source; reasons for rejected rows go to a temporary file.
+
+    Raises:
+        ProblemSourceError: the source cannot be used, or too many of its rows.
+    """
     result = ingest_splits({SPLIT: split}, reader_for(settings.method.prompts))
     rejected = ""
     if result.rejected:

@@ -1,9 +1,9 @@
-"""From a YAML file and `--set` overrides to `RunSettings`, or one sentence about what is wrong."""
+"""From a YAML file and `--set` overrides to settings, or one sentence about what is wrong."""
 
 import difflib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -13,6 +13,8 @@ from sphere_ray.config.base import Settings
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
 
+Kind = TypeVar("Kind", bound=Settings)
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a YAML file, apply overrides `a.b=VALUE` (VALUE is YAML) and validate the result.
@@ -20,7 +22,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         ConfigError: names the file or override, the field, what is wrong and what to do.
     """
-    return settings_of(_read_document(Path(path)), str(path), overrides)
+    return load(RunSettings, path, overrides)
+
+
+def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> Kind:
+    """Read a file of another kind of settings, as `load_config` reads those of a run.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return _validated(kind, _read_document(Path(path)), str(path), overrides)
 
 
 def settings_of(document: dict[str, Any], path: str, overrides: Sequence[str] = ()) -> RunSettings:
@@ -29,12 +40,18 @@ def settings_of(document: dict[str, Any], path: str, overrides: Sequence[str] = 
     Raises:
         ConfigError: as `load_config`.
     """
+    return _validated(RunSettings, document, path, overrides)
+
+
+def _validated(
+    kind: type[Kind], document: dict[str, Any], path: str, overrides: Sequence[str]
+) -> Kind:
     for override in overrides:
         _apply(document, override)
     try:
-        return RunSettings.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, document, path, overrides)) from None
+        raise ConfigError(_sentence(error, kind, document, path, overrides)) from None
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -123,7 +140,11 @@ def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
 
 
 def _sentence(
-    error: ValidationError, document: Mapping[str, Any], path: str, overrides: Sequence[str]
+    error: ValidationError,
+    kind: type[Settings],
+    document: Mapping[str, Any],
+    path: str,
+    overrides: Sequence[str],
 ) -> str:
     """One sentence about the most telling of pydantic's errors, and how many more there are."""
     errors = error.errors(include_url=False)
@@ -131,13 +152,13 @@ def _sentence(
     errors = [
         e for e in errors if not (_branch_of(e) and isinstance(e["input"], Mapping))
     ] or errors
-    kinds = [e["type"] for e in errors]
-    telling = next((kind for kind in ("extra_forbidden", "missing") if kind in kinds), kinds[0])
-    first = errors[kinds.index(telling)]
+    types = [e["type"] for e in errors]
+    telling = next((each for each in ("extra_forbidden", "missing") if each in types), types[0])
+    first = errors[types.index(telling)]
     dotted = _dotted(first, document)
     origin = next((f"--set {o}" for o in reversed(overrides) if _concerns(o, dotted)), path)
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{origin}: {_explain(first, dotted)}{others}"
+    return f"{origin}: {_explain(first, kind, dotted)}{others}"
 
 
 def _branch_of(error: ErrorDetails) -> bool:
@@ -165,10 +186,10 @@ def _concerns(override: str, dotted: str) -> bool:
     return bool(dotted) and (faulty.startswith(name) or name.startswith(faulty))
 
 
-def _explain(error: ErrorDetails, dotted: str) -> str:
+def _explain(error: ErrorDetails, kind: type[Settings], dotted: str) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return f"{dotted} is not a known key; {_suggestion(error)}"
+            return f"{dotted} is not a known key; {_suggestion(error, kind)}"
         case "missing":
             return f"{dotted} is missing; add it"
         case "value_error":
@@ -193,17 +214,17 @@ def _kind(value: Any) -> str:
             return repr(value)
 
 
-def _suggestion(error: ErrorDetails) -> str:
+def _suggestion(error: ErrorDetails, kind: type[Settings]) -> str:
     *group, wrong = error["loc"]
-    names = sorted({name for cls in _classes_at(group) for name in cls.model_fields})
-    elsewhere = (p for p in _all_paths(RunSettings) if p.rpartition(".")[2] == wrong)
+    names = sorted({name for cls in _classes_at(kind, group) for name in cls.model_fields})
+    elsewhere = (p for p in _all_paths(kind) if p.rpartition(".")[2] == wrong)
     meant = next(iter(difflib.get_close_matches(str(wrong), names, n=1)), next(elsewhere, None))
     return f"did you mean {meant}?" if meant else f"known here: {', '.join(names)}"
 
 
-def _classes_at(loc: Sequence[int | str]) -> list[type[Settings]]:
+def _classes_at(root: type[Settings], loc: Sequence[int | str]) -> list[type[Settings]]:
     """The parameter classes that may stand at a path of pydantic's, in which unions have parts."""
-    classes: list[type[Settings]] = [RunSettings]
+    classes = [root]
     for part in loc:
         fields = [c.model_fields[str(part)] for c in classes if str(part) in c.model_fields]
         inner = [c for field in fields for c in _settings_in(field.annotation)]

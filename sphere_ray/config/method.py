@@ -110,7 +110,8 @@ class StageSettings(Settings):
 class PairSettings(Settings):
     """Which pairs are made, and the gates on them. A pair that fails one is dropped and counted.
 
-    `level` chooses whole chains, single steps with a shared prefix, or both. With
+    `level` chooses whole chains, single steps with a shared prefix, or both. Of the `stages` only
+    those named give pairs (null: all); the others run all the same. With
     `from_completions` the completions behind rollout values are solutions to pair, too. `rejected`
     says which wrong solution is preferred: the one with the `worst` reward, the one whose reward is
     nearest to `two_deviations` below the mean (arXiv 2502.16825), or the `likeliest` under the
@@ -128,6 +129,7 @@ class PairSettings(Settings):
     """
 
     level: Literal["chain", "step", "both"] = "chain"
+    stages: tuple[StageName, ...] | None = Field(None, min_length=1)
     from_completions: bool = True
     rejected: Literal["worst", "two_deviations", "likeliest"] = "likeliest"
     inversions: Literal["drop", "swap"] = "swap"
@@ -141,6 +143,10 @@ class PairSettings(Settings):
     max_family_ratio: float | None = Field(None, ge=1)
     step_margin: float = Field(0.5, gt=0, le=1)
     step_errors: float = Field(2.0, gt=0)
+
+    def keeps(self, stage: StageName) -> bool:
+        """Whether a stage gives pairs."""
+        return self.stages is None or stage in self.stages
 
 
 class MethodSettings(Settings):
@@ -167,6 +173,17 @@ class MethodSettings(Settings):
             raise ValueError(
                 f"method.{given[0]} has no effect without method.stages.self_correction; "
                 "remove it, or set self_correction: true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_that_give_pairs_run(self) -> "MethodSettings":
+        idle = [stage for stage in self.pairs.stages or () if stage not in self.taken_stages]
+        if idle:
+            taken = ", ".join(self.taken_stages)
+            raise ValueError(
+                f"method.pairs.stages names {idle[0]}, a stage that never runs with this "
+                f"method.stages and method.search.strategy; name some of: {taken}"
             )
         return self
 

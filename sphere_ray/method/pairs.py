@@ -96,7 +96,8 @@ def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
             _pair_solutions(made, chains)
         if settings.pairs.level != "chain":
             for proposal in _step_pairs(chains, settings.pairs):
-                made.offer(proposal)
+                if settings.pairs.keeps(proposal.stage):
+                    made.offer(proposal)
     return Paired(pairs=tuple(made.pairs.values()), dropped=tuple(made.dropped))
 
 
@@ -186,8 +187,10 @@ def _match(
     """Propose each unused right solution with the wrong one it prefers, until a pair is found.
 
     Chains of the search come first among the right ones, then the likeliest. `first` are the ids of
-    wrong solutions that go before others.
+    wrong solutions that go before others. A stage that gives no pairs takes no solution either.
     """
+    if not made.rules.keeps(stage):
+        return
     mistakes = [solution for solution in wrongs if not solution.correct]
     value = _preference(rights, wrongs, made.rules)
 

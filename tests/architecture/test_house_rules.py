@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 import sphere_ray
-from sphere_ray.config import load_config
+from sphere_ray.config import RunSettings
+from sphere_ray.config.loading import load
+from sphere_ray.config.proof import ProofSettings
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("sphere_ray/**/*.py"), *ROOT.glob("jobs/**/*.py")])
@@ -90,8 +92,8 @@ def test_sources_are_ascii_and_say_what_they_own(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configurations_load(path: Path) -> None:
-    settings = load_config(path)
-    assert settings.name == path.stem
+    kind = ProofSettings if "variants" in yaml.safe_load(path.read_text()) else RunSettings
+    assert load(kind, path).name == path.stem
 
 
 def test_there_are_configurations() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from deepspeed.runtime.config import DeepSpeedConfig
 from transformers import Qwen2Config
 from vllm import AsyncEngineArgs
@@ -22,7 +23,8 @@ from sphere_ray.records import ModelRef
 from sphere_ray.rollout import roles
 from sphere_ray.training.deepspeed import build_config
 
-CONFIGS = sorted(Path(__file__).parents[2].glob("jobs/configs/*.yaml"))
+FILES = sorted(Path(__file__).parents[2].glob("jobs/configs/*.yaml"))
+CONFIGS = [path for path in FILES if "engines" in yaml.safe_load(path.read_text("utf-8"))]
 GIB = 1 << 30
 
 # As on the hub (config.json): hidden, intermediate, layers, heads, key-value heads, positions.
