@@ -1,5 +1,6 @@
 """Successive halving on tables of scores: who is tried, at what cost, and who is chosen."""
 
+import itertools
 from fractions import Fraction
 
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_the_choice_scores_no_less_than_the_default_in_the_last_rung(data):
 def test_each_rung_halves_who_is_left_and_doubles_the_effort(scores):
     _, rungs = tried(scores)
     assert rungs[0].candidates == tuple(range(len(scores)))
-    for one, other in zip(rungs, rungs[1:], strict=False):
+    for one, other in itertools.pairwise(rungs):
         assert set(other.candidates) < set(one.candidates)
         assert 2 * len(other.candidates) <= len(one.candidates) + 1
         assert other.share >= 2 * one.share
