@@ -193,6 +193,32 @@ def train_prm(
 
 
 @app.command()
+def tune(
+    context: typer.Context,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="Values to try; may be repeated."),
+    ] = None,
+    iteration: Annotated[int, typer.Option(min=0, help="Train on the pairs of this one.")] = 0,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Try so many of the combinations, drawn at random; default all."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Try settings of training over the pairs a run has, and choose; repeated, it continues."""
+    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+        from sphere_ray.commands import tune as command
+        from sphere_ray.reporting.table import print_tuning
+
+        summary = command.tune(
+            run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
+        )
+        print_tuning(summary, Console())
+
+
+@app.command()
 def score_report(
     context: typer.Context,
     run_dir: Annotated[

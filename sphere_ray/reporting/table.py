@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from sphere_ray.records import StageName
@@ -17,6 +18,7 @@ from sphere_ray.reporting.summary import (
     RunSummary,
     Score,
 )
+from sphere_ray.reporting.tune_summary import TunedSummary, TuneSummary
 
 _UNKNOWN = "-"
 
@@ -78,6 +80,46 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
     pairs = (f"{names} {_figure(value)}" for names, value in report["agreement"].items())
     table.caption = f"agreement: {', '.join(pairs) or 'one source only'}"
     console.print(table)
+
+
+def print_tuning(summary: TuneSummary, console: Console) -> None:
+    """Print the candidates of `sphere tune`, the chosen one, and what it all cost."""
+    table = _table(
+        f"Settings of training over {summary['pairs']:,} pairs of iteration {summary['iteration']}",
+        *("settings", "epochs", "pairs right %", "n", "score %", "+/- policy (SE)"),
+        *("+/- default (95%)", "time"),
+    )
+    for found in summary["candidates"]:
+        name = escape("\n".join(found["settings"])) or "default"
+        if found["score"] is None or found["pair_accuracy"] is None:
+            figures = ["collapsed", *(_UNKNOWN,) * 4]
+        else:
+            figures = [
+                _percent(found["pair_accuracy"]),
+                f"{found['n']:,}",
+                _percent(found["score"]),
+                *_gain_cells(found),
+            ]
+        table.add_row(name, str(found["epochs"]), *figures, clock_time(found["seconds"]))
+    table.caption = (
+        f"{summary['trainings']} trainings and {summary['evaluations']} evaluations beyond the "
+        f"run's own: {clock_time(summary['seconds'])}\n{summary['warning']}"
+    )
+    chosen = {None: "none, for every training collapsed", "": "the run's own settings"}
+    arguments = summary["arguments"]
+    console.print(table)
+    console.print(f"chosen: {chosen.get(arguments, arguments)}", soft_wrap=True, markup=False)
+
+
+def _gain_cells(found: TunedSummary) -> tuple[str, str]:
+    policy, default = found["over_policy"], found["over_default"]
+    over_policy = over_default = _UNKNOWN
+    if policy is not None:
+        over_policy = f"{_points(policy['gain'])} ({_percent(policy['standard_error'])})"
+    if default is not None:
+        low, high = default["ci95"]
+        over_default = f"{_points(default['gain'])} ({_points(low)} to {_points(high)})"
+    return over_policy, over_default
 
 
 def _iteration(item: IterationSummary) -> Table:

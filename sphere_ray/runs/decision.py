@@ -62,14 +62,14 @@ class Validation:
             found = [each for table in tables for each in from_table(table, Problem)]
         found.sort(key=lambda problem: (problem.family or "", problem.problem_id))
         number = max(len(found) // settings.promotion.first_look, 1)
-        self._batches = [tuple(found[first::number]) for first in range(number)]
+        self.batches = [tuple(found[first::number]) for first in range(number)]
         self._first = 0
         self._decided = set[int]()
 
     def answers(self, contestant: Contestant, place: int = 0) -> Made:
         """The contestant's answers to a batch; `place` counts from the iteration's first one."""
-        index = (self._first + place) % len(self._batches)
-        batch = ValidationStep(label=str(index + 1), problems=self._batches[index])
+        index = (self._first + place) % len(self.batches)
+        batch = ValidationStep(label=str(index + 1), problems=self.batches[index])
         return self._make(
             EvaluationStep(
                 settings=self._settings,
@@ -88,7 +88,7 @@ class Validation:
 
         `attempt` counts the iteration's candidates from 1.
         """
-        order = looks(len(self._batches))
+        order = looks(len(self.batches))
         for trial.looks, size in enumerate(order, 1):
             for contestant, answers in ((candidate, trial.after), (policy, trial.before)):
                 for place in range(len(answers), size):
@@ -100,19 +100,19 @@ class Validation:
                 rows(trial.after),
                 self._settings.promotion,
                 attempt=attempt,
-                last=size == len(self._batches),
+                last=size == len(self.batches),
                 groups_of=groups_of,
             )
             if decision.ruling is not Ruling.LOOK_ON:
                 break
-        indices = [(self._first + place) % len(self._batches) for place in range(len(trial.after))]
-        trial.fresh = sum(len(self._batches[i]) for i in indices if i not in self._decided)
+        indices = [(self._first + place) % len(self.batches) for place in range(len(trial.after))]
+        trial.fresh = sum(len(self.batches[i]) for i in indices if i not in self._decided)
         if decision.ruling is Ruling.REFUSE:
             trial.refusal = decision.reason
 
     def close_iteration(self, trials: Sequence[Trial]) -> None:
         """Let the next iteration begin behind the batches that its trials looked at."""
-        number = len(self._batches)
+        number = len(self.batches)
         seen = max((len(trial.after) for trial in trials), default=0)
         self._decided |= {(self._first + place) % number for place in range(seen)}
         self._first = (self._first + seen) % number

@@ -17,20 +17,6 @@ def evolve(monkeypatch):
     return module
 
 
-@pytest.fixture
-def sphere(capsys, monkeypatch):
-    """Run the command line in this process: its exit code, standard output and error."""
-    monkeypatch.setattr(cli, "catch_signals", lambda: None)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(list(arguments))
-        told = capsys.readouterr()
-        return exit_.value.code or 0, told.out, told.err
-
-    return call
-
-
 def raises(error):
     def run(settings, origin):
         raise error
