@@ -10,7 +10,7 @@ import pytest
 from driving import OWN_RAY, Driver, committed, num_rows, smoke
 from recompute import check_run, rows
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 PROBLEMS = 40
 LATEST = re.compile(r'"latest_checkpoint_result":\s*\{')

@@ -19,7 +19,7 @@ from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import ScoreRequest
 from sphere_ray.records import Candidate, Problem, StopReason
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 START_S, POLL_S = 240, 0.5
 REQUEST = ScoreRequest(

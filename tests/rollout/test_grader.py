@@ -10,7 +10,7 @@ from sphere_ray.errors import ConfigError
 from sphere_ray.records import Verdict
 from sphere_ray.rollout.grader import start_graders
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray]
 
 
 @pytest.fixture(autouse=True, scope="module")

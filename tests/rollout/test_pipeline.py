@@ -36,7 +36,7 @@ from sphere_ray.schema import from_table, to_table
 from tests.rollout.dying import Dying, Nothing
 from tests.simulated_problems import simulated_problem
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray]
 
 METHOD = MethodSettings(pairs=PairSettings(max_off_policy_share=0.5, min_edit_distance=3))
 

@@ -18,7 +18,7 @@ from sphere_ray.rollout import nodes
 from sphere_ray.rollout.nodes import usable_cores
 from sphere_ray.rollout.pools import Pools
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray]
 
 FIRST = EngineSpec(
     kind="simulated_generator",

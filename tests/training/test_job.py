@@ -29,7 +29,7 @@ from sphere_ray.training.messages import (
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.engine]
 
 SETTINGS = TrainingSettings(
     epochs=8,

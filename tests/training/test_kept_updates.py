@@ -17,7 +17,7 @@ from sphere_ray.training.reference_table import ReferenceTable
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine]
 
 PAIRS = 12
 FP32 = TrainingSettings(

@@ -40,7 +40,7 @@ from sphere_ray.training.steering import learning_rate
 from tests.engines.whole_chain import score_chain
 from tests.training.local_workers import run_requests
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine]
 
 POOL = PoolSettings(kv_cache_gib=0.25, enforce_eager=True, max_num_seqs=64)
 SETTINGS = RewardTrainingSettings(

@@ -38,7 +38,7 @@ from sphere_ray.training.steering import learning_rate
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine]
 
 PAIRS = 22  # not a multiple of the batch
 RATE = 1e-3
