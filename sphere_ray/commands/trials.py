@@ -61,6 +61,8 @@ class Trials:
     """
 
     candidates: Sequence[Candidate]
+    overrides: Sequence[str]
+    """What all of them change in the settings of the run."""
     policy: Contestant
     validation: Validation
     make: Callable[[Step], Made]
@@ -142,7 +144,8 @@ class Trials:
         }
 
     def _arguments(self, number: int) -> str:
-        return " ".join(f"--set {shlex.quote(each)}" for each in self.candidates[number].overrides)
+        changes = (*self.overrides, *self.candidates[number].overrides)
+        return " ".join(f"--set {shlex.quote(each)}" for each in changes)
 
     def _all(self) -> list[_Trial]:
         return [trial for found in self._rungs for trial in found.values()]

@@ -66,6 +66,7 @@ def tune(
         executor = Executor(session, source)
         trials = Trials(
             candidates=candidates,
+            overrides=overrides,
             policy=ground.policy,
             validation=Validation(settings, ground.problems, executor.make),
             make=executor.make,
@@ -149,7 +150,11 @@ class _Ground:
 
 
 def _policy_of(run: Run, base: ModelRef, rollouts: FinishedStep) -> Contestant:
-    """The policy that made the rollouts, under the name by which the run asked it."""
+    """The policy that made the rollouts, under the name by which the run asked it.
+
+    Raises:
+        RunDirectoryError: it is not there any more.
+    """
     wanted = rollouts.manifest.inputs["policy"]
     for step in run.steps:
         model = step.model

@@ -85,12 +85,14 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
 def print_tuning(summary: TuneSummary, console: Console) -> None:
     """Print the candidates of `sphere tune`, the chosen one, and what it all cost."""
     table = _table(
-        f"Settings of training over {summary['pairs']:,} pairs of iteration {summary['iteration']}",
-        *("settings", "epochs", "pairs right %", "n", "score %", "+/- policy (SE)"),
+        f"Training, {summary['pairs']:,} pairs of iteration {summary['iteration']}, shares in %",
+        *("training.", "epochs", "pairs right", "n", "score", "+/- policy (SE)"),
         *("+/- default (95%)", "time"),
     )
+    table.columns[0].no_wrap = True
     for found in summary["candidates"]:
-        name = escape("\n".join(found["settings"])) or "default"
+        names = (setting.removeprefix("training.") for setting in found["settings"])
+        name = escape("\n".join(names)) or "default"
         if found["score"] is None or found["pair_accuracy"] is None:
             figures = ["collapsed", *(_UNKNOWN,) * 4]
         else:
@@ -105,7 +107,7 @@ def print_tuning(summary: TuneSummary, console: Console) -> None:
         f"{summary['trainings']} trainings and {summary['evaluations']} evaluations beyond the "
         f"run's own: {clock_time(summary['seconds'])}\n{summary['warning']}"
     )
-    chosen = {None: "none, for every training collapsed", "": "the run's own settings"}
+    chosen = {None: "none, for trainings collapsed", "": "the run's own settings"}
     arguments = summary["arguments"]
     console.print(table)
     console.print(f"chosen: {chosen.get(arguments, arguments)}", soft_wrap=True, markup=False)

@@ -55,9 +55,9 @@ class TunedSummary(TypedDict):
 class TuneSummary(TypedDict):
     """The candidates, the best first. `pairs` is the number of pairs they were trained on.
 
-    `arguments` are the chosen settings for a command line: empty where the default is chosen, null
-    where none is because every training of a rung collapsed. `trainings`, `evaluations` and
-    `seconds` count what the run itself had not made.
+    `arguments` turn the settings of the run into the chosen ones, on a command line; they are empty
+    where the run's own are chosen, and null where every training of a rung collapsed. `trainings`,
+    `evaluations` and `seconds` count what the run itself had not made.
     """
 
     iteration: int

@@ -272,7 +272,8 @@ def test_ties_go_to_the_default_and_then_to_the_smaller_rate(
 
 def test_with_one_epoch_nothing_is_trained_twice(run_dir: Path, world: World) -> None:
     world.right = by_rate(r3=8, r2=7, r4=6)
-    tune(str(run_dir), [RATES], ["training.epochs=1"])
+    summary = tune(str(run_dir), [RATES], ["training.epochs=1"])
+    assert summary["arguments"] == "--set training.epochs=1 --set training.learning_rate=3e-5"
     assert len(world.trained) == len(set(world.trained)) == 4
     assert len([model for model in world.asked if model[0] == "3"]) == 2
     assert len([model for model in world.asked if model[0] == "2"]) == 1
