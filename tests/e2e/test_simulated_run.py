@@ -42,6 +42,9 @@ def run(folder, name, placement):
         "problems": {split: {"source": f"file:{folder / split}.jsonl"} for split in COUNTS},
         "engines": {
             "backend": "simulated",
+            # Low enough that some problems need a correction, high enough that some need the
+            # small model.
+            "simulated": {"accuracy": 0.4},
             "policy": {"path": "policy"},
             "policy_pool": pool | engines.get("policy_pool", {}),
             "small": {"path": "small"},
