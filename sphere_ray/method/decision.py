@@ -73,6 +73,16 @@ def score(row: EvaluationRow) -> float:
     return fmean(verdict is Verdict.CORRECT for verdict in _verdicts(row))
 
 
+def scores_of(rows: Iterable[EvaluationRow]) -> dict[str, float]:
+    """The score of each problem that was answered, by problem id."""
+    return {row.problem_id: score(row) for row in rows if row.error is None}
+
+
+def score_changes(before: Sequence[EvaluationRow], after: Sequence[EvaluationRow]) -> Floats:
+    """The change of each score [n]; the rows are of the same problems, in the same order."""
+    return np.array([score(b) - score(a) for a, b in zip(before, after, strict=True)])
+
+
 def looks(num_batches: int) -> list[int]:
     """How many batches each look has seen: 1, 2, 4, ..., all."""
     return [*(2**k for k in range((num_batches - 1).bit_length())), num_batches]
@@ -171,7 +181,7 @@ def decide(
     if not new:
         reason = "no validation problem was answered by both policies"
         return Decision(ruling=Ruling.REFUSE, reason=reason, n=0)
-    differences = np.array([score(b) - score(a) for a, b in zip(old, new, strict=True)])
+    differences = score_changes(old, new)
     members = [frozenset(groups_of(row)) for row in old]
     names = sorted(frozenset().union(*members))
     groups = {name: np.array([name in each for each in members]) for name in names}

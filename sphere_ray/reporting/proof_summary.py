@@ -5,14 +5,14 @@ p-values are about problems, each averaged over the seeds at hand: they say noth
 seeds. How far seeds differ is the standard deviation beside them.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypedDict
 
 import numpy as np
 
-from sphere_ray.method.decision import Floats, gain_of, score
+from sphere_ray.method.decision import Floats, gain_of, scores_of
 from sphere_ray.method.metrics import paired_test
 from sphere_ray.records import CORRECTION_CHECK, EvaluationRow, StageName
 from sphere_ray.reporting.summary import IterationSummary
@@ -154,7 +154,7 @@ def paired(
     Raises:
         ValueError: there is none.
     """
-    scores = [_scores(rows) for rows in (*before, *after)]
+    scores = [scores_of(rows) for rows in (*before, *after)]
     common = set.intersection(*(set(each) for each in scores))
     ids = sorted(common if problems is None else common & problems)
     if not ids:
@@ -204,10 +204,6 @@ def cost_of(item: IterationSummary, last: StageName) -> Cost:
 def first_cost(variant: VariantSummary, figure: Callable[[Cost], float]) -> float:
     """The mean over seeds of a figure of the first iteration."""
     return fmean(figure(costs[0]) for costs in variant["costs"])
-
-
-def _scores(rows: Rows) -> Mapping[str, float]:
-    return {row.problem_id: score(row) for row in rows if row.error is None}
 
 
 def _no_fall(one: Paired, other: Paired) -> bool:

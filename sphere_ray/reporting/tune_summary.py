@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TypedDict
 
-import numpy as np
-
-from sphere_ray.method.decision import gain_of, score
+from sphere_ray.method.decision import gain_of, score_changes, scores_of
 from sphere_ray.method.evaluate import answered_by_both
 from sphere_ray.records import EvaluationRow
 
@@ -76,7 +74,7 @@ def common_scores(answers: Sequence[Sequence[EvaluationRow]]) -> tuple[list[floa
     Scores are rounded, so that those that are equal on paper are equal. Without such a problem
     they are 0.
     """
-    found = [{row.problem_id: score(row) for row in rows if row.error is None} for rows in answers]
+    found = [scores_of(rows) for rows in answers]
     common = set(found[0]).intersection(*found[1:]) if found else set()
     if not common:
         return [0.0] * len(found), 0
@@ -94,9 +92,7 @@ def gain_summary(
     old, new = answered_by_both(before, after)
     if not new:
         return None
-    gain = gain_of(
-        np.array([score(b) - score(a) for a, b in zip(old, new, strict=True)]), risk=0.025
-    )
+    gain = gain_of(score_changes(old, new), risk=0.025)
     return {
         "n": len(new),
         "gain": float(gain.mean),
