@@ -1,6 +1,9 @@
 """What leans on developer APIs of Ray Train: failure limits, causes of failures, its storage."""
 
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,31 @@ def reason(error: Exception) -> str:
     return lines[-1]
 
 
-def local_storage() -> Path | None:
+@contextmanager
+def latest_checkpoint() -> Iterator[Path | None]:
+    """The directory of what `new_checkpoint` last gave to Ray Train; None if nothing."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def new_checkpoint(name: str) -> Iterator[Path]:
+    """A directory for all workers to write to; at the end it is the latest checkpoint."""
+    storage = _local_storage()
+    if storage is not None:
+        yield storage / name
+        _report(storage / name, uploaded=True)
+        return
+    with tempfile.TemporaryDirectory() as directory:  # the storage is remote
+        yield Path(directory)
+        _report(Path(directory), uploaded=False)
+
+
+def _local_storage() -> Path | None:
     """Where a worker may write checkpoints directly; None if that is remote or not known."""
     try:
         storage = ray.train.get_context().get_storage()
@@ -59,11 +86,8 @@ def local_storage() -> Path | None:
     return None
 
 
-def report_checkpoint(directory: Path, *, uploaded: bool) -> None:
-    """Make what all workers wrote to `directory` the latest checkpoint; all of them call it.
-
-    A directory that is `uploaded` lies in Ray Train's storage already.
-    """
+def _report(directory: Path, *, uploaded: bool) -> None:
+    """Let Ray Train know the checkpoint; what is `uploaded` lies in its storage already."""
     modes = ray.train.CheckpointUploadMode
     mode = modes.NO_UPLOAD if uploaded else modes.SYNC
     checkpoint = ray.train.Checkpoint.from_directory(str(directory))

@@ -1,9 +1,5 @@
 """A Ray Train worker: it takes requests from its job, and runs the loop on Ray's device."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,8 +21,8 @@ def serve(job: ActorHandle[Any]) -> None:
     host = Host(
         device=ray.train.torch.get_device(),
         report=report,
-        latest_checkpoint=_latest_checkpoint,
-        new_checkpoint=_new_checkpoint,
+        latest_checkpoint=ray_train.latest_checkpoint,
+        new_checkpoint=ray_train.new_checkpoint,
     )
     last = 0
     while True:
@@ -37,25 +33,3 @@ def serve(job: ActorHandle[Any]) -> None:
         value = answer(request, host)
         if ray.train.get_context().get_world_rank() == 0:
             ray.get(job.finish.remote(last, value))
-
-
-@contextmanager
-def _latest_checkpoint() -> Iterator[Path | None]:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as directory:
-        yield Path(directory)
-
-
-@contextmanager
-def _new_checkpoint(name: str) -> Iterator[Path]:
-    storage = ray_train.local_storage()
-    if storage is not None:
-        yield storage / name
-        ray_train.report_checkpoint(storage / name, uploaded=True)
-        return
-    with tempfile.TemporaryDirectory() as directory:  # the storage is remote
-        yield Path(directory)
-        ray_train.report_checkpoint(Path(directory), uploaded=False)

@@ -35,9 +35,15 @@ def test_a_ray_train_without_that_limit_is_used_with_a_warning(
 def test_without_its_storage_checkpoints_go_through_a_temporary_directory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    reported: list[dict[str, Any]] = []
     monkeypatch.setattr(ray.train, "get_context", object)
-    with caplog.at_level(logging.WARNING):
-        assert ray_train.local_storage() is None
+    monkeypatch.setattr(ray.train, "report", lambda _, **options: reported.append(options))
+    with caplog.at_level(logging.WARNING), ray_train.new_checkpoint("step-1") as directory:
+        assert directory.is_dir()
+        assert reported == []  # nothing is there yet
+    (report,) = reported
+    assert report["checkpoint"].path == str(directory)
+    assert report["checkpoint_upload_mode"] == ray.train.CheckpointUploadMode.SYNC
     assert "temporary directory" in caplog.text
 
 
