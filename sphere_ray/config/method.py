@@ -118,11 +118,13 @@ class PairSettings(Settings):
     model that wrote it. `inversions` (Sol_max wrong, Sol_min right) are dropped, or swapped into
     pairs.
 
-    `max_tokens` bounds each side, `max_length_ratio` the tokens of the longer over the shorter side
-    (0: no bound). `min_edit_distance` counts characters. `max_logprob_gap` is how far the mean
-    log-prob per token of the rejected side may lie below that of the chosen one, in nats (null: no
-    bound). With `sound_chosen` a chosen side has no false equation, and no step from which nothing
-    reached the gold. `max_off_policy_share` caps the stage-3 pairs among all pairs of an iteration,
+    A problem gives `max_per_problem` pairs, and a whole solution is in `max_uses` of them; all
+    solutions are used once before one is used again. `max_tokens` bounds each side,
+    `max_length_ratio` the tokens of the longer over the shorter side (0: no bound).
+    `min_edit_distance` counts characters. `max_logprob_gap` is how far the mean log-prob per token
+    of the rejected side may lie below that of the chosen one, in nats (null: no bound). With
+    `sound_chosen` a chosen side has no false equation, and no step from which nothing reached the
+    gold. `max_off_policy_share` caps the stage-3 pairs among all pairs of an iteration,
     `max_family_ratio` the pairs of a family over the mean of all families (null: no cap).
     A step-level pair needs a reward difference of `step_margin`, or of `step_errors` standard
     errors where rewards are estimated from completions.
@@ -134,6 +136,7 @@ class PairSettings(Settings):
     rejected: Literal["worst", "two_deviations", "likeliest"] = "likeliest"
     inversions: Literal["drop", "swap"] = "swap"
     max_per_problem: int = Field(1, ge=1)
+    max_uses: int = Field(1, ge=1)
     max_tokens: int = Field(2048, ge=1)
     min_edit_distance: int = Field(10, ge=0)
     max_length_ratio: float = Field(0.0, ge=0)

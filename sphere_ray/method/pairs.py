@@ -7,6 +7,7 @@ generation. Training-time facts (tokenizers, end-of-sequence ids) are not known 
 import json
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,36 +50,47 @@ class Paired:
 
 
 class _Collection:
-    """The pairs of one problem so far; a solution is in at most one of them."""
+    """The pairs of one problem so far, and how many of them each solution's text is in."""
 
     def __init__(self, rollout: Rollout, settings: MethodSettings) -> None:
         self.rules = settings.pairs
         self.pairs: dict[str, PreferencePair] = {}
         self.dropped: list[Dropped] = []
-        self._used: set[str] = set()
+        self._uses = Counter[str]()
+        self._offered: set[tuple[str, str]] = set()
         self._problem_id = rollout.problem.problem_id
         self._prompt = question_messages(rollout.problem.question, settings.prompts)
 
     def offer(self, proposal: Proposal) -> bool:
         """Keep a pair or drop it by reason; whether its sides are spoken for."""
+        self._offered.add((proposal.chosen.text, proposal.rejected.text))
         pair = _pair(proposal, self._problem_id, self._prompt)
         reason = refusal(proposal, self.rules)
         if reason is None and pair.pair_id in self.pairs:
             reason = "duplicate"
         fits = reason is None
-        if fits and len(self.pairs) >= self.rules.max_per_problem:
+        if fits and self.is_full:
             reason = "per_problem_cap"
         if reason is None:
             self.pairs[pair.pair_id] = pair
         else:
             self.dropped.append(_dropped(pair, reason))
         if fits:
-            self._used |= {proposal.chosen.text, proposal.rejected.text}
+            self._uses.update((proposal.chosen.text, proposal.rejected.text))
         return fits
 
-    def is_free(self, solution: Solution) -> bool:
-        """Whether no pair has it; of equal texts, which search often makes, one is taken."""
-        return solution.text.rstrip() not in self._used
+    @property
+    def is_full(self) -> bool:
+        """Whether no further pair can be kept."""
+        return len(self.pairs) >= self.rules.max_per_problem
+
+    def uses(self, solution: Solution) -> int:
+        """How many pairs have it; equal texts, which search often makes, count as one."""
+        return self._uses[solution.text.rstrip()]
+
+    def is_new(self, right: Solution, wrong: Solution) -> bool:
+        """Whether these two were not yet offered together."""
+        return (right.text.rstrip(), wrong.text.rstrip()) not in self._offered
 
 
 def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
@@ -157,17 +169,15 @@ def _pair_solutions(made: _Collection, chains: Sequence[Chain]) -> None:
     # correction or of the small model begin with steps that the policy would not write there.
     generated = branch_of(chains, _GENERATION, Branch.MAX, Branch.MIN)
     first = own + (completed(generated) if made.rules.from_completions else [])
-    _match(made, _GENERATION, first, first)
     corrected = _searched(made.rules, chains, _CORRECTION)
-    _match(
-        made,
-        _CORRECTION,
-        corrected,
-        own + corrected,
-        first={solution.chain.parent_id for solution in corrected},
-    )
     small = [searched(c) for c in branch_of(chains, OFF_POLICY, Branch.MIN, Branch.MAX)]
-    _match(made, OFF_POLICY, first + corrected, small)
+    attempts = {solution.chain.parent_id for solution in corrected}
+    for uses in range(made.rules.max_uses):
+        if uses and made.is_full:
+            return
+        _match(made, _GENERATION, first, first, uses=uses)
+        _match(made, _CORRECTION, corrected, own + corrected, uses=uses, first=attempts)
+        _match(made, OFF_POLICY, first + corrected, small, uses=uses)
 
 
 def _searched(rules: PairSettings, chains: Sequence[Chain], stage: StageName) -> list[Solution]:
@@ -182,12 +192,15 @@ def _match(
     stage: StageName,
     rights: Sequence[Solution],
     wrongs: Sequence[Solution],
+    *,
+    uses: int,
     first: Collection[str | None] = (),
 ) -> None:
-    """Propose each unused right solution with the wrong one it prefers, until a pair is found.
+    """Propose each right solution with the wrong one it prefers, until a pair is found.
 
-    Chains of the search come first among the right ones, then the likeliest. `first` are the ids of
-    wrong solutions that go before others. A stage that gives no pairs takes no solution either.
+    Solutions in more than `uses` pairs are left out. Chains of the search come first among the
+    right ones, then the likeliest. `first` are the ids of wrong solutions that go before others. A
+    stage that gives no pairs takes no solution either.
     """
     if not made.rules.keeps(stage):
         return
@@ -196,6 +209,7 @@ def _match(
 
     def order(right: Solution, wrong: Solution) -> tuple[float, ...]:
         return (
+            made.uses(wrong),
             not wrong.ended,
             wrong.solution_id not in first,
             _part_late(right, wrong),
@@ -205,8 +219,8 @@ def _match(
         )
 
     for right in sorted((s for s in rights if s.correct), key=_as_chosen):
-        if made.is_free(right):
-            left = list(filter(made.is_free, mistakes))
+        if made.uses(right) <= uses:
+            left = [w for w in mistakes if made.uses(w) <= uses and made.is_new(right, w)]
             left.sort(key=partial(order, right))
             # No other wrong side helps a chosen one that has a flaw of its own.
             tries = 1 if flaw(_whole(right, ()), made.rules, chosen=True) else _TRIES

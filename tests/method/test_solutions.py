@@ -1,5 +1,6 @@
 """Pairs from the completions behind rollout values, and which wrong solution is rejected."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -288,20 +289,36 @@ SIBLINGS = st.lists(
 )
 
 
-@given(SIBLINGS, SIBLINGS, st.sampled_from("456"), st.sampled_from(["worst", "likeliest"]))
-def test_each_solution_is_used_once_and_sides_are_verified(first, second, answer, rule):
+@given(
+    SIBLINGS,
+    SIBLINGS,
+    st.sampled_from("456"),
+    st.sampled_from(["worst", "likeliest"]),
+    st.integers(1, 3),
+)
+def test_no_solution_is_used_too_often_and_sides_are_verified(first, second, answer, rule, uses):
     made = searched(first, second, (final(f"the end #### {answer}"),))
     low = replace(made, chain_id="c-min", branch=Branch.MIN)
-    rollout = built(made, low, rejected=rule)
-    used = [side for pair in rollout.pairs for side in (pair.chosen, pair.rejected)]
-    assert len(set(used)) == len(used)
+    rollout = built(made, low, rejected=rule, max_uses=uses)
+    used = Counter(side for pair in rollout.pairs for side in (pair.chosen, pair.rejected))
+    assert max(used.values(), default=0) <= uses
+    assert len(sides(rollout)) == len(rollout.pairs)
     for pair in rollout.pairs:
         assert pair.chosen.endswith("4")
         assert not pair.rejected.endswith("4")
         assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == 0
         spelt = "".join(map(chr, pair.rejected_ids[:-1]))
         assert spelt == pair.rejected
-    assert built(made, low, rejected=rule) == rollout
+    assert built(made, low, rejected=rule, max_uses=uses) == rollout
+    once = built(made, low, rejected=rule).pairs
+    assert rollout.pairs[: len(once)] == once  # nothing is used again before all are used
+
+
+def test_a_solution_is_used_again_where_the_rules_allow_it():
+    twice = built(BEST, ALSO, max_uses=2)
+    assert len(sides(twice)) == 4
+    assert sides(built(BEST, ALSO)) < sides(twice)
+    assert len(built(BEST, ALSO, max_uses=2, max_per_problem=3).pairs) == 3
 
 
 def test_a_chain_that_was_cut_is_no_side():
