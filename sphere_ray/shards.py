@@ -1,4 +1,4 @@
-"""Rows spread over the parquet files of a directory, read by range and in pieces."""
+"""Rows spread over the parquet files of directories, read by range and in pieces."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
@@ -14,22 +14,25 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Shards:
-    """The rows of all `part-*.parquet` in a directory, numbered in the order of the file names.
+    """The rows of all `part-*.parquet` in directories, numbered in the order of the file names.
 
     Other names are not rows: a step's directory also holds its manifest.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, *paths: str) -> None:
         """Read the files' footers.
 
         Raises:
-            TrainingError: there is no such file.
+            TrainingError: a directory has no such file.
         """
-        self._parts = sorted(Path(path).glob("part-*.parquet"))
-        if not self._parts:
-            raise TrainingError(
-                f"{path} holds no part-*.parquet; it must be on storage that all nodes share"
-            )
+        self._parts: list[Path] = []
+        for path in paths:
+            parts = sorted(Path(path).glob("part-*.parquet"))
+            if not parts:
+                raise TrainingError(
+                    f"{path} holds no part-*.parquet; it must be on storage that all nodes share"
+                )
+            self._parts += parts
         counts: Iterator[int] = (pq.read_metadata(part).num_rows for part in self._parts)
         self._starts = list(accumulate(counts, initial=0))
 

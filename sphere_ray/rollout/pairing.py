@@ -29,6 +29,7 @@ REASON = "reason"
 FAMILY = "family"
 OFF_POLICY_CAP = "off_policy_cap"
 FAMILY_BALANCE = "family_balance"
+DUPLICATE = "duplicate"
 PAIRS_PER_FILE = 8192
 _PASSED = pa.schema(
     [
@@ -62,11 +63,14 @@ class _Job:
     families: Mapping[str, str]
 
 
-def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
+def pair(
+    rollouts: str, output: str, method: MethodSettings, known: Sequence[str] = ()
+) -> PairCounts:
     """Write the pairs of the rollout files as data files of `output`, and refused ones below it.
 
-    `output/dropped` holds `Dropped` rows: what was refused, and why. The driver holds counts and
-    the ids of off-policy pairs; where families are balanced, the ids of all pairs.
+    A pair that the directories `known` have already is a duplicate. `output/dropped` holds
+    `Dropped` rows: what was refused, and why. The driver holds counts and the ids of off-policy
+    pairs; where families are balanced, the ids of all pairs.
 
     Raises:
         EngineError: a task failed for a reason outside of it.
@@ -76,7 +80,8 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
         for file in storage.data_files(directory):
             storage.remove(file)
     files = enumerate(storage.data_files(rollouts))
-    found = in_tasks(_propose, [(file, part(proposals, index), method) for index, file in files])
+    tasks = [(file, part(proposals, index), method, known) for index, file in files]
+    found = in_tasks(_propose, tasks)
     unseen, passed = (
         sum(count for count, _ in found),
         pa.concat_tables([_PASSED.empty_table(), *(table for _, table in found)]),
@@ -98,13 +103,15 @@ def pair(rollouts: str, output: str, method: MethodSettings) -> PairCounts:
     return PairCounts(kept=dict(kept), dropped=dict(dropped))
 
 
-def _propose(job: tuple[str, str, MethodSettings]) -> tuple[int, pa.Table]:
+def _propose(job: tuple[str, str, MethodSettings, Sequence[str]]) -> tuple[int, pa.Table]:
     """Write all proposed pairs of a rollout file; one that a gate refused has only a reason.
 
     Returns the id, the stage and the family of the pairs that passed the gates: of off-policy
     pairs, and where families are balanced of all. The others are a number.
     """
-    file, output, method = job
+    file, output, method, known = job
+    earlier = [table for path in known for table in storage.tables(path, ["pair_id"])]
+    ids = pa.chunked_array([table["pair_id"] for table in earlier], pa.large_string())
     unseen, passed = 0, [_PASSED.empty_table()]
     with ShardWriter(output) as writer:
         for table in small_tables(file):
@@ -113,6 +120,8 @@ def _propose(job: tuple[str, str, MethodSettings]) -> tuple[int, pa.Table]:
             found = [each for rollout in rollouts for each in _proposals(rollout, method)]
             pairs = to_table([pair for pair, _ in found], PreferencePair)
             reasons = pa.array([reason for _, reason in found], pa.string())
+            repeated = pc.and_(pc.is_in(pairs["pair_id"], ids), pc.is_null(reasons))
+            reasons = pc.if_else(repeated, DUPLICATE, reasons)
             family = pa.array([families[pair.problem_id] for pair, _ in found], pa.string())
             pairs = pairs.append_column(REASON, reasons).append_column(FAMILY, family)
             writer.write(pairs)

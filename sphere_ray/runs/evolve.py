@@ -48,6 +48,8 @@ class _State:
     reward_model: ModelRef | None = None
     recorded: list[Recorded] = field(default_factory=list)
     iterations: list[Iteration] = field(default_factory=list)
+    kept: tuple[Made, ...] = ()
+    """Pairs by this policy that made nothing better yet; the next ones join them."""
 
 
 def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
@@ -156,15 +158,17 @@ class _Loop:
             )
         )
         state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
-        pairs = make(PairsStep(rollouts=rollouts, **common))
+        pairs = make(PairsStep(rollouts=rollouts, kept=state.kept, **common))
         this = Iteration(number=number, rollouts=rollouts, pairs=pairs, scored_by=scored_by)
         state.iterations.append(this)
         if settings.engines.scorer.trained is not None and number + 1 < settings.iterations:
             self._hand_over(make, base, state, this)
         anchor = base if settings.training.reference == "initial" else policy
-        this.refusal = self._too_few(pairs)
+        this.refusal = self._too_few(pairs, *state.kept)
         if this.refusal is None:
-            this.reference = make(ReferenceStep(pairs=pairs, model=anchor, **common))
+            this.reference = make(
+                ReferenceStep(pairs=pairs, kept=state.kept, model=anchor, **common)
+            )
             this.refusal = self._too_few(this.reference)
         return this
 
@@ -261,13 +265,16 @@ class _Loop:
             self._log(f"iteration {this.number}: the reward source stays ({reason})")
         self._record("handover", iteration=this.number, accepted=reason is None, reason=reason)
 
-    def _too_few(self, made: Made) -> str | None:
+    def _too_few(self, made: Made, *kept: Made) -> str | None:
         least = self.settings.training.min_pairs
-        if made.finished is None or made.report.rows_out >= least:
+        if made.finished is None:
+            return None
+        found = sum(each.report.rows_out for each in (made, *kept))
+        if found >= least:
             return None
         dropped = f"; dropped: {dict(made.report.dropped)}" if made.report.dropped else ""
         return (
-            f"{made.report.rows_out} pairs are fewer than training.min_pairs ({least}){dropped}; "
+            f"{found} pairs are fewer than training.min_pairs ({least}){dropped}; "
             "roll out more problems"
         )
 
@@ -276,9 +283,10 @@ class _Loop:
         winner = this.winner
         if winner is None:
             state.refusals += 1
+            state.kept += (this.pairs,)
             this.refusal = this.refusal or this.refusals
         else:
-            state.refusals = 0
+            state.refusals, state.kept = 0, ()
         if this.trials and (winner is None or winner.candidate == "half_rate"):
             state.learning_rate /= 2
         if this.refusal is not None:

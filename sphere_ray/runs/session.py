@@ -19,11 +19,11 @@ from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field
 from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
+from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
-from sphere_ray.runs.cluster import can_train_beside_engines, connected
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.training.job import TrainingJob
 

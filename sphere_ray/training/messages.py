@@ -1,6 +1,6 @@
 """What the driver asks of a training job, and what comes back; plain data, no torch, no Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,14 @@ from sphere_ray.config.training import RewardTrainingSettings, TrainerPlacement,
 class ReferenceRequest:
     """Tokenise the pairs and compute their log-probabilities under the reference model.
 
-    `model_dir`, `pairs_path` (a directory of `part-*.parquet` files with PreferencePair rows) and
-    `output_dir` are absolute and visible to every worker. Pairs whose rejected side is less likely
-    than the chosen one by more than `max_logprob_gap` nats per token are dropped (None: none are).
+    `model_dir`, `pairs_paths` (directories of `part-*.parquet` files with PreferencePair rows) and
+    `output_dir` are absolute and visible to every worker. No pair is in them twice. Pairs whose
+    rejected side is less likely than the chosen one by more than `max_logprob_gap` nats per token
+    are dropped (None: none are).
     """
 
     model_dir: str
-    pairs_path: str
+    pairs_paths: Sequence[str]
     output_dir: str
     settings: TrainingSettings
     placement: TrainerPlacement

@@ -119,7 +119,7 @@ def _rounds(
     request: ReferenceRequest, worker: Worker
 ) -> Iterator[tuple[list[EncodedPair], Counter[str]]]:
     """Usable pairs of this worker by length, and what was dropped; as many rounds for all."""
-    shards = Shards(request.pairs_path)
+    shards = Shards(*request.pairs_paths)
     rows = [shards.of_rank(rank, worker.world) for rank in range(worker.world)]
     chunks = shards.read(rows[worker.rank], chunk=CHUNK)
     encoder = PairEncoder(request.model_dir)

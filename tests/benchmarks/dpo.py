@@ -86,7 +86,7 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
     place = folder / f"ours-{workers}"
     reference = ReferenceRequest(
         model_dir=model,
-        pairs_path=str(folder / "pairs"),
+        pairs_paths=(str(folder / "pairs"),),
         output_dir=str(place / "reference"),
         settings=settings,
         placement=placement,

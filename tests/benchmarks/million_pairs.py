@@ -142,7 +142,7 @@ def work(folder: Path, rank: int) -> dict[str, Any]:
     training = TrainingSettings(batch_size=64, micro_batch_size=8, precision="fp32")
     request = ReferenceRequest(
         model_dir=str(folder / "model"),
-        pairs_path=str(folder / "pairs"),
+        pairs_paths=(str(folder / "pairs"),),
         output_dir=str(folder / "reference"),
         settings=training,
         placement=TrainerPlacement(workers=WORLD),

@@ -149,6 +149,21 @@ def test_families_are_balanced_before_the_off_policy_share_is_taken(tmp_path: Pa
     assert sum(counts.kept.values()) == 20
 
 
+def test_pairs_that_are_known_from_elsewhere_are_duplicates(tmp_path: Path) -> None:
+    source = write_rollouts(tmp_path / "some", [rollout(number) for number in range(25)], 8)
+    earlier = str(tmp_path / "earlier")
+    first = pipeline.pair(source, earlier, METHOD)
+    source = write_rollouts(tmp_path / "all", [rollout(number) for number in range(50)], 8)
+    counts = pipeline.pair(source, str(tmp_path / "pairs"), METHOD, [earlier])
+    assert counts.dropped["duplicate"] == sum(first.kept.values()) > 0
+    sets = [
+        {p.pair_id for p in read(Path(at), PreferencePair)} for at in (earlier, tmp_path / "pairs")
+    ]
+    pipeline.pair(source, str(tmp_path / "whole"), METHOD)
+    assert not sets[0] & sets[1]
+    assert sets[0] | sets[1] == {p.pair_id for p in read(tmp_path / "whole", PreferencePair)}
+
+
 def test_rollouts_without_pairs_give_none(tmp_path: Path) -> None:
     source = write_rollouts(tmp_path / "rollouts", [rollout(3), rollout(4)], 8)
     counts = pipeline.pair(source, str(tmp_path / "pairs"), METHOD)

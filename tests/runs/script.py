@@ -98,8 +98,8 @@ class Script:
                 for index, outcome in enumerate(self.routes[step.iteration or 0])
             ]
             storage.write_table(to_table(found, Rollout), f"{path}/part.parquet")
-        if isinstance(step, ReferenceStep) and step.iteration in self.unfit:
-            rows = 0
+        if isinstance(step, ReferenceStep):
+            rows = 0 if step.iteration in self.unfit else self.pairs * (1 + len(step.kept))
         if isinstance(step, ProblemsStep) and self.num_problems:
             table = to_table([problem(index) for index in range(self.num_problems)], Problem)
             storage.write_table(table, f"{path}/validation/part.parquet")

@@ -14,6 +14,7 @@ from sphere_ray.runs.decision import groups_of
 from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.steps.average import AverageStep
 from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
+from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import HalfRateStep, PolicyStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
@@ -65,6 +66,29 @@ def test_a_refusal_costs_no_second_rollout_and_no_second_answers_of_the_policy(r
     assert len(script.every(RolloutsStep)) == 1
     validated = [s.label for s in script.every(EvaluationStep) if s.kind == "evaluation"]
     assert validated == ["base", "trained", "halfway", "half_rate"]
+
+
+def pairs_read(script: Script) -> list[list[str]]:
+    """The steps whose pairs each reference table is made of."""
+    steps = script.every(ReferenceStep)
+    return [[str(pairs.output) for pairs in (*step.kept, step.pairs)] for step in steps]
+
+
+def test_pairs_that_made_nothing_better_are_trained_on_again(run: Any) -> None:
+    script = Script(after=[answers(4), answers(6), answers(7)])
+    run(script, iterations=3)
+    first, second, third = (f"output of iter-{number:03}/pairs" for number in range(3))
+    # The second iteration promotes: the third one's policy is another.
+    assert pairs_read(script) == [[first], [first, second], [third]]
+    assert [len(step.kept) for step in script.every(PairsStep)] == [0, 1, 0]
+
+
+def test_too_few_pairs_become_enough_with_those_of_the_next_iteration(run: Any) -> None:
+    script = Script(after=[answers(6), answers(6)], pairs=4)
+    one, other = run(script, training={"min_pairs": 6}, iterations=2)
+    assert one.refusal.startswith("4 pairs are fewer than training.min_pairs (6)")
+    assert other.refusal is None
+    assert [len(pairs) for pairs in pairs_read(script)] == [2]
 
 
 def test_the_rate_that_won_goes_on(run: Any) -> None:

@@ -61,9 +61,9 @@ def test_too_few_pairs_keep_the_policy_and_the_rate(run: Any) -> None:
     assert decisions(run(script)) == [False, True, True]
     assert script.rates == [1.0, 1.0]
     few = Script(after=[], pairs=1)
-    iterations = run(few, training={"min_pairs": 2})
+    iterations = run(few, training={"min_pairs": 3})
     assert decisions(iterations) == [False, False]
-    assert "min_pairs (2)" in iterations[0].refusal
+    assert "min_pairs (3)" in iterations[0].refusal
     assert few.every(ReferenceStep) == []  # no worker is asked to find out
 
 

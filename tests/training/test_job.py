@@ -113,7 +113,7 @@ def to(request: TrainRequest, name: str) -> TrainRequest:
 def reference_of(request: TrainRequest, output_dir: Path) -> ReferenceRequest:
     return ReferenceRequest(
         model_dir=request.model_dir,
-        pairs_path=str(Path(request.model_dir).with_name("pairs")),
+        pairs_paths=(str(Path(request.model_dir).with_name("pairs")),),
         output_dir=str(output_dir),
         settings=SETTINGS,
         placement=PLACEMENT,

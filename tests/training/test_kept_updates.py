@@ -58,7 +58,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     requests: dict[str, Request] = {
         "reference": ReferenceRequest(
             model_dir=str(root / "model"),
-            pairs_path=pairs,
+            pairs_paths=(pairs,),
             output_dir=str(root / "reference"),
             settings=FP32,
             placement=TrainerPlacement(workers=2),

@@ -86,7 +86,7 @@ class Alone:
         make_llama(tmp_path)
         self.request = ReferenceRequest(
             model_dir=str(tmp_path),
-            pairs_path=write_pairs(tmp_path / "pairs", 22, parts=3),
+            pairs_paths=(write_pairs(tmp_path / "pairs", 22, parts=3),),
             output_dir=str(tmp_path / "reference"),
             settings=settings,
             placement=TrainerPlacement(),

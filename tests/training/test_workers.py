@@ -80,7 +80,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     def reference(name: str, stage: Any, **changes: Any) -> ReferenceRequest:
         request = ReferenceRequest(
             model_dir=str(root / "model"),
-            pairs_path=pairs,
+            pairs_paths=(pairs,),
             output_dir=str(root / name),
             settings=SETTINGS,
             placement=TrainerPlacement(workers=2, zero_stage=stage),

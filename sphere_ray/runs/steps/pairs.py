@@ -1,6 +1,6 @@
 """The pairs step: chains become preference pairs, streamed over the rollouts without an engine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,12 +13,16 @@ from sphere_ray.runs.step import Made, Result, Step, Work
 
 @dataclass(frozen=True, kw_only=True)
 class PairsStep(Step):
-    """Preference pairs in shards, and in `dropped/` what a gate refused, with the reason."""
+    """Preference pairs in shards, and in `dropped/` what a gate refused, with the reason.
+
+    A pair that is among the `kept` ones, which are trained on too, is dropped as a duplicate.
+    """
 
     kind: ClassVar[str] = "pairs"
 
     settings: RunSettings
     rollouts: Made
+    kept: tuple[Made, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """The pair rules; the prompts, which pairs repeat, come with the rollouts."""
@@ -26,14 +30,20 @@ class PairsStep(Step):
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """The rollouts."""
-        return {"rollouts": self.rollouts}
+        return {"rollouts": self.rollouts, **kept_inputs(self.kept)}
 
     def run(self, work: Work) -> Result:
         """Build the pairs and apply the gate that looks across problems."""
         work.session.connect()
         rows = self.rollouts.report.rows_out
         with work.progress(rows, "problems") as tracker:
-            counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method)
+            known = [each.path for each in self.kept]
+            counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method, known)
             kept, dropped = sum(counts.kept.values()), counts.dropped
             tracker.update(done=rows, pairs=kept)
         return Result(rows_in=kept + sum(dropped.values()), rows_out=kept, dropped=dropped)
+
+
+def kept_inputs(kept: Sequence[Made]) -> dict[str, Made]:
+    """The pairs that are kept from earlier iterations, as inputs of a step."""
+    return {f"kept/{number}": pairs for number, pairs in enumerate(kept)}

@@ -8,17 +8,22 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.step import Made, Result, Step, Work
+from sphere_ray.runs.steps.pairs import kept_inputs
 from sphere_ray.training.messages import ReferenceProgress, ReferenceRequest
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStep(Step):
-    """A table that training reads instead of asking a second model."""
+    """A table that training reads instead of asking a second model.
+
+    `kept` are the pairs of earlier iterations, from the same policy, which made nothing better.
+    """
 
     kind: ClassVar[str] = "reference"
 
     settings: RunSettings
     pairs: Made
+    kept: tuple[Made, ...] = ()
     model: ModelRef
 
     def identity(self) -> dict[str, Any]:
@@ -28,7 +33,7 @@ class ReferenceStep(Step):
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Pairs, and the model they are scored by."""
-        return {"pairs": self.pairs, "model": self.model}
+        return {"pairs": self.pairs, **kept_inputs(self.kept), "model": self.model}
 
     def run(self, work: Work) -> Result:
         """Compute the table on training's workers.
@@ -36,10 +41,11 @@ class ReferenceStep(Step):
         Raises:
             TrainingError: the workers kept failing.
         """
-        total = self.pairs.report.rows_out
+        pairs = [each for each in (*self.kept, self.pairs) if each.report.rows_out]
+        total = sum(each.report.rows_out for each in pairs)
         request = ReferenceRequest(
             model_dir=self.model.path,
-            pairs_path=self.pairs.path,
+            pairs_paths=[each.path for each in pairs],
             output_dir=work.path,
             settings=self.settings.training,
             placement=self.settings.trainer,
