@@ -53,12 +53,15 @@ class SearchSettings(Settings):
     """Step search (SPHERE stage 1): E candidates a step, the best and the worst are kept.
 
     `num_candidates` 5 and `temperature` 0.8 are the paper's, the limits are ours. Equal candidates
-    are merged, and with `top_up` one more request asks for as many as were lost. Only the `sampled`
-    strategy uses `num_samples`. Lengths count tokens.
+    are merged, and with `top_up` one more request asks for as many as were lost. A problem whose
+    solutions were all right or all wrong in the last iteration gets `settled_candidates` in the
+    first stage (null: as many as others). Only the `sampled` strategy uses `num_samples`. Lengths
+    count tokens.
     """
 
     strategy: Literal["pruned_steps", "sampled"] = "pruned_steps"
     num_candidates: int = Field(5, ge=2)
+    settled_candidates: int | None = Field(None, ge=2)
     top_up: bool = True
     num_samples: int = Field(8, ge=2)
     temperature: float = Field(0.8, gt=0)
@@ -68,6 +71,16 @@ class SearchSettings(Settings):
     max_step_tokens: int = Field(512, ge=1)
     max_chain_tokens: int = Field(2048, ge=1)
     tie_tolerance: float = Field(0.02, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _settled_problems_get_fewer(self) -> "SearchSettings":
+        settled = self.settled_candidates
+        if settled is not None and (self.strategy == "sampled" or settled > self.num_candidates):
+            raise ValueError(
+                f"settled_candidates ({settled}) has no effect with strategy: sampled, and is at "
+                f"most num_candidates ({self.num_candidates}); lower it, or set it to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_step_fits(self) -> "SearchSettings":
@@ -189,6 +202,12 @@ class MethodSettings(Settings):
                 f"method.stages and method.search.strategy; name some of: {taken}"
             )
         return self
+
+    def for_settled(self) -> "MethodSettings":
+        """The same for a problem that was always right or always wrong in the last iteration."""
+        number = self.search.settled_candidates or self.search.num_candidates
+        search = self.search.model_copy(update={"num_candidates": number})
+        return self.model_copy(update={"search": search})
 
     @property
     def taken_stages(self) -> tuple[StageName, ...]:

@@ -14,6 +14,7 @@ from sphere_ray.records import (
     Chain,
     Completion,
     FinishReason,
+    Rollout,
     StageName,
     StopReason,
     Verdict,
@@ -108,6 +109,18 @@ def completed(chains: Sequence[Chain]) -> list[Solution]:
                 seen.add(text)
                 found.append(solution)
     return found
+
+
+def is_settled(rollout: Rollout) -> bool:
+    """Whether the policy's answers to the plain question were all right, or all wrong.
+
+    A rollout that failed, or of which nothing could be decided, leaves the question open.
+    """
+    own = branch_of(rollout.chains, StageName.SELF_GENERATION, *Branch)
+    found = [*map(searched, own), *completed(own)]
+    undecided = (Verdict.UNGRADABLE, Verdict.TIMEOUT)
+    outcomes = {each.correct for each in found if each.verdict not in undecided}
+    return rollout.error is None and len(outcomes) == 1
 
 
 def shared_steps(one: Solution, other: Solution) -> int:

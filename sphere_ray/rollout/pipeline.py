@@ -16,6 +16,7 @@ from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.errors import SphereError
+from sphere_ray.rollout.budget import mark
 from sphere_ray.rollout.errors import cause_of, sphere_error
 from sphere_ray.rollout.labelling import label
 from sphere_ray.rollout.pairing import pair
@@ -29,7 +30,7 @@ from sphere_ray.rollout.shards import (
 )
 from sphere_ray.rollout.stages import ID_COLUMN, STAGES, Assignment, Evaluate, RowStage
 
-__all__ = ["compact", "evaluate", "label", "pair", "parts_dir", "rescore", "rollout"]
+__all__ = ["compact", "evaluate", "label", "mark", "pair", "parts_dir", "rescore", "rollout"]
 
 logger = logging.getLogger(__name__)
 

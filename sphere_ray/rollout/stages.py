@@ -30,6 +30,8 @@ from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
+SETTLED = "settled"
+"""A column of problems: all that was found for this one was right, or all was wrong."""
 FIRST = next(iter(StageName))
 LATER = 1 << 30
 """What a later stage subtracts from a priority; no stage sees so many rows."""
@@ -169,11 +171,15 @@ class MethodStage(RowStage):
         """Build what the method works with, once per stage actor."""
         super().__init__(assignment, last=last)
         self._world = assignment.world()
+        self._frugal = replace(self._world, settings=self._world.settings.for_settled())
+        self._settled = set[str]()
         self._arrivals = itertools.count()
 
     def read(self, table: pa.Table) -> list[Rollout]:
         """See `RowStage.read`. In the first stage problems become empty rollouts."""
         if self.name is FIRST:
+            if SETTLED in table.column_names:
+                self._settled.update(table.filter(table[SETTLED])[ID_COLUMN].to_pylist())
             return [Rollout(problem=problem) for problem in from_table(table, Problem)]
         return rollouts_of(table)
 
@@ -183,7 +189,11 @@ class MethodStage(RowStage):
         Of two problems the one in the later stage is served first, else the one that came first.
         """
         later = list(StageName).index(self.name)
-        return await enter(self.name, row, self._world, next(self._arrivals) - later * LATER)
+        world = self._world
+        if (name := row.problem.problem_id) in self._settled:
+            self._settled.remove(name)
+            world = self._frugal
+        return await enter(self.name, row, world, next(self._arrivals) - later * LATER)
 
     def failed(self, row: Rollout, error: RowError) -> Rollout:
         """See `RowStage.failed`."""

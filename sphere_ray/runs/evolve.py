@@ -21,6 +21,7 @@ from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
 from sphere_ray.runs.steps.average import AverageStep
+from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.evaluation import HeldOutStep
 from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, HalfRateStep, PolicyStep
@@ -150,7 +151,7 @@ class _Loop:
         scored_by = self._reward_model_at(state, number)
         rollouts = make(
             RolloutsStep(
-                problems=problems,
+                problems=self._budgeted(make, problems, state),
                 policy=policy,
                 trained=scored_by,
                 then_trains=True,
@@ -210,6 +211,13 @@ class _Loop:
             learning_rate=share * state.learning_rate,
             iteration=number,
         )
+
+    def _budgeted(self, make: Callable[[Step], Made], problems: Made, state: _State) -> Made:
+        """The problems, from the second iteration on with those marked that were settled."""
+        last = state.iterations[-1] if state.iterations else None
+        if last is None or self.settings.method.search.settled_candidates is None:
+            return problems
+        return make(BudgetStep(rollouts=last.rollouts, iteration=last.number + 1))
 
     def _correcting(self, state: _State) -> RunSettings:
         """The settings, with all of self-correction if the last iteration showed that it pays."""

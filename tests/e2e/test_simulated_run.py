@@ -13,6 +13,8 @@ from tests.simulated_problems import simulated_problem
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 COUNTS = {"train": 24, "validation": 4, "test": 4}
+FEWER = 2
+"""Candidates of a step for problems that the first rollouts settled; others have five."""
 ONE = {"rollout": {"batch_size": 4, "batches_in_flight": 2}}
 # Room for training's workers beside the rollouts: they wait in vain.
 SEVERAL = {
@@ -51,6 +53,8 @@ def run(folder, name, placement):
             "small_pool": pool | engines.get("small_pool", {}),
             "scorer": {"kind": "simulated"},
         },
+        "iterations": 2,
+        "method": {"search": {"settled_candidates": FEWER}},
         "rollout": placement["rollout"],
         "training": {"min_pairs": 10**6},
         "evaluation": {"num_samples": 2},
@@ -81,7 +85,9 @@ def by_problem(folder):
     return {row["problem_id"]: row for row in found}
 
 
-@pytest.mark.parametrize("phase", ["iter-000/rollouts", "evaluation/base", "test/base"])
+@pytest.mark.parametrize(
+    "phase", ["iter-000/rollouts", "iter-001/rollouts", "evaluation/base", "test/base"]
+)
 def test_rows_depend_neither_on_order_nor_on_the_number_of_workers(runs, phase):
     one, several = (by_problem(run_dir / phase) for run_dir in runs)
     assert one == several
@@ -101,10 +107,29 @@ def test_the_small_and_the_reward_model_play_their_parts(runs):
 
 
 def test_an_iteration_without_enough_pairs_keeps_the_policy_and_says_why(runs):
-    (item,) = json.loads((runs[0] / "summary.json").read_text())["iterations"]
-    assert item["pairs"]["total"] >= 4
-    assert not item["promoted"]
-    assert "training.min_pairs" in item["refusal"]
+    items = json.loads((runs[0] / "summary.json").read_text())["iterations"]
+    pairs = [item["pairs"]["total"] for item in items]
+    assert min(pairs) >= 4
+    assert not any(item["promoted"] for item in items)
+    # The policy is the same, so the first iteration's pairs count in the second.
+    for item, found in zip(items, (pairs[0], sum(pairs)), strict=True):
+        assert item["refusal"].startswith(f"{found} pairs are fewer than training.min_pairs")
+
+
+def test_problems_that_were_always_right_or_always_wrong_get_fewer_candidates(runs):
+    first, second = (by_problem(runs[0] / f"iter-00{number}" / "rollouts") for number in (0, 1))
+
+    def most(row):
+        own = [chain for chain in row["chains"] if chain["stage"] == "self_generation"]
+        return max(len(step["candidates"]) for chain in own for step in chain["steps"])
+
+    def answers(row):
+        own = [chain for chain in row["chains"] if chain["stage"] == "self_generation"]
+        return {chain["verdict"] == "correct" for chain in own}
+
+    settled = {name for name, row in first.items() if len(answers(row)) == 1}
+    assert 0 < len(settled) < len(first)
+    assert {name for name, row in second.items() if most(row) <= FEWER} == settled
 
 
 def test_workers_wait_beside_the_rollouts_and_leave_without_work(runs):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sphere_ray.config.method import MethodSettings, PairSettings
 from sphere_ray.method.pairs import build_pairs
+from sphere_ray.method.solutions import is_settled
 from sphere_ray.records import (
     Branch,
     Completion,
@@ -269,6 +270,25 @@ def test_rewards_of_an_audited_step_are_a_models():
     )
     one = replace(right(), steps=(Step(candidates=siblings, chosen=0),))
     assert len(built(one, level="step", step_margin=0.6, step_errors=99.0).pairs) == 1
+
+
+def settled(*chains, **changes):
+    return is_settled(Rollout(problem=PROBLEM, chains=chains, **changes))
+
+
+def test_a_problem_is_settled_if_all_its_solutions_were_right_or_all_wrong():
+    wrong_end, right_end = sibling("a", completion("#### 5")), sibling("a", completion("#### 4"))
+    all_wrong = searched((wrong_end,), (final("#### 6"),))
+    all_right = searched((right_end,), (final("#### 4"),))
+    assert settled(all_wrong)
+    assert settled(all_right)
+    assert not settled(all_wrong, all_right)
+    assert not settled(searched((right_end,), (final("#### 6"),)))  # a completion was right
+    assert not settled(all_wrong, error="timed out")
+    assert not settled()
+    assert not settled(replace(all_wrong, stage=CORRECTION))
+    assert not settled(wrong(), right())
+    assert settled(replace(wrong(), verdict=Verdict.TIMEOUT), wrong())
 
 
 # Properties

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,7 +133,7 @@ def settings(**scorer: Any) -> RunSettings:
     )
 
 
-def searched(chosen: RunSettings) -> list[Any]:
+def searched(chosen: RunSettings, settled: Sequence[bool] = ()) -> list[Any]:
     """The rollouts of three problems through stage 1, on a simulated policy."""
     policy: Any = SimulatedGenerator(policy_spec(chosen.engines, POLICY))
     grader: Any = GraderPool()
@@ -144,6 +145,8 @@ def searched(chosen: RunSettings) -> list[Any]:
         iteration=0,
     )
     problems = to_table([simulated_problem(number) for number in range(3)], Problem)
+    if settled:
+        problems = problems.append_column("settled", pa.array(settled))
     first = STAGES[StageName.SELF_GENERATION](assignment)
     rows = [row for table in first(problems) for row in rollouts_of(table)]
     grader.close()
@@ -161,6 +164,24 @@ def test_a_users_reward_source_scores_the_search() -> None:
                 for candidate in step.candidates:
                     expected = max(0.0, 1 - len(candidate.text) / 200)
                     assert candidate.reward == pytest.approx(expected)
+
+
+def most_candidates(rows: list[Any]) -> list[int]:
+    """The most candidates of a step of each problem, in the order of the problems."""
+    steps = {
+        row.problem.question: [len(step.candidates) for c in row.chains for step in c.steps]
+        for row in rows
+    }
+    return [max(steps[simulated_problem(number).question]) for number in range(3)]
+
+
+def test_a_settled_problem_gets_fewer_candidates() -> None:
+    chosen = settings(kind="python", object=SHORT, options={"limit": 200}).model_dump()
+    chosen["method"]["search"] |= {"num_candidates": 6, "settled_candidates": 2}
+    search = RunSettings.model_validate(chosen)
+    counts = most_candidates(searched(search, [False, True, False]))
+    assert counts[1] <= 2 < min(counts[0], counts[2])
+    assert min(most_candidates(searched(search))) > 2  # in a first iteration nothing is settled
 
 
 def test_its_mistakes_are_errors_of_their_rows() -> None:

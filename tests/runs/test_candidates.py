@@ -13,6 +13,7 @@ from sphere_ray.records import EvaluationRow, Verdict
 from sphere_ray.runs.decision import groups_of
 from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.steps.average import AverageStep
+from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
 from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import HalfRateStep, PolicyStep
@@ -89,6 +90,16 @@ def test_too_few_pairs_become_enough_with_those_of_the_next_iteration(run: Any) 
     assert one.refusal.startswith("4 pairs are fewer than training.min_pairs (6)")
     assert other.refusal is None
     assert [len(pairs) for pairs in pairs_read(script)] == [2]
+
+
+def test_what_the_last_rollouts_settled_gets_less_in_the_next_ones(run: Any) -> None:
+    script = Script(after=[answers(6), answers(7)])
+    run(script, iterations=2, method={"search": {"settled_candidates": 2}})
+    first, second = script.every(RolloutsStep)
+    (budget,) = script.every(BudgetStep)
+    assert (first.problems.name, second.problems.name) == ("problems", "budget")
+    assert budget.rollouts.output == "output of iter-000/rollouts"
+    assert budget.iteration == second.iteration == 1
 
 
 def test_the_rate_that_won_goes_on(run: Any) -> None:

@@ -115,6 +115,7 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("seed=7", {"rollouts", "policy", "evaluation"}),
         ("problems.train.limit=7", {"problems"}),
         ("method.search.max_depth=7", {"rollouts"}),
+        ("method.search.settled_candidates=2", set()),  # of a later iteration alone
         ("method.pairs.max_per_problem=7", {"pairs"}),
         ("method.pairs.max_logprob_gap=0.5", {"pairs", "reference"}),
         ("method.prompts.system=Think.", {"problems", "rollouts", "evaluation"}),

@@ -13,6 +13,7 @@ from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, roles_of
 from sphere_ray.runs.manifest import module_hash
 from sphere_ray.runs.step import Made
+from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.streaming import StreamedStep
 
 
@@ -20,6 +21,7 @@ from sphere_ray.runs.steps.streaming import StreamedStep
 class RolloutsStep(StreamedStep):
     """One row per training problem, with all its chains and all their candidate steps.
 
+    `problems` are made by a problems step, or marked by a budget step.
     `trained` is the trained reward model that scores, if one took over.
     """
 
@@ -32,7 +34,7 @@ class RolloutsStep(StreamedStep):
     def identity(self) -> dict[str, Any]:
         """Seed, prompts, search, stages, models, grading; pair rules are the pairs step's."""
         method = self.settings.method
-        return generation_identity(self.settings) | identity(
+        decisive = generation_identity(self.settings) | identity(
             search=method.search,
             stages=method.stages,
             correction=method.prompts.correction,
@@ -42,6 +44,9 @@ class RolloutsStep(StreamedStep):
             small=self.settings.engines.small,
             small_deterministic=getattr(self.settings.engines.small_pool, "deterministic", None),
         )
+        if self.problems.name != BudgetStep.kind:  # no problem is marked as settled
+            del decisive["search.settled_candidates"]
+        return decisive
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
         """Problems, policy, and every other model by its fingerprint."""
