@@ -13,6 +13,7 @@ from datasets import load_dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from sphere_ray.config.training import TrainingSettings
 from tests.benchmarks.dpo import BATCH, MICRO, RATE
 
 
@@ -44,6 +45,7 @@ def main(model: str, folder: Path, place: Path) -> None:
         args=DPOConfig(
             output_dir=str(place / "out"),
             use_cpu=True,
+            adam_beta2=TrainingSettings().adam_beta2,
             bf16=False,
             model_init_kwargs={"dtype": "float32"},
             per_device_train_batch_size=MICRO,
