@@ -173,8 +173,6 @@ def _pair_solutions(made: _Collection, chains: Sequence[Chain]) -> None:
     small = [searched(c) for c in branch_of(chains, OFF_POLICY, Branch.MIN, Branch.MAX)]
     attempts = {solution.chain.parent_id for solution in corrected}
     for uses in range(made.rules.max_uses):
-        if uses and made.is_full:
-            return
         _match(made, _GENERATION, first, first, uses=uses)
         _match(made, _CORRECTION, corrected, own + corrected, uses=uses, first=attempts)
         _match(made, OFF_POLICY, first + corrected, small, uses=uses)
@@ -209,8 +207,8 @@ def _match(
 
     def order(right: Solution, wrong: Solution) -> tuple[float, ...]:
         return (
-            made.uses(wrong),
             not wrong.ended,
+            made.uses(wrong),
             wrong.solution_id not in first,
             _part_late(right, wrong),
             value(wrong),
@@ -218,12 +216,18 @@ def _match(
             -wrong.logprob,
         )
 
-    for right in sorted((s for s in rights if s.correct), key=_as_chosen):
+    def turn(right: Solution) -> tuple[float, ...]:
+        return made.uses(right), *_as_chosen(right)
+
+    for right in sorted((s for s in rights if s.correct), key=turn):
+        if uses and made.is_full:
+            return
         if made.uses(right) <= uses:
             left = [w for w in mistakes if made.uses(w) <= uses and made.is_new(right, w)]
             left.sort(key=partial(order, right))
-            # No other wrong side helps a chosen one that has a flaw of its own.
-            tries = 1 if flaw(_whole(right, ()), made.rules, chosen=True) else _TRIES
+            # No other wrong side helps a chosen one that has a flaw of its own; one drop says so.
+            flawed = flaw(_whole(right, ()), made.rules, chosen=True)
+            tries = int(uses == 0) if flawed else _TRIES
             any(made.offer(_whole_pair(stage, right, wrong)) for wrong in left[:tries])
 
 
