@@ -12,7 +12,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
-from sphere_ray.errors import TrainingError
+from sphere_ray.errors import CollapseError
 from sphere_ray.training.messages import LearningRequest
 
 MIN_SURVIVAL = 0.9
@@ -48,7 +48,7 @@ def take_over(model: nn.Module, weights: Iterable[tuple[str, Tensor]], keep: Kee
     <kept - base, trained - base> / |trained - base|^2 over all weights; 1 where nothing changed.
 
     Raises:
-        TrainingError: it is below `MIN_SURVIVAL`.
+        CollapseError: it is below `MIN_SURVIVAL`.
     """
     parameters = dict(model.named_parameters())
     along = squares = 0.0
@@ -62,7 +62,7 @@ def take_over(model: nn.Module, weights: Iterable[tuple[str, Tensor]], keep: Kee
         parameter.data = kept
     survival = along / squares if squares else 1.0
     if not survival >= MIN_SURVIVAL:
-        raise TrainingError(
+        raise CollapseError(
             f"only {survival:.0%} of what was learned is left in the 16-bit weights that engines "
             "would load; set engines.policy.dtype: float32, or raise training.learning_rate"
         )

@@ -86,8 +86,8 @@ def train(task: Task[Any], worker: Worker) -> LearningResult:
     Raises:
         ConfigError: the batch size does not divide by micro-batch size x workers.
         ModelError: the model cannot be loaded or trained.
-        CollapseError: a guard stopped training.
-        TrainingError: the workers see different files, or little of the update would be written.
+        CollapseError: a guard stopped training, or little of the update would have been written.
+        TrainingError: the workers see different files.
     """
     if len(set(worker.gather(len(task.lengths)))) > 1:
         raise TrainingError(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sphere_ray.errors import TrainingError
+from sphere_ray.errors import CollapseError
 from sphere_ray.training.keeping import rounded, take_over
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -73,7 +73,7 @@ def nearest(_: str, weight: Tensor) -> Tensor:
 
 def test_rounding_to_the_nearest_loses_the_update_and_is_refused() -> None:
     base, trained = small_update()
-    with pytest.raises(TrainingError, match=r"only (1\d|2\d)% of what was learned.*dtype: float32"):
+    with pytest.raises(CollapseError, match=r"only (1\d|2\d)% of what was learned.*dtype: float32"):
         take_over(Tied(base), [("first.weight", trained)], nearest)
 
 
@@ -101,5 +101,5 @@ def test_float32_keeps_all_and_no_update_loses_none() -> None:
 
 def test_weights_that_are_not_numbers_are_refused() -> None:
     base, trained = small_update()
-    with pytest.raises(TrainingError):
+    with pytest.raises(CollapseError):
         take_over(Tied(base), [("first.weight", trained * torch.nan)], nearest)
