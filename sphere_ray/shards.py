@@ -14,7 +14,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Shards:
-    """The rows of all `part-*.parquet` in directories, numbered in the order of the file names.
+    """The rows of all `part-*.parquet` in directories, in the order of these and of the file names.
 
     Other names are not rows: a step's directory also holds its manifest.
     """

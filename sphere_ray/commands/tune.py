@@ -5,7 +5,7 @@ Works beside the run, in a directory of its own. It makes no rollouts and asks n
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -91,6 +91,8 @@ class _Ground:
     policy: Contestant
     problems: Made
     rollouts: Made
+    kept: tuple[Made, ...]
+    """Pairs of earlier iterations by the same policy, which the run trains on, too."""
 
     @classmethod
     def of(cls, run: Run, settings: RunSettings, iteration: int) -> "_Ground":
@@ -113,6 +115,7 @@ class _Ground:
             policy=_policy_of(run, base, rollouts),
             problems=_made(problems),
             rollouts=_made(rollouts),
+            kept=tuple(_kept(run, rollouts, iteration)),
         )
         reference, reason = ground.reference(settings)
         if reference.finished is None:
@@ -132,7 +135,7 @@ class _Ground:
     def reference(self, settings: RunSettings) -> tuple[Made, str]:
         """The run's reference table for these settings, or why it has none."""
         planner = Planner(self.run)
-        common: Any = {"settings": settings, "iteration": self.iteration}
+        common: Any = {"settings": settings, "kept": self.kept, "iteration": self.iteration}
         anchor = self.base if settings.training.reference == "initial" else self.policy.model
         pairs = planner.make(PairsStep(rollouts=self.rollouts, **common))
         made = planner.make(ReferenceStep(pairs=pairs, model=anchor, **common))
@@ -166,6 +169,14 @@ def _policy_of(run: Run, base: ModelRef, rollouts: FinishedStep) -> Contestant:
             f"the model that made {rollouts.path} is gone or has changed; restore its weights"
         )
     return Contestant(model=base)
+
+
+def _kept(run: Run, rollouts: FinishedStep, iteration: int) -> Iterator[Made]:
+    policy = rollouts.manifest.inputs["policy"]
+    for number in range(iteration):
+        earlier, pairs = run.step("rollouts", number), run.step("pairs", number)
+        if earlier and pairs and earlier.manifest.inputs["policy"] == policy:
+            yield _made(pairs)
 
 
 def _made(step: FinishedStep) -> Made:

@@ -131,8 +131,8 @@ class PairSettings(Settings):
     model that wrote it. `inversions` (Sol_max wrong, Sol_min right) are dropped, or swapped into
     pairs.
 
-    A problem gives `max_per_problem` pairs, and a whole solution is in `max_uses` of them; all
-    solutions are used once before one is used again. `max_tokens` bounds each side,
+    A problem gives `max_per_problem` pairs, and a whole solution is in `max_uses` of them; those
+    that no pair has yet come first. `max_tokens` bounds each side,
     `max_length_ratio` the tokens of the longer over the shorter side (0: no bound).
     `min_edit_distance` counts characters. `max_logprob_gap` is how far the mean log-prob per token
     of the rejected side may lie below that of the chosen one, in nats (null: no bound). With

@@ -34,6 +34,8 @@ from sphere_ray.records import (
     StageName,
 )
 
+DUPLICATE = "duplicate"
+"""The reason for which a pair that is there already is dropped."""
 OFF_POLICY = StageName.DIVERSITY
 """The stage of the pairs whose rejected side the small model wrote."""
 _GENERATION, _CORRECTION = StageName.SELF_GENERATION, StageName.SELF_CORRECTION
@@ -67,7 +69,7 @@ class _Collection:
         pair = _pair(proposal, self._problem_id, self._prompt)
         reason = refusal(proposal, self.rules)
         if reason is None and pair.pair_id in self.pairs:
-            reason = "duplicate"
+            reason = DUPLICATE
         fits = reason is None
         if fits and self.is_full:
             reason = "per_problem_cap"

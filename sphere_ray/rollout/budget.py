@@ -18,8 +18,6 @@ def mark(rollouts: str, output: str) -> int:
     Raises:
         EngineError: a task failed for a reason outside of it.
     """
-    for file in storage.data_files(output):
-        storage.remove(file)
     files = enumerate(storage.data_files(rollouts))
     return sum(in_tasks(_mark, [(file, part(output, index)) for index, file in files]))
 

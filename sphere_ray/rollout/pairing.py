@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from sphere_ray import storage
 from sphere_ray.config.method import MethodSettings
-from sphere_ray.method.pairs import OFF_POLICY, build_pairs, family_cuts, off_policy_cut
+from sphere_ray.method.pairs import DUPLICATE, OFF_POLICY, build_pairs, family_cuts, off_policy_cut
 from sphere_ray.records import Dropped, PreferencePair, Rollout
 from sphere_ray.rollout.shards import (
     ShardWriter,
@@ -29,7 +29,6 @@ REASON = "reason"
 FAMILY = "family"
 OFF_POLICY_CAP = "off_policy_cap"
 FAMILY_BALANCE = "family_balance"
-DUPLICATE = "duplicate"
 PAIRS_PER_FILE = 8192
 _PASSED = pa.schema(
     [
@@ -110,8 +109,9 @@ def _propose(job: tuple[str, str, MethodSettings, Sequence[str]]) -> tuple[int, 
     pairs, and where families are balanced of all. The others are a number.
     """
     file, output, method, known = job
-    earlier = [table for path in known for table in storage.tables(path, ["pair_id"])]
-    ids = pa.chunked_array([table["pair_id"] for table in earlier], pa.large_string())
+    earlier = (table for path in known for table in storage.tables(path, ["pair_id"]))
+    chunks = [chunk for table in earlier for chunk in table["pair_id"].chunks]
+    ids = pa.chunked_array(chunks, pa.large_string())
     unseen, passed = 0, [_PASSED.empty_table()]
     with ShardWriter(output) as writer:
         for table in small_tables(file):

@@ -161,6 +161,9 @@ class _Loop:
         state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
         pairs = make(PairsStep(rollouts=rollouts, kept=state.kept, **common))
         this = Iteration(number=number, rollouts=rollouts, pairs=pairs, scored_by=scored_by)
+        if state.kept:
+            earlier = sum(each.report.rows_out for each in state.kept)
+            self._log(f"iteration {number}: {earlier} pairs by the same policy join its own")
         state.iterations.append(this)
         if settings.engines.scorer.trained is not None and number + 1 < settings.iterations:
             self._hand_over(make, base, state, this)

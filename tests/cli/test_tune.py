@@ -172,6 +172,23 @@ def test_the_best_setting_is_chosen_and_the_run_stays_as_it_is(run_dir: Path, wo
     assert json.loads((run_dir.parent / "run-tune/tune.json").read_text()) == summary
 
 
+def test_pairs_kept_from_a_refused_iteration_are_tuned_on_too(tmp_path: Path, world: World) -> None:
+    directory = tmp_path / "refused"
+    with opened(directory, **SETTINGS) as run:
+        make, kept = executor(run).make, tuple[Made, ...]()
+        make(Problems())
+        for number in range(2):  # the base makes both rollouts
+            here: dict[str, Any] = {"settings": run.settings, "iteration": number, "kept": kept}
+            pairs = make(
+                PairsStep(rollouts=make(Rollouts(iteration=number, given={"policy": BASE})), **here)
+            )
+            make(ReferenceStep(pairs=pairs, model=BASE, **here))
+            kept = (pairs,)
+    world.right = by_rate(r3=8)
+    chosen = tune(str(directory), [RATES], [], iteration=1)["arguments"]
+    assert chosen == "--set training.learning_rate=3e-5"
+
+
 def test_losers_are_stopped_early_and_the_runs_own_training_is_taken(
     run_dir: Path, world: World
 ) -> None:

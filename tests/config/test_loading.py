@@ -90,6 +90,11 @@ def test_an_unknown_override_names_the_override_not_the_file(config: Path) -> No
         ("engines.backend=vlm", ["engines.backend must be 'vllm' or 'simulated', not 'vlm'"]),
         ("training=5", ["training must be a group of keys, not 5"]),
         ("training.loss.kind=robust", ["training.loss: kind: robust needs label_smoothing"]),
+        ("method.search.settled_candidates=6", ["at most num_candidates (5)"]),
+        (
+            "method.search={strategy: sampled, settled_candidates: 2}",
+            ["settled_candidates (2) has no effect with strategy: sampled"],
+        ),
         ("engines.scorer={kind: x}", ["engines.scorer must", "rollout_value"]),
         (
             "engines.scorer={kind: rollout_value, num_completion: 2}",

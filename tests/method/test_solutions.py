@@ -288,7 +288,9 @@ def test_a_problem_is_settled_if_all_its_solutions_were_right_or_all_wrong():
     assert not settled()
     assert not settled(replace(all_wrong, stage=CORRECTION))
     assert not settled(wrong(), right())
-    assert settled(replace(wrong(), verdict=Verdict.TIMEOUT), wrong())
+    undecided = replace(wrong(), verdict=Verdict.TIMEOUT)
+    assert settled(undecided, right())
+    assert not settled(undecided)
 
 
 # Properties
@@ -331,7 +333,32 @@ def test_no_solution_is_used_too_often_and_sides_are_verified(first, second, ans
         assert spelt == pair.rejected
     assert built(made, low, rejected=rule, max_uses=uses) == rollout
     once = built(made, low, rejected=rule).pairs
-    assert rollout.pairs[: len(once)] == once  # nothing is used again before all are used
+    assert rollout.pairs[: len(once)] == once
+
+
+def test_solutions_that_no_pair_has_yet_come_first():
+    names = "abcde"
+    rights = [completion(f"{name} #### 4", logprob=-0.1) for name in names[:3]]
+    wrongs = [completion(f"{name} #### 5", logprob=-0.2) for name in names[3:]]
+    made = searched((sibling("Step.\n\n", *rights, *wrongs),), (final("end #### 6"),))
+    found = built(made, max_uses=2, from_completions=True).pairs
+    chosen = Counter(pair.chosen for pair in found)
+    assert len(chosen) == 3  # three rights share three wrongs: none is left out
+
+
+def test_a_flaw_is_counted_once_however_often_a_solution_may_be_used():
+    lucky = replace(right(), steps=(Step(candidates=(candidate("2 + 2 = 5 #### 4"),), chosen=0),))
+    rollout = built(lucky, wrong(), max_uses=3)
+    assert reasons(rollout) == ["false_equation"]
+
+
+def test_more_uses_reach_past_wrong_sides_that_were_cut():
+    cut = [
+        replace(wrong(f"cut {n}"), finish_reason=FinishReason.LENGTH, verdict=Verdict.TRUNCATED)
+        for n in range(4)
+    ]
+    sides_of = [*map(right, ("4", "so 4"))], [*map(wrong, ("5", "so 5"))]
+    assert len(built(*sides_of[0], *sides_of[1], *cut, max_uses=2).pairs) == 4
 
 
 def test_a_solution_is_used_again_where_the_rules_allow_it():

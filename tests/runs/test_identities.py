@@ -1,6 +1,7 @@
 """Which settings decide which steps: what a change makes again, and what it leaves alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,6 @@ def test_the_kernel_of_attention_makes_nothing_again(load: Any) -> None:
         ("seed=7", {"rollouts", "policy", "evaluation"}),
         ("problems.train.limit=7", {"problems"}),
         ("method.search.max_depth=7", {"rollouts"}),
-        ("method.search.settled_candidates=2", set()),  # of a later iteration alone
         ("method.pairs.max_per_problem=7", {"pairs"}),
         ("method.pairs.max_logprob_gap=0.5", {"pairs", "reference"}),
         ("method.prompts.system=Think.", {"problems", "rollouts", "evaluation"}),
@@ -222,3 +222,26 @@ def test_a_trained_reward_model_changes_rollouts_only_where_it_scores(load: Any)
         for s in (before, after)
     ]
     assert scored[0] != scored[1]
+
+
+def test_candidates_of_settled_problems_count_where_problems_are_marked(load: Any) -> None:
+    few, fewer = (
+        load("method.search.settled_candidates=3"),
+        load("method.search.settled_candidates=2"),
+    )
+    assert changed(few, fewer) == set()
+    marked = replace(MADE, name="budget")
+    one, other = (
+        RolloutsStep(settings=each, problems=marked, policy=MODEL).identity()
+        for each in (few, fewer)
+    )
+    assert one != other
+
+
+def test_kept_pairs_are_inputs_of_pairs_and_reference(load: Any) -> None:
+    common: Any = {"settings": load(), "kept": (replace(MADE, name="earlier"),)}
+    for step in (
+        PairsStep(rollouts=MADE, **common),
+        ReferenceStep(pairs=MADE, model=MODEL, **common),
+    ):
+        assert replace(MADE, name="earlier") in step.inputs().values()

@@ -29,7 +29,7 @@ class PairsStep(Step):
         return identity(pairs=self.settings.method.pairs)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
-        """The rollouts."""
+        """The rollouts, and the kept pairs, whose ids are taken."""
         return {"rollouts": self.rollouts, **kept_inputs(self.kept)}
 
     def run(self, work: Work) -> Result:
