@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
-PROBLEMS = 24
+PROBLEMS = 40
 OVERRIDES = (
     "method.pairs.max_per_problem=2",
     f"problems.train.source=generated:arithmetic?split=train&count={PROBLEMS}&levels=1&max_answer=4",
-    # Six batches, one after the other, so that the middle of the rollout can be met.
+    # Ten batches, one after the other, so that the middle of the rollout can be met.
     "rollout.batches_in_flight=1",
 )
 
