@@ -341,7 +341,7 @@ def test_solutions_that_no_pair_has_yet_come_first():
     rights = [completion(f"{name} #### 4", logprob=-0.1) for name in names[:3]]
     wrongs = [completion(f"{name} #### 5", logprob=-0.2) for name in names[3:]]
     made = searched((sibling("Step.\n\n", *rights, *wrongs),), (final("end #### 6"),))
-    found = built(made, max_uses=2, from_completions=True).pairs
+    found = built(made, max_uses=2).pairs
     chosen = Counter(pair.chosen for pair in found)
     assert len(chosen) == 3  # three rights share three wrongs: none is left out
 

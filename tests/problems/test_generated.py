@@ -221,9 +221,11 @@ def test_a_split_has_thousands_of_distinct_seen_one_step_problems_of_each_operat
 def test_four_of_five_problems_have_small_numbers_at_every_length(split, seed, family):
     uri = f"generated:arithmetic?split={split}&seed={seed}&count=1&levels=1&families={family}"
     small = FAMILIES[family].levels[1].small
-    # Not of a thousand: the confirmation split runs out of small divisions and all their wordings.
-    is_small = [max(p.operands) <= small for p in islice(draw_problems(parse_generated(uri)), 200)]
-    for count in range(5, 201, 5):
+    # The confirmation split runs out of small divisions and all their wordings.
+    most = 200 if split == "confirmation" else 1000
+    drawn = islice(draw_problems(parse_generated(uri)), most)
+    is_small = [max(p.operands) <= small for p in drawn]
+    for count in range(5, most + 1, 5):
         assert sum(is_small[:count]) == count * 4 // 5
 
 
