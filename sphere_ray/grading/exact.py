@@ -16,6 +16,7 @@ the parts that are left. Policies, each of them tested:
 * A numeral with a base only agrees with itself; so do words. Equal formulas have equal letters.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -90,9 +91,8 @@ def compare(answer: str, gold: str, equal: Equal) -> bool | None:
     if max(len(answer), len(gold)) > MAX_CHARS or not answer or not gold:
         return None
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
-    return _any(
-        _compare(left, right, equal) for left in _readings(answer) for right in _readings(gold)
-    )
+    pairs = itertools.product(_readings(answer), _readings(gold))
+    return _settled((_compare(left, right, equal) for left, right in pairs), True)
 
 
 def _without_label(text: str, other: str) -> str:
@@ -193,10 +193,14 @@ def _listed(text: str, brackets: str, parts: Sequence[str], nesting: int) -> Par
 
 def _compare(left: Part, right: Part, equal: Equal) -> bool | None:
     if left.either or right.either:
-        return _all(
-            _any(_compare(item, other, equal) for other in theirs.items or (theirs,))
-            for ours, theirs in ((left, right), (right, left))
-            for item in ours.items or (ours,)
+        sides = (left.items or (left,), right.items or (right,))
+        return _settled(
+            (
+                _settled((_compare(item, other, equal) for other in theirs), True)
+                for ours, theirs in (sides, sides[::-1])
+                for item in ours
+            ),
+            False,
         )
     if not left.items and not right.items:
         return equal(left, right)
@@ -219,7 +223,8 @@ def _compare_lists(left: Part, right: Part, equal: Equal) -> bool | None:
         return False
     ours, theirs = named[0] or left.items, named[1] or right.items
     if any(named) or brackets - _UNORDERED:
-        return _all(_compare(a, b, equal) for a, b in zip(ours, theirs, strict=True))
+        pairs = zip(ours, theirs, strict=True)
+        return _settled((_compare(item, other, equal) for item, other in pairs), False)
     return _match(ours, list(theirs), equal)
 
 
@@ -237,24 +242,21 @@ def _match(left: Sequence[Part], rest: list[Part], equal: Equal) -> bool | None:
         found = [_compare(item, other, equal) for other in rest]
         if True in found:
             rest.pop(found.index(True))
-        elif None not in found:
+        elif None in found:
+            unknown = True
+        else:
             return False
-        unknown |= True not in found
     return None if unknown else True
 
 
-def _all(results: Iterable[bool | None]) -> bool | None:
-    unknown = False
+def _settled(results: Iterable[bool | None], decisive: bool) -> bool | None:
+    """`decisive` if any of the results is, None if any is unknown, else the opposite."""
+    found = set[bool | None]()
     for result in results:
-        if result is False:
-            return False
-        unknown |= result is None
-    return None if unknown else True
-
-
-def _any(results: Iterable[bool | None]) -> bool | None:
-    found = set(results)
-    return True if True in found else None if None in found else False
+        if result is decisive:
+            return decisive
+        found.add(result)
+    return None if None in found else not decisive
 
 
 def equal_parts(left: Part, right: Part) -> bool | None:

@@ -108,10 +108,9 @@ def _boxed(text: str) -> str | None:
 
 def _separates(between: str) -> bool:
     """Whether the text between two boxes makes a list of them: "and", `\\quad`, a name, a row."""
-    if _NAME.fullmatch(_SEPARATOR.sub("", between)):
-        return True
-    row = "\\\\" in between and between.rstrip().endswith("=")
-    return row and not _FORMULA.sub("", between)
+    bare = _SEPARATOR.sub("", between)
+    row = "\\\\" in between and bare.endswith("=") and not bare.startswith("=")
+    return bool(_NAME.fullmatch(bare)) or (row and not _FORMULA.sub("", between))
 
 
 def _boxed_spans(text: str) -> list[tuple[int, int, int, int]]:

@@ -6,7 +6,7 @@ import unicodedata
 MAX_CHARS = 2000
 """Longer texts are only stripped, so that hostile text stays cheap; they are no final answers."""
 
-_PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?|[A-Za-z]+")
+_PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]+)?|[A-Z]")
 _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
@@ -64,6 +64,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"_\{\s*\\(max|min)\s*\}", r"_{\1}"),
         (r"\\log\s?_\s?(?:e(?![a-z])|\{\s?e\s?\})", r"\\ln "),
         (r"(?<![\\A-Za-z])(pi|theta|sqrt|sin|cos|tan|log|ln|infty)(?![A-Za-z])", r"\\\1"),
+        (r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty "),
         (r"(?<![0-9A-Za-z)}\]])\+\s?(?=\\infty)", ""),
         # Arguments without braces, and points that no digit follows.
         (r"\\sqrt\s?(?:\(([^()]*)\)|([0-9A-Za-z]))", r"\\sqrt{\1\2}"),

@@ -15,7 +15,7 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
-from sympy import Basic, Eq, Expr, Float, I, Rational, Symbol
+from sympy import And, Basic, Eq, Expr, Float, I, Rational, Symbol
 from sympy.core.evalf import PrecisionExhausted
 from sympy.core.function import AppliedUndef
 
@@ -46,8 +46,8 @@ def _equal(left: Part, right: Part) -> bool | None:
     decided = equal_parts(left, right)
     if decided is not None:
         return decided
-    named = left.name and right.name and left.name != right.name
-    ours, theirs = (side.text if named else _formula(side) for side in (left, right))
+    equations = left.name != right.name and "=" in left.text and "=" in right.text
+    ours, theirs = (side.text if equations else _formula(side) for side in (left, right))
     if not compatible(left.unit, right.unit) or _PROSE.search(ours) or _PROSE.search(theirs):
         return False  # words in a formula have no value
     # \sqrt{1/m} is 1/\sqrt{m} for positive m only, which is what is meant where both have roots.
@@ -57,8 +57,8 @@ def _equal(left: Part, right: Part) -> bool | None:
         return None
     if _false(found) or _false(target):
         return False
-    if ("=" in ours) != ("=" in theirs):
-        found, target = (_parse(side.rpartition("=")[2], positive) for side in (ours, theirs))
+    if isinstance(target, Eq | And) and not isinstance(found, Eq | And):
+        found, target = target, found  # `verify` takes the right side of an answer, not of a gold
     if _differ(found, target):  # this is cheaper than simplify()
         return False
     return bool(verify(target, found, timeout_seconds=None, allow_set_relation_comp=True))

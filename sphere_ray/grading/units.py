@@ -9,7 +9,7 @@ from fractions import Fraction
 PERCENT = "percent"
 
 _QUANTITY = re.compile(
-    r"(?P<value>.*?[0-9)}\]!]|.*?[A-Za-z](?<!\\cdot)(?<!\\times)(?=\s?\\text))"
+    r"(?P<value>.*?[0-9)}\]!]|.*?[A-Za-z](?<!\\cdot)(?<!\\times)(?=\s?\\text)|.*?\\pi(?=\s))"
     r"(?P<tail>(?=.)(?!\s?(?:[-*_.]|\\cdot|\\text\s?\{\w*\}\s?_|\^(?!\\circ|\s?\{\s?\\prime)))"
     r"(?:(?<=[0-9])\s\{\s?[A-Za-z]+\}|\s?\\mu\s?\\text\s?\{[^{}]{1,3}\}(?=$|\s?[/^]))?"
     r"(?:\\text\s?\{[^{}]*\}|[\^_]\s?\{?-?[0-9]\}?|\^\\circ|\\cdot|\\\$"
@@ -21,41 +21,35 @@ _WORD = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]")
 _BARE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 
 
-def _words(text: str, separator: str | None = None) -> tuple[str, ...]:
-    return tuple(text.split(separator))
-
-
-_CHANGING = set(
-    _words("""
+_CHANGING = """
     half halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh
     sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths
     squared cubed factorial choose divided multiplied times plus minus over mod modulo remainder
     power root reciprocal inverse point zero one two three four five six seven eight nine ten eleven
     twelve twenty thirty forty fifty double twice triple below under negative less than not wrong
     incorrect false or to through between from if out nan \u534a \u5206 \u500d \u5341 \u6253
-""")
-)
+"""
 """Words behind a number that change its value, or say that it is not the answer."""
 
-_SHORT = set(
-    _words("""
+_SHORT = """
     mm cm km ft yd mi in mg kg lb oz ml mL dl kL kW MW Hz kJ MJ eV Pa hr am pm AM PM sq cc of a
-""")
-)
+"""
 """Words that are no product of variables, though they are short."""
 
 _LETTERS = frozenset("mghsLJNWKA")
-
+_CHANGING_WORDS, _SHORT_WORDS = frozenset(_CHANGING.split()), frozenset(_SHORT.split())
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12, "dozen": 12, "lakh": 10**5, "crore": 10**7, "\u767e": 10**2,
            "\u5343": 10**3, "\u4e07": 10**4, "\u4ebf": 10**8}  # fmt: skip
-_NAMES = [_words(names) for names in _words("""
+_UNITS = """
     percent % percentage pct, dollar $ usd USD buck, cent, euro EUR, pound lb lbs GBP, rupee INR Rs,
     yen JPY, degree deg, meter m metre, centimeter cm centimetre, millimeter mm millimetre,
     kilometer km kilometre, foot ft feet, inch in inches, yard yd, mile mi, gram g, milligram mg,
     kilogram kg kilo, ounce oz, liter l L litre, milliliter ml mL millilitre, hour h hr hrs,
     minute min mins, second s sec, mile/hour mph, kilometer/hour kmh kph kmph, electronvolt eV,
-    mole mol""", ",")]  # fmt: skip
+    mole mol
+"""
+_NAMES = [names.split() for names in _UNITS.split(",")]
 _ALIASES = {alias: names[0] for names in _NAMES for alias in names[1:]}
 _MEASURES = {names[0] for names in _NAMES}
 _REWRITES = tuple(
@@ -101,9 +95,9 @@ def _is_unit(tail: str) -> bool:
         return any(sign in tail for sign in ("%", "$", "\\circ", "prime"))
     bare = _MARKED.sub(" ", tail)
     attached, derived = bare[:1].isalpha(), "/" in tail or "^" in tail
-    return not _CHANGING & {word.lower() for word in words} and all(
+    return not _CHANGING_WORDS & {word.lower() for word in words} and all(
         # Two letters may be variables, and so may three right behind the number.
-        word in _SHORT
+        word in _SHORT_WORDS
         or len(word) >= 3 + attached
         or (derived and not attached and word in _LETTERS)
         for word in _BARE_WORD.findall(bare)

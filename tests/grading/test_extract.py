@@ -25,6 +25,7 @@ from sphere_ray.records import Verdict
         ("\\boxed{3},\n\\boxed{5}", "3, 5"),
         (r"\boxed{3} gives $k = \boxed{5}$", "5"),
         (r"a &= 1 + 2 = \boxed{3}, \\ b &= 7 - 2 = \boxed{5}", "3, 5"),
+        (r"\boxed{3 + 4} \\ &= \boxed{7}", "7"),
         (r"a is \boxed 7", "7"),
         (r"\fbox{x} and \boxed y.", "x, y"),
         ("She has 5 left. #### 5", "5"),
