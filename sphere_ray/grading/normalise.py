@@ -11,7 +11,7 @@ _SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
         "\u00d7": r"\times ", "\u22c5": r"\cdot ", "\u00b7": r"\cdot ", "\u00f7": "/",
-        "\u2044": "}{", "\u00b1": r"\pm ", "\u00b0": r"^\circ ", "\u03c0": r"\pi ",
+        "\u2044": "/", "\u00b1": r"\pm ", "\u00b0": r"^\circ ", "\u03c0": r"\pi ",
         "\u03b8": r"\theta ", "\u03bc": r"\mu ", "\u2264": r"\le ", "\u2265": r"\ge ",
         "\u2260": r"\ne ", "\u221e": r"\infty ", "\u222a": r"\cup ", "\u2228": r"\lor ",
         "\u2205": r"\emptyset ", "\u2208": r"\in ", "\u2019": "'", "\u3002": ".", "\u3001": ",",
@@ -26,15 +26,23 @@ _RAISED = re.compile("[\u2070-\u207b\u207f\u00b9\u00b2\u00b3]+")
 _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _ROOT = re.compile("\u221a\\s*([0-9.]+|[A-Za-z]|\\([^()]*\\))")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_RENAMED = {
+    **dict.fromkeys(("left", "right", "displaystyle", "textstyle"), ""),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
+    **{f"var{name}": f"\\{name}" for name in ("epsilon", "theta", "kappa", "rho", "sigma", "phi")},
+    "leq": r"\le", "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "neq": r"\ne", "lt": "<",
+    "gt": ">", "varnothing": r"\emptyset", "dots": r"\ldots", "cdots": r"\ldots", "langle": "(",
+    "rangle": ")", "vee": r"\lor", "degree": r"^\circ",
+}  # fmt: skip
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\s+", " "),
         (r"(?<!\\)(?:\\[()\[\]]|\$)", " "),
-        (r"\\(?:left|right|displaystyle|textstyle|[bB]igg?[lr]?)(?![a-zA-Z])\.?", ""),
+        (r"\\(?:left|right)\.|\\[bB]igg?[lr]?(?![a-zA-Z])", ""),
         (r"\\(?:text)?color\s*\{\w*\}|\\!\s*|\{\}", ""),
         (r"(?<!\\)(?:\\(?:[,;:> ]|q?quad(?![a-zA-Z]))|~)", " "),
-        (r"\\(?:[dtc]|nice|s)frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
         # Fonts: a letter stays a letter, everything else becomes text.
         (r"\\(?:math(?:bf|it|sf)|bm|boldsymbol)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
@@ -44,22 +52,14 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
          r"|rm|bf)\s*\{([^{}]*)\}", r"\\text{\1}"),
         (r"\\text\s*\{\s*(-?[0-9][0-9.,/]*)\s*\}", r"\1"),
         (r"(?:[,;]\s?)?\\text\s*\{[, ]*and\s*\}|[,;]?\sand\s", ", "),
-        (r"(?:[,;]\s?)?\\text\s*\{[, ]*or\s*\}|[,;]?\sor\s|\\vee(?![a-zA-Z])", r" \\lor "),
+        (r"(?:[,;]\s?)?\\text\s*\{[, ]*or\s*\}|[,;]?\sor\s", r" \\lor "),
         (r"(?<=[0-9])\{,\}(?=[0-9]{3})", ","),
         (r"(?<=[0-9A-Fa-f])\s?(?:\\text\s*\{)?\s?\(?(?:in )?base[ -]([0-9]{1,2})\)?\s?\}?$",
          r"_{\1}"),
         # One name for one thing.
-        (r"\\degree(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
-        (r"\\var(?=(?:epsilon|theta|kappa|rho|sigma|phi)(?![a-zA-Z]))", r"\\"),
-        (r"\\(?:leqslant|leq)(?![a-zA-Z])|<=", r"\\le "),
-        (r"\\(?:geqslant|geq)(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\neq(?![a-zA-Z])", r"\\ne "),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\varnothing(?![a-zA-Z])|\\\{\s?\\\}", r"\\emptyset "),
-        (r"\\(?:dots|cdots)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
-        (r"\\langle(?![a-zA-Z])", "("),
-        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"\^\s?\{\s?\\circ\s?\}", r"^\\circ"),
+        (r"<=", r"\\le "), (r">=", r"\\ge "), (r"\.\.\.", r"\\ldots "),
+        (r"\\\{\s?\\\}", r"\\emptyset "),
         (r"\\p?mod\s?([0-9]+|[a-z])|\(\s?mod\s?([0-9a-z]+)\s?\)", r"\\pmod{\1\2}"),
         (r"_\{\s*\\(max|min)\s*\}", r"_{\1}"),
         (r"\\log\s?_\s?(?:e(?![a-z])|\{\s?e\s?\})", r"\\ln "),
@@ -96,15 +96,21 @@ def _latex_of(text: str) -> str:
     """Write characters of Unicode as LaTeX, and drop those that cannot be seen."""
     text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_SMALL)}}}", text)
     text = _LOWERED.sub(lambda found: f"_{{{found[0].translate(_SMALL)}}}", text)
-    text = _VULGAR.sub(lambda found: rf"\frac{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+    text = _VULGAR.sub(lambda found: _fraction(found[0]), text)
     text = _ROOT.sub(lambda found: rf"\sqrt{{{found[1].strip('()')}}}", text)
     text = unicodedata.normalize("NFKC", text.replace("\u221a", r"\sqrt ")).translate(_SYMBOLS)
     return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
+def _fraction(char: str) -> str:
+    parts = unicodedata.normalize("NFKC", char).replace("\u2044", "}{")
+    return f"\\frac{{{parts}}}"
+
+
 def _tidy(text: str) -> str:
     if "\\begin" not in text:  # where `\\\\` ends a row
         text = _DOUBLED.sub(r"\\", text)
+    text = _COMMAND.sub(lambda found: _RENAMED.get(found[1], found[0]), text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return balance_braces(text.strip(" *`:").lstrip("= ").rstrip(" .,;"))

@@ -24,6 +24,7 @@ _BARE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 _CHANGING = """
     half halves third thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh
     sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths
+    millionth millionths billionth billionths tens score gross base
     squared cubed factorial choose divided multiplied times plus minus over mod modulo remainder
     power root reciprocal inverse point zero one two three four five six seven eight nine ten eleven
     twelve twenty thirty forty fifty double twice triple below under negative less than not wrong

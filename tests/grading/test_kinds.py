@@ -102,6 +102,7 @@ RIGHT = {
         ("100%", "1"),
     ],
     "mixed and repeating": [
+        ("3\u20444", "0.75"),
         ("3\u2153", r"\frac{10}{3}"),
         (r"0.\overline{45}", r"\frac{5}{11}"),
         (r"0.1\overline{6}", "1/6"),
