@@ -239,7 +239,9 @@ def _match(left: Sequence[Part], rest: list[Part], equal: Equal) -> bool | None:
     """Compare in any order: each item takes the first that is equal to it."""
     unknown = False
     for item in left:
-        found = [_compare(item, other, equal) for other in rest]
+        found = list[bool | None]()
+        while True not in found and len(found) < len(rest):
+            found.append(_compare(item, rest[len(found)], equal))
         if True in found:
             rest.pop(found.index(True))
         elif None in found:
