@@ -1,226 +1,303 @@
-r"""The fast path: numbers, and lists and tuples of numbers, compared exactly. No sympy.
+r"""Reads answers as numbers, lists and tuples, and compares them part by part.
 
-Policies, each of them tested:
+Used twice: here, where only what is certain is decided, and by a worker, where math-verify compares
+the parts that are left. Policies, each of them tested:
 
-* `x%` is x/100. When x > 1 the sign may also be dropped like a unit. So gold 50% accepts 50%, 0.5
-  and 50, and gold 50 accepts 50%; but 0.5% and 0.5 differ, since both are common.
-* Decimals are exact (20000 is not 20001, 4.49 is not 4.5), except that a decimal of at least
-  six significant digits stands for a fraction which rounds or truncates to it (1/3 and 0.333333;
-  but not 101001/101 and 1000.00, a whole number).
+* Decimals are compared as rounded to six places, below 0.1 to six significant digits; everything
+  else exactly. So 0.333333 is 1/3 and 1.414214 is 1.41421356, but 0.333 is not 1/3.
+* A bare number of at most 1 is a share, so that 0.5 is 50%; above 1 it may have lost its sign, so
+  that 50 is 50%. 0.5% is not 0.5, and 500% is not 5.
 * A missing unit agrees with any unit. Two different units never agree: nothing is converted.
-* Order counts in `(a, b)` and `[a, b]`, but not in `a, b` and `\{a, b\}`. Different brackets never
-  agree.
+* Order counts in `(a, b)` and `[a, b]`, but not in `a, b` and `\{a, b\}`. A bare list agrees with
+  brackets, in their order. Different brackets never agree.
+* `x = 5` agrees with `5` but not with `y = 5`. Values with several names are in the names' order.
+* `a or b` is right only if every one of its values is.
+* `(B) 36` is the letter where the other side is a letter, and 36 where it is not.
+* A numeral with a base only agrees with itself; so do words. Equal formulas have equal letters.
 """
 
+import itertools
 import re
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from sphere_ray.grading.normalise import MAX_CHARS, same_text
 from sphere_ray.grading.rational import Rational, read_rational
 from sphere_ray.grading.units import PERCENT, compatible, split_unit
 
-_MIN_DIGITS = 6
 _MAX_NESTING = 4
-_ASSIGNMENT = re.compile(r"([A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,8}\}))?)\s*=\s*")
-_CURRENCY = re.compile(
-    r"(-?)\s*(\\\$|[\u20ac\u00a3\u00a5\u20b9])\s*|\s*(\\\$|[\u20ac\u00a3\u20b9])$"
-)
-_CURRENCY_NAMES = {"\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound sterling",
-                   "\u00a5": "yen", "\u20b9": "rupee"}  # fmt: skip
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9,
-           "trillion": 10**12}  # fmt: skip
-_CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
-_BRACKET = re.compile(r"\\[{}]|[()\[\]{},;]")
+_MAX_TOKENS = 300
+_TOKEN = re.compile(r"\\[{}]|\\(?:lor|cup)(?![a-zA-Z])|[()\[\]{},;]")
+_CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "{": ("}",)}
+_UNORDERED = {"", "\\{\\}"}
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+")
-_DIGIT = re.compile(r"[0-9]")
+_LEFT = re.compile(r"(?!.*\\(?:frac|sqrt))(?=.*[A-Za-z])(?:[A-Za-z\\'|() ,&{}]|_\w|_\{\w+\}){1,40}")
+_VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?!text)[a-z]+)(?:_\w|_\{\w+\})?(?:\([A-Za-z]\))?")
+_MEMBER = re.compile(r"([A-Za-z])\s?\\in(?![A-Za-z])\s?(?!\\math)")
+_BUILDER = re.compile(
+    r"\\\{\s?[A-Za-z](?:\s?\\in\s?\\mathbb\s?\{?R\}?)?\s?(?:\\?\||\\mid|:)(.*)\\\}"
+)
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
+_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
+_CHOICE = re.compile(
+    r"(?:\\text\s?\{\s?)?\(?([A-Z])(?:\)(?:\s?\}\s?|\s)|[.:]\s?\}?\s|\}\s?[.:])\s?(?![-+*/^=,)\s])(?=.)"
+)
+_LETTER = re.compile(r"(?:\\text\s?\{\s?)?\(?[A-Z][).]?\s?\}?")
+_BASED = re.compile(r"(?=[A-F]*[0-9])([0-9A-F]+)\s?_\s?\{?\s?([0-9]{1,2})\s?\}?")
+_WORDS = re.compile(
+    r"(?=.*[A-Za-z]{4}|[A-Z]{2,}$)[A-Za-z][A-Za-z0-9.,'() -]*|[0-9]{1,2}:[0-9]{2} ?[AaPp]\.?[Mm]\.?"
+)
+_WORD = "text:"
+_PUNCTUATION = str.maketrans("", "", " .'(),-")
+_NO_FORMULA = re.compile(
+    r"[=<>:&|']|\\(?!(?:frac|sqrt|pi|cdot|times|ln|log|sin|cos|tan|binom|alpha|beta|gamma|lambda|mu"
+    r"|omega|tau|sigma|theta|rho|zeta|delta)(?![a-z]))[a-zA-Z]"
+)
+_NO_LETTER = re.compile(r"\\[A-Za-z]+|_\s?(?:\w|\{[^{}]*\})|[^A-Za-z]|[ei]")
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
-    """A rational number with its unit."""
+class Part:
+    r"""An answer or a part of one. `text` is all of it, `value` is without name and unit.
 
-    number: Rational
+    `number` is the value of a rational number; `items` are the parts of a list and `brackets` what
+    is around them, like `()`, `\{\}` or nothing. `either` marks a list whose values were joined by
+    "or": there one value may be written twice.
+    """
+
+    text: str
+    value: str
+    name: str = ""
     unit: str = ""
+    number: Rational | None = None
+    brackets: str = ""
+    items: "tuple[Part, ...]" = ()
+    either: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    r"""Numbers with their opening bracket (`(`, `[`, `\{`), which is empty if there is none."""
-
-    bracket: str
-    items: "tuple[Quantity | Group, ...]"
-
-
-Value = Quantity | Group
+Equal = Callable[[Part, Part], bool | None]
+"""Whether two parts, not both of them lists, are equal; None if that is unknown."""
 
 
 def compare_exactly(answer: str, gold: str) -> bool | None:
     """Compare two normalised answers; None when this needs algebra. Symmetric."""
+    return compare(answer, gold, equal_parts)
+
+
+def compare(answer: str, gold: str, equal: Equal) -> bool | None:
+    """Compare two normalised answers, and their parts by `equal`; None if that is undecided."""
     if same_text(answer, gold):
         return True
-    readings = _readings(answer)
-    others = _readings(gold) if readings else []
-    if not readings or not others:
+    if max(len(answer), len(gold)) > MAX_CHARS or not answer or not gold:
         return None
-    return any(_equal(left, right) for left in readings for right in others)
+    answer, gold = _without_label(answer, gold), _without_label(gold, answer)
+    pairs = itertools.product(_readings(answer), _readings(gold))
+    return _settled((_compare(left, right, equal) for left, right in pairs), True)
 
 
-def _readings(text: str) -> list[Value]:
-    """All that `text` can mean: `123,456` is a number and may be a list of two."""
-    if len(text) > MAX_CHARS or not _DIGIT.search(text):
-        return []
-    body = _without_name(text)
-    value = None if body is None else _read(body, 0)
-    if body is None or value is None:
-        return []
-    if _THOUSANDS.fullmatch(body):
-        listed = _read_items("", body.split(","), 0)
-        return [value, listed] if listed else [value]
-    return [value]
-
-
-def _without_name(text: str) -> str | None:
-    """Drop the name from `x = 2, x = 3`; None when there are several names."""
-    if "=" not in text:
+def _without_label(text: str, other: str) -> str:
+    """Of `(B) 36` return the letter if the other side is one or has one, else the value."""
+    label = _CHOICE.match(text)
+    if label is None:
         return text
-    names: set[str] = set()
-    parts = []
-    for part in text.split(","):
-        match = _ASSIGNMENT.match(part.strip())
-        names.add(match.group(1) if match else "")
-        parts.append(part.strip()[match.end() :] if match else part)
-    return None if len(names) > 1 else ",".join(parts)
+    return label[1] if _LETTER.fullmatch(other) or _CHOICE.match(other) else text[label.end() :]
 
 
-def _read(text: str, nesting: int) -> Value | None:
+def _readings(text: str) -> list[Part]:
+    """All that `text` can mean: `123,456` is a number and may be a list of two."""
+    listed = [_listed(text, "", text.split(","), 0)] if _THOUSANDS.fullmatch(text) else []
+    return [_read(text), *listed]
+
+
+def _read(text: str, nesting: int = 0) -> Part:
     text = text.strip()
-    if nesting > _MAX_NESTING or not text:
-        return None
-    if single := _read_quantity(text):
+    if number := read_rational(text):
+        return Part(text, text, number=number)
+    if nesting > _MAX_NESTING or len(_TOKEN.findall(text)) > _MAX_TOKENS:
+        return Part(text, text)
+    name, body = _split_name(text)
+    single = _single(text, name, body)
+    if single.number:
         return single
-    bracket, parts = split_list(text)
-    if not bracket and len(parts) == 1:
-        return _read_plus_minus(text[3:], nesting) if text.startswith(r"\pm") else None
-    return _read_items(bracket, parts, nesting)
+    parts, either = _split(text)
+    if len(parts) > 1:
+        return replace(_listed(text, "", parts, nesting), either=either)
+    marked = _TEXT.fullmatch(body) or _BUILDER.fullmatch(body)
+    if name or marked:
+        inner = _read(marked[1] if marked else body, nesting + 1)
+        return replace(inner, text=text, name=name or inner.name)
+    if len(_PLUS_MINUS.findall(text)) == 1:
+        signs = [_PLUS_MINUS.sub(sign, text).lstrip("+ ") for sign in "+-"]
+        return _listed(text, "", signs, nesting)
+    for opening, closings in _CLOSING.items():
+        closing = next((end for end in closings if text.endswith(end)), "")
+        if closing and text.startswith(opening) and opening != "{":
+            parts, _ = _split(text[len(opening) : -len(closing)])
+            return _listed(text, opening + closing, parts, nesting) if any(parts) else single
+    return single
 
 
-def _read_plus_minus(text: str, nesting: int) -> Value | None:
-    value = _read(text, nesting + 1)
-    if not isinstance(value, Quantity):
-        return None
-    number = value.number
-    opposite = Rational(-number.value, number.digits, number.places)
-    return Group("", (value, Quantity(opposite, value.unit)))
+def _single(text: str, name: str, body: str) -> Part:
+    if _WORDS.fullmatch(body):
+        return Part(text, body, name)
+    value, scale, unit = split_unit(body)
+    if number := read_rational(value):
+        number = Rational(number.value * scale, number.decimal)
+    elif scale != 1 or "\\circ" in body:  # n million, \sin 30^\circ
+        value, unit = body, ""
+    return Part(text, value, name, unit, number)
 
 
-def _read_items(bracket: str, parts: list[str], nesting: int) -> Value | None:
-    items = [item for part in parts if (item := _read(part, nesting + 1))]
-    if not items or len(items) < len(parts):
-        return None
-    return items[0] if len(items) == 1 and bracket != "[" else Group(bracket, tuple(items))
+def _split_name(text: str) -> tuple[str, str]:
+    """Split `x = 5` and `x in S` into the name and the rest."""
+    if member := _MEMBER.match(text):
+        return member[1], text[member.end() :]
+    left, _, right = text.partition("=")
+    if right.strip() and _LEFT.fullmatch(left):
+        return left.replace(" ", "").replace("&", ""), right.strip()
+    return "", text
 
 
-def split_list(text: str) -> tuple[str, list[str]]:
-    r"""Split `a, b` or `(a, b)` into the opening bracket ("" for none) and the items.
-
-    Semicolons separate as commas do. There are no items when brackets do not match.
-    """
-    parts = _split(text)
-    if len(parts) == 1:
-        for opening, closing in _CLOSING.items():
-            if text.startswith(opening) and text.endswith(closing):
-                return opening, _split(text[len(opening) : -len(closing)])
-    return "", parts
-
-
-def _split(text: str) -> list[str]:
-    parts, begin = [], 0
-    closers: list[str] = []
-    for match in _BRACKET.finditer(text):
-        token = match.group()
-        if token in ",;":
+def _split(text: str) -> tuple[list[str], bool]:
+    """Split at commas and "or" outside of brackets; no parts when the brackets do not match."""
+    parts, begin, either = list[str](), 0, False
+    closers = list[tuple[str, ...]]()
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token in {",", ";", "\\lor", "\\cup"}:
             if not closers:
                 parts.append(text[begin : match.start()])
                 begin = match.end()
-        elif token in "([{" or token == "\\{":
-            closers.append({"{": "}", **_CLOSING}[token])
-        elif not closers or closers.pop() != token:
-            return []
-    return [] if closers else [*parts, text[begin:]]
+                either |= token == "\\lor"
+        elif token in _CLOSING:
+            closers.append(_CLOSING[token])
+        elif not closers or token not in closers.pop():
+            return [], False
+    return ([], False) if closers else ([*parts, text[begin:]], either)
 
 
-def _read_quantity(text: str) -> Quantity | None:
-    number = read_rational(text)
-    if number is not None:
-        return Quantity(number)
-    currency = ""
-    if match := _CURRENCY.search(text):
-        symbol = match.group(2) or match.group(3)
-        currency = _CURRENCY_NAMES[symbol]
-        text = text[: match.start()] + (match.group(1) or "") + text[match.end() :]
-    split = split_unit(text)
-    if split is None or (currency and split[1] and not compatible(currency, split[1])):
+def _listed(text: str, brackets: str, parts: Sequence[str], nesting: int) -> Part:
+    items = list[Part]()
+    for part in parts:
+        item = _read(part, nesting + 1)
+        spread = brackets in _UNORDERED and "\\pm" in part and item.items and not item.brackets
+        items += item.items if spread else (item,)
+    names = {item.name for item in items} - {""}
+    name = names.pop() if len(names) == 1 else ""
+    if name:
+        items = [replace(item, name="") for item in items]
+    if len(items) == 1:
+        return replace(items[0], text=text, name=name)
+    return Part(text, text, name, brackets=brackets, items=tuple(items))
+
+
+def _compare(left: Part, right: Part, equal: Equal) -> bool | None:
+    if left.either or right.either:
+        sides = (left.items or (left,), right.items or (right,))
+        return _settled(
+            (
+                _settled((_compare(item, other, equal) for other in theirs), True)
+                for ours, theirs in (sides, sides[::-1])
+                for item in ours
+            ),
+            False,
+        )
+    if not left.items and not right.items:
+        return equal(left, right)
+    if left.items and right.items:
+        return _compare_lists(left, right, equal)
+    single = right if left.items else left
+    if not _NO_FORMULA.search(single.value):
+        return False
+    return equal(Part(left.value, left.value), Part(right.value, right.value))
+
+
+def _compare_lists(left: Part, right: Part, equal: Equal) -> bool | None:
+    brackets = {left.brackets, right.brackets}
+    if len(brackets - {""}) > 1 or ("" in brackets and brackets & {"[)", "(]"}):
+        return False
+    if len(left.items) != len(right.items) or _differ(left.name, right.name):
+        return False
+    named = [_by_name(left), _by_name(right)]
+    if all(named) and [item.name for item in named[0]] != [item.name for item in named[1]]:
+        return False
+    ours, theirs = named[0] or left.items, named[1] or right.items
+    if any(named) or brackets - _UNORDERED:
+        pairs = zip(ours, theirs, strict=True)
+        return _settled((_compare(item, other, equal) for item, other in pairs), False)
+    return _match(ours, list(theirs), equal)
+
+
+def _by_name(part: Part) -> Sequence[Part]:
+    """The items in the order of their names, where each has a name of its own."""
+    names = {item.name for item in part.items}
+    distinct = len(names) == len(part.items) and "" not in names
+    return sorted(part.items, key=lambda item: item.name) if distinct else ()
+
+
+def _match(left: Sequence[Part], rest: list[Part], equal: Equal) -> bool | None:
+    """Compare in any order: each item takes the first that is equal to it."""
+    unknown = False
+    for item in left:
+        found = list[bool | None]()
+        while True not in found and len(found) < len(rest):
+            found.append(_compare(item, rest[len(found)], equal))
+        if True in found:
+            rest.pop(found.index(True))
+        elif None in found:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _settled(results: Iterable[bool | None], decisive: bool) -> bool | None:
+    """`decisive` if any of the results is, None if any is unknown, else the opposite."""
+    found = set[bool | None]()
+    for result in results:
+        if result is decisive:
+            return decisive
+        found.add(result)
+    return None if None in found else not decisive
+
+
+def equal_parts(left: Part, right: Part) -> bool | None:
+    """Compare numbers, numerals with a base, words, equal texts, and formulas in other letters."""
+    if left.number and right.number:
+        return not _differ(left.name, right.name) and _equal_quantities(left, right)
+    if same_text(left.value, right.value):
+        return not _differ(left.name, right.name) and compatible(left.unit, right.unit)
+    ours, theirs = _certain(left), _certain(right)
+    if (ours and theirs) or _WORD in ours + theirs:
+        return ours == theirs
+    if _NO_FORMULA.search(left.value) or _NO_FORMULA.search(right.value):
         return None
-    number = read_rational(split[0].strip())
-    return None if number is None else _scaled(number, split[1] or currency)
+    letters = [set(_NO_LETTER.sub("", side.value)) for side in (left, right)]
+    return None if letters[0] == letters[1] else False
 
 
-def _scaled(number: Rational, unit: str) -> Quantity:
-    first, _, rest = unit.partition(" ")
-    scale = _SCALES.get(first)
-    return Quantity(Rational(number.value * scale), rest) if scale else Quantity(number, unit)
+def _differ(name: str, other: str) -> bool:
+    """Whether both are names of variables, and not of the same one."""
+    return name != other and all(_VARIABLE.fullmatch(each) for each in (name, other))
 
 
-def _equal(left: Value, right: Value) -> bool:
-    if isinstance(left, Quantity) and isinstance(right, Quantity):
-        return _equal_quantities(left, right)
-    return isinstance(left, Group) and isinstance(right, Group) and _equal_groups(left, right)
+def _certain(part: Part) -> str:
+    """What is only equal to the same: a number, a numeral with its base, or words; else ""."""
+    if part.number:
+        return "number"
+    if numeral := _BASED.fullmatch(part.value):
+        return f"{_WORD} {numeral[1]} in base {numeral[2]}"
+    words = _WORDS.fullmatch(part.value)
+    return f"{_WORD} {part.value.translate(_PUNCTUATION).casefold()}" if words else ""
 
 
-def _equal_groups(left: Group, right: Group) -> bool:
-    brackets = {left.bracket, right.bracket} - {""}
-    if len(brackets) > 1 or len(left.items) != len(right.items):
-        return False
-    ordered = bool(brackets & {"(", "["})
-    left_items = left.items if ordered else sorted(left.items, key=_sort_key)
-    right_items = right.items if ordered else sorted(right.items, key=_sort_key)
-    return all(_equal(a, b) for a, b in zip(left_items, right_items, strict=True))
-
-
-def _sort_key(value: Value) -> tuple[Fraction, ...]:
-    if isinstance(value, Quantity):
-        return (value.number.value,)
-    return tuple(part for item in value.items for part in _sort_key(item))
-
-
-def _equal_quantities(left: Quantity, right: Quantity) -> bool:
-    left_percent, right_percent = _is_percent(left), _is_percent(right)
-    if left_percent == right_percent:
-        return compatible(left.unit, right.unit) and _equal_numbers(left.number, right.number)
-    percent, plain = (left, right) if left_percent else (right, left)
-    if plain.unit:
-        return False
-    number = percent.number
-    share = Rational(number.value / 100, number.digits, number.places + 2)
-    if _equal_numbers(share, plain.number):
-        return True
-    return abs(number.value) > 1 and _equal_numbers(number, plain.number)
-
-
-def _is_percent(quantity: Quantity) -> bool:
-    return quantity.unit.startswith(PERCENT)
-
-
-def _equal_numbers(left: Rational, right: Rational) -> bool:
-    return left.value == right.value or _rounds_to(left, right) or _rounds_to(right, left)
-
-
-def _rounds_to(decimal: Rational, exact: Rational) -> bool:
-    """Whether a long decimal is the rounded or truncated form of a fraction."""
-    whole = 1 in (decimal.value.denominator, exact.value.denominator)
-    if decimal.digits < _MIN_DIGITS or exact.digits or whole:
-        return False
-    unit = Fraction(1, 10) ** decimal.places
-    missing = abs(exact.value) - abs(decimal.value)
-    return decimal.value * exact.value > 0 and -unit / 2 <= missing < unit
+def _equal_quantities(left: Part, right: Part) -> bool:
+    percents = [side.unit.startswith(PERCENT) for side in (left, right)]
+    percent, plain = (left, right) if percents[0] else (right, left)
+    assert percent.number is not None
+    assert plain.number is not None
+    if percents[0] == percents[1]:
+        return compatible(left.unit, right.unit) and percent.number.equals(plain.number)
+    share = abs(plain.number.value) <= 1
+    number = Rational(percent.number.value / (100 if share else 1), percent.number.decimal)
+    return not plain.unit and number.equals(plain.number)

@@ -12,7 +12,6 @@ from sphere_ray.grading.exact import compare_exactly
 from sphere_ray.grading.extract import extract_answer, extract_gold
 from sphere_ray.grading.normalise import normalise
 from sphere_ray.grading.process import Reply, WorkerProcess
-from sphere_ray.grading.sampled import certainly_differ
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
 
@@ -176,8 +175,6 @@ def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
     equal = compare_exactly(answer, target)
     if equal is not None:
         return answer, target, Verdict.CORRECT if equal else Verdict.WRONG
-    if certainly_differ(answer, target):
-        return answer, target, Verdict.WRONG
     if not target or max(len(answer), len(target)) > MAX_SYMBOLIC_CHARS:
         return answer, target, Verdict.UNGRADABLE
     return answer, target, None

@@ -1,105 +1,88 @@
-r"""Exact value of a written rational number: `-1,234.50`, `1 1/2`, `\frac{2}{7^{2}}`, `3.8e35`.
+r"""Exact value of a written number: `-1,234.50`, `1 1/2`, `\frac{2}{7}`, `3.8 \times 10^{35}`.
 
-Bounded in length, depth and bits, so that no text can make it slow. The value of any other text is
-None, never a guess.
+Bounded in length and bits. The value of any other text is None, never a guess.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sphere_ray.grading.evaluator import Evaluator, UnreadableError
-
-MAX_CHARS = 400
-_MAX_BITS = 20_000
+PLACES = 6
+"""Decimals are compared as rounded to so many places; below 0.1 to so many significant digits."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}")
+_POWER = r"10\s?\^\s?(?:([0-9])|\{\s?([-+]?[0-9]{1,3})\s?\})"
 _NUMBER = re.compile(
-    r"(?=\.?[0-9])(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/^])|[0-9]*)"
-    r"(?:\.(?P<decimals>[0-9]*))?(?:[eE](?P<exponent>[-+]?[0-9]{1,4}))?"
+    r"(?=\.?[0-9])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]{0,300})"
+    rf"(?:\.([0-9]{{0,300}}))?(?:[eE]([-+]?[0-9]{{1,3}})|\s?(?:\\times|\\cdot|\*)\s?{_POWER})?"
 )
-_MIXED = re.compile(
-    r"(?P<sign>-?)\s*(?P<whole>[0-9]{1,300})"
-    r"(?: (?P<a>[0-9]{1,300})/(?P<b>[0-9]{1,300})"
-    r"|\s*\\frac\s*\{(?P<c>[0-9]{1,300})\}\s*\{(?P<d>[0-9]{1,300})\})"
+_RATIO = re.compile(
+    r"(?:([0-9]{1,300})\s?)?(?:\\frac\s?\{([^{}]{1,300})\}\s?\{([^{}]{1,300})\}"
+    r"|(?:(?<=\s)|(?<![0-9]))([0-9.,]{1,300})\s?/\s?([0-9.,]{1,300}))"
 )
-_SHORT_FRAC = re.compile(r"\\frac\s*([0-9])\s*([0-9])(?![0-9])")
+_REPEATING = re.compile(
+    r"([0-9]{0,9})\.([0-9]{0,99}?)"
+    r"(?:\\(?:overline|bar|dot)\s?\{([0-9]{1,99})\}|([0-9]{1,9}?)\4+\s?\\ldots)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rational:
-    """A value, and for a plain decimal how many significant digits and places were written."""
+    """A value, and whether it was written as a decimal, which may be rounded."""
 
     value: Fraction
-    digits: int = 0
-    places: int = 0
+    decimal: bool = False
+
+    def equals(self, other: "Rational") -> bool:
+        """Compare exactly, or as rounded where at least one of both is a decimal."""
+        if self.value == other.value or not (self.decimal or other.decimal):
+            return self.value == other.value
+        return rounded(self.value) == rounded(other.value)
+
+
+def rounded(value: Fraction) -> Fraction:
+    """Round to PLACES decimals, a half away from zero; below 0.1 to PLACES significant digits."""
+    places, size = PLACES, abs(value)
+    if 0 < size < Fraction(1, 10):
+        bits = size.denominator.bit_length() - size.numerator.bit_length()
+        places += max(0, bits * 3 // 10 - 1)  # at most what is right, which the loop finds
+        while size * 10 ** (places - PLACES + 1) < 1:
+            places += 1
+    whole = math.floor(size * 10**places + Fraction(1, 2))
+    return Fraction(whole if value > 0 else -whole, 10**places)
 
 
 def read_rational(text: str) -> Rational | None:
     """Return the exact value of `text`, None when it is no rational number within the bounds."""
     if _INTEGER.fullmatch(text):
         return Rational(Fraction(int(text)))
-    if not text or len(text) > MAX_CHARS:
+    found = _read(text[1:].lstrip() if text[:1] in {"-", "+"} else text)
+    return Rational(-found.value, found.decimal) if found and text[0] == "-" else found
+
+
+def _read(text: str) -> Rational | None:
+    if match := _NUMBER.fullmatch(text):
+        whole, decimals, *powers = match.groups()
+        digits = int(re.sub("[ ,]", "", whole) + (decimals or "") or 0)
+        power = int(next(filter(None, powers), 0)) - len(decimals or "")
+        return Rational(digits * Fraction(10) ** power, bool(decimals))
+    if match := re.fullmatch(_POWER, text):
+        return Rational(Fraction(10) ** int(match[1] or match[2]))
+    if match := _REPEATING.fullmatch(text):
+        period, scale = match[3] or match[4], 10 ** len(match[2])
+        tail = Fraction(int(period), (10 ** len(period) - 1) * scale)
+        return Rational(Fraction(int(match[1] + match[2] or 0), scale) + tail)
+    if match := _RATIO.fullmatch(text):
+        return _ratio(match[1], match[2] or match[4], match[3] or match[5])
+    return None
+
+
+def _ratio(whole: str | None, top: str, bottom: str) -> Rational | None:
+    above, below = read_rational(top.strip()), read_rational(bottom.strip())
+    if not above or not below or not below.value:
         return None
-    if match := _NUMBER.fullmatch(text[1:].lstrip() if text[0] in "+-" else text):
-        return _read_number(match, -1 if text[0] == "-" else 1)
-    if mixed := _MIXED.fullmatch(text):
-        return _mixed(mixed)
-    try:
-        return Rational(_Exact(long_fractions(text)).evaluate())
-    except (UnreadableError, ZeroDivisionError):
-        return None
-
-
-def long_fractions(text: str) -> str:
-    r"""`\frac12` as `\frac{1}{2}`."""
-    return _SHORT_FRAC.sub(r"\\frac{\1}{\2}", text)
-
-
-def _read_number(match: re.Match[str], sign: int = 1) -> Rational:
-    whole = match["whole"].replace(",", "").replace(" ", "")
-    decimals = match["decimals"] or ""
-    exponent = int(match["exponent"] or 0)
-    value = Fraction(sign * int(whole + decimals)) * Fraction(10) ** (exponent - len(decimals))
-    digits = len((whole + decimals).lstrip("0")) if decimals else 0
-    return Rational(value, digits, len(decimals) - exponent)
-
-
-def _mixed(match: re.Match[str]) -> Rational | None:
-    top, bottom = int(match["a"] or match["c"]), int(match["b"] or match["d"])
-    if not 0 < top < bottom:
-        return None
-    value = int(match["whole"]) + Fraction(top, bottom)
-    return Rational(-value if match["sign"] else value)
-
-
-class _Exact(Evaluator[Fraction]):
-    """The exact value of an expression of numbers; every operation is written."""
-
-    def _atom(self) -> Fraction:
-        for begin, end in ("()", "{}"):
-            if self._peek() == begin:
-                return self._group(begin, end)
-        if self._accept("frac"):
-            return self._frac()
-        match = _NUMBER.match(self._text, self._at)
-        if match is None:
-            raise UnreadableError
-        self._at = match.end()
-        return self._bounded(_read_number(match).value)
-
-    def _juxtaposed(self, *, after_division: bool) -> bool:  # noqa: ARG002
-        return False
-
-    def _bounded(self, value: Fraction) -> Fraction:
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
-            raise UnreadableError
-        return value
-
-    def _raise(self, base: Fraction, exponent: Fraction) -> Fraction:
-        if exponent.denominator != 1:
-            raise UnreadableError
-        size = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if size * abs(exponent.numerator) > _MAX_BITS:
-            raise UnreadableError
-        return Fraction(base**exponent.numerator)
+    value = above.value / below.value
+    if whole is None:
+        return Rational(value, above.decimal or below.decimal)
+    return Rational(int(whole) + value) if 0 < value < 1 else None

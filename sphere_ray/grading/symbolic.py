@@ -1,103 +1,100 @@
-r"""The slow path: math-verify compares two normalised answers. Only worker processes import it.
+r"""The slow path: math-verify compares what needs algebra. Only worker processes import it.
 
-math-verify's own timeouts stay off. They use SIGALRM, which cannot interrupt one long C operation;
-the whole process is killed instead. Known wrong verdicts of math-verify are prevented here: units
-read as algebra, `\pm`, ordered against unordered lists, and small differences rounded to zero.
+latex2sympy is called directly, so that it keeps the case of letters and understands degrees; lists,
+names, units and brackets are compared by exact.py. math-verify's own timeouts stay off. They use
+SIGALRM, which cannot interrupt one long C operation; the whole process is killed instead. What
+`verify` would round to zero is told apart here.
 """
 
 import re
+from contextlib import suppress
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Expr, Float, Rational, Tuple
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import verify
+from sympy import And, Basic, Eq, Expr, Float, I, Rational, Symbol
 from sympy.core.evalf import PrecisionExhausted
 from sympy.core.function import AppliedUndef
-from sympy.sets.sets import FiniteSet
 
-from sphere_ray.grading.normalise import same_text
-from sphere_ray.grading.units import compatible, split_unit
+from sphere_ray.grading.exact import Part, compare, equal_parts
+from sphere_ray.grading.rational import rounded
+from sphere_ray.grading.units import compatible
 from sphere_ray.records import Verdict
 
-_LATEX = (
-    LatexExtractionConfig(
-        boxed_match_priority=0,
-        normalization_config=NormalizationConfig(
-            basic_latex=True,
-            units=False,
-            malformed_operators=True,
-            nits=True,
-            boxed="all",
-            equations=False,
-        ),
-    ),
+_SPELLING = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
 )
-_EXPLICIT_UNIT = re.compile(
-    r"(?:\s*/?\s*\\(?:text|mathrm|operatorname)\s*\{[^{}]*\}(?:\^\{?-?\d\}?)?)+$"
-)
-_OPERAND_END = re.compile(r"[A-Za-z0-9)}\]!']\s*\Z")
-_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
-_TUPLE = re.compile(r"\([^()\[\]]*,[^()\[\]]*\)")
+_CASE = ConversionConfig(lowercase_symbols=False)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_ROOT = re.compile(r"\\sqrt|\^\s?\{[^{}]*/")
+_PROSE = re.compile(r"(?<!_\{)(?<!_)\\text\s?\{[^{}]*[A-Za-z]{2}|\\\$")
 _DIGITS = 300
-_FLOAT_TOLERANCE = 1e-6
 
 
 def compare_symbolically(answer: str, gold: str) -> Verdict:
     """Return correct or wrong, or ungradable when one of the two cannot be parsed."""
-    answer, answer_unit = _split_explicit_unit(answer)
-    gold, gold_unit = _split_explicit_unit(gold)
-    if not compatible(answer_unit, gold_unit):
-        return Verdict.WRONG
-    if same_text(answer, gold):
-        return Verdict.CORRECT
-    answer, gold = _expand_plus_minus(answer), _expand_plus_minus(gold)
-    answer, gold = _bracket_like(answer, gold), _bracket_like(gold, answer)
-    targets, answers = _parse(gold), _parse(answer)
-    if not targets or not answers:
+    equal = compare(answer, gold, _equal)
+    if equal is None:
         return Verdict.UNGRADABLE
-    # The numeric check comes first: it is cheap, and simplify() is slowest on unequal things.
-    equal = any(
-        not _differ(target, found) and verify(target, found, timeout_seconds=None)
-        for target in targets
-        for found in answers
-    )
     return Verdict.CORRECT if equal else Verdict.WRONG
 
 
-@lru_cache(maxsize=1024)
-def _parse(text: str) -> tuple[Any, ...]:
-    boxed = f"\\boxed{{{text}}}"
-    return tuple(parse(boxed, _LATEX, fallback_mode="no_fallback", parsing_timeout=None))
+def _equal(left: Part, right: Part) -> bool | None:
+    decided = equal_parts(left, right)
+    if decided is not None:
+        return decided
+    equations = left.name != right.name and "=" in left.text and "=" in right.text
+    ours, theirs = (side.text if equations else _formula(side) for side in (left, right))
+    if not compatible(left.unit, right.unit) or _PROSE.search(ours) or _PROSE.search(theirs):
+        return False  # words in a formula have no value
+    # \sqrt{1/m} is 1/\sqrt{m} for positive m only, which is what is meant where both have roots.
+    positive = bool(_ROOT.search(ours) and _ROOT.search(theirs))
+    found, target = _parse(ours, positive), _parse(theirs, positive)
+    if found is None or target is None:
+        return None
+    if _false(found) or _false(target):
+        return False
+    if isinstance(target, Eq | And) and not isinstance(found, Eq | And):
+        found, target = target, found  # `verify` takes the right side of an answer, not of a gold
+    if _differ(found, target):  # this is cheaper than simplify()
+        return False
+    return bool(verify(target, found, timeout_seconds=None, allow_set_relation_comp=True))
 
 
-def _split_explicit_unit(text: str) -> tuple[str, str]:
-    r"""Cut off a final `\text{...}` or `\mathrm{...}`. Bare letters stay: they may be algebra."""
-    match = _EXPLICIT_UNIT.search(text)
-    if match is None or not _OPERAND_END.search(text, 0, match.start()):
-        return text, ""
-    split = split_unit("1" + match.group())
-    return (text, "") if split is None else (text[: match.start()], split[1])
+def _formula(part: Part) -> str:
+    exact = part.number is not None and not part.number.decimal
+    return str(part.number.value) if part.number and exact else part.value
 
 
-def _expand_plus_minus(text: str) -> str:
-    r"""Write `a \pm b` as `a + b, a - b`, where that is unambiguous."""
-    if len(_PLUS_MINUS.findall(text)) != 1 or "," in text:
-        return text
-    return ", ".join(_PLUS_MINUS.sub(sign, text) for sign in "+-")
+@lru_cache(maxsize=2048)
+def _parse(text: str, positive: bool) -> Any:
+    parsed = None
+    with suppress(Exception):  # latex2sympy raises Exception itself
+        parsed = latex2sympy(
+            normalize_latex(text, _SPELLING),
+            is_real=True,
+            convert_degrees=bool(_TRIGONOMETRY.search(text)),
+            normalization_config=None,
+            conversion_config=_CASE,
+        )
+        known = {Symbol("i", real=True): I}
+        for symbol in parsed.free_symbols if positive else ():
+            known.setdefault(symbol, Symbol(symbol.name, positive=True))
+        parsed = parsed.xreplace(known)
+    return parsed
 
 
-def _bracket_like(text: str, other: str) -> str:
-    """Give a bare list the brackets of the tuple it is compared with, so that order counts."""
-    bare = "," in text and not any(bracket in text for bracket in "([{")
-    return f"({text})" if bare and _TUPLE.fullmatch(other) else text
+def _false(parsed: Any) -> bool:
+    """Whether it states a false equation of numbers, as `3 = 5` and `x = 5 = 7` do."""
+    equations = parsed.atoms(Eq) if isinstance(parsed, Basic) else ()
+    return any(each.lhs.is_number and _differ(each.lhs, each.rhs) for each in equations)
 
 
 def _differ(left: Any, right: Any) -> bool:
     """Whether two values are certainly unequal, even if math-verify calls them equal."""
-    for container in (FiniteSet, Tuple):
-        if isinstance(left, container) and isinstance(right, container):
-            return any(all(_differ(item, other) for other in right.args) for item in left.args)
     if not isinstance(left, Expr) or not isinstance(right, Expr):
         return False
     if left.is_Symbol or right.is_Symbol:
@@ -109,7 +106,10 @@ def _differ(left: Any, right: Any) -> bool:
     if not left.is_number or not right.is_number:
         return False
     if left.has(Float) or right.has(Float):
-        return _far_apart(left, right)
+        values = [side.evalf(_DIGITS // 10) for side in (left, right)]
+        if any(not value.is_Rational and not value.is_Float for value in values):
+            return False
+        return rounded(Fraction(str(values[0]))) != rounded(Fraction(str(values[1])))
     return _certainly_nonzero(left - right)
 
 
@@ -122,14 +122,6 @@ def _with_values(left: Expr, right: Expr) -> tuple[Expr, Expr]:
         if all(argument.is_Rational for argument in call.args)
     }
     return left.xreplace(values), right.xreplace(values)
-
-
-def _far_apart(left: Expr, right: Expr) -> bool:
-    first, second = abs(left.evalf(20)), abs(right.evalf(20))
-    gap = abs((left - right).evalf(20))
-    if not (gap.is_Float and first.is_Float and second.is_Float):
-        return False
-    return bool(gap > _FLOAT_TOLERANCE * max(first, second))
 
 
 def _certainly_nonzero(difference: Expr) -> bool:

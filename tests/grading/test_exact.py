@@ -24,7 +24,6 @@ def compare(answer: str, gold: str) -> bool | None:
         (r"-1\frac{1}{2}", "-1.5"),
         (r"3.3 \times 10^{12}", "3.3e12"),
         ("10^{-3}", "0.001"),
-        (r"\frac{2016}{2017^{2}}", "2016/4068289"),
         ("$18", "18 dollars"),
         (r"\$1,200.00", "1200"),
         ("18 dollars per day", "18"),
@@ -117,20 +116,27 @@ def test_percent_policy(answer: str, gold: str, equal: bool) -> None:
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        ("3 n", "3"),
-        ("3{x}", "3"),
-        ("3{side}", "3"),
         (r"2 \sec x", "2"),
-        (r"2 \operatorname{sec}(x)", "2"),
         (r"3 \mu \mathrm{m}\mathrm{g}", "3"),
         (r"10\mathrm{C}_{3}", "10"),
         (r"\sqrt{4}", "2"),
-        (r"2 \pi", "2"),
-        (r"\frac{37}{4} m", r"\frac{37}{4}"),
+        (r"2 \pi", "6"),
+        ("2n + 1", "n + 2"),
+        ("2x = 4", "4"),
     ],
 )
 def test_algebra_is_left_to_the_slow_path(answer: str, gold: str) -> None:
     assert compare(answer, gold) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("3 n", "3"), ("2^{k-n}", "2^n"), (r"\sqrt{2}", r"(\sqrt{2}, 1)"), ("Monday", r"\pi"),
+     ("101_2", "5"), ("(1, x)", "(2, x)"), (r"1, \pi", r"2, \pi, 3")],
+)  # fmt: skip
+def test_what_certainly_differs_needs_no_worker(answer: str, gold: str) -> None:
+    assert compare(answer, gold) is False
+    assert compare(gold, answer) is False
 
 
 @pytest.mark.parametrize("bomb", ["9^9^9^9", "9^{9^{9}}", "1e9999999", "(" * 390 + "1", "9" * 3000])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sphere_ray.grading import GraderPool, extract_gold
+from sphere_ray.grading.extract import why_no_answer
 from sphere_ray.records import Verdict
 
 pytestmark = pytest.mark.timeout(900)
@@ -120,3 +121,38 @@ async def test_every_numeric_competition_gold_with_a_unit(pool: GraderPool, data
     assert len(numbers) > 200
     own = [(form % gold, gold) for gold in numbers for form in UNIT_FORMS.values()]
     assert await failures(pool, own, Verdict.CORRECT) == []
+
+
+MATH_FORMS = {
+    "boxed": lambda gold: f"So we get $\\boxed{{{gold}}}$.",
+    "plain": lambda gold: f"The answer is {gold}.",
+    "dollars": lambda gold: f"The final answer is ${gold}$.",
+    "blanks": lambda gold: "\\boxed{{ {} }}".format(BLANKS.sub(r"\1  ", gold)),
+    "dfrac": lambda gold: "\\boxed{{{}}}".format(FRACTION.sub(r"\\dfrac", gold)),
+    "around": lambda gold: f"It is ${gold}$, as shown.\n\nThe answer is $\\boxed{{{gold}}}$. Done.",
+}
+BLANKS = re.compile(r"([,&=+])(?!\\!)")
+FRACTION = re.compile(r"\\t?frac")
+
+
+def value(gold: str) -> str:
+    """A gold without its unit, its typesetting and the zeros that end it."""
+    text = re.sub(r"\\text\s*\{([A-Z])\}|\\text\s*\{.*\}|\\circ|\\[dt]?|[${}^,! ]", r"\1", gold)
+    return text.rstrip("0") if "." in text else text
+
+
+async def test_every_solution_of_math(pool: GraderPool, data_dir: Path) -> None:
+    lines = (data_dir / "math_test_even.jsonl").read_text("utf-8").splitlines()
+    solutions = [json.loads(line)["solution"] for line in lines]
+    assert [text for text in solutions if why_no_answer(text)] == []
+    golds = sorted({extract_gold(text) for text in solutions})
+    assert len(golds) > 1000
+    own = [(form(gold), gold) for gold in golds for form in MATH_FORMS.values()]
+    assert await failures(pool, own, Verdict.CORRECT) == []
+    others = [
+        (f"\\boxed{{{other}}}", gold)
+        for rank, gold in enumerate(golds)
+        for other in random.Random(rank).sample(golds, 5)
+        if value(other) != value(gold)
+    ]
+    assert await failures(pool, others, Verdict.WRONG) == []

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 from sphere_ray.grading import extract_answer, normalise
 from sphere_ray.grading.exact import compare_exactly
+from sphere_ray.grading.extract import why_no_answer
+from sphere_ray.grading.pool import decide
+from sphere_ray.grading.rational import rounded
 
 rationals = st.builds(
     lambda whole, top, bottom: whole + Fraction(top, bottom),
@@ -84,3 +87,39 @@ def test_equivalence_is_symmetric(left: str, right: str) -> None:
 def test_extraction_never_fails_on_a_boxed_text(text: str) -> None:
     found = extract_answer(f"\\boxed{{{text}}}")
     assert found is None or found
+
+
+def decimal(value: Fraction, places: int) -> str:
+    scaled = round(value * 10**places)
+    sign, digits = ("-" if scaled < 0 else ""), str(abs(scaled)).rjust(places + 1, "0")
+    return f"{sign}{digits[: len(digits) - places]}.{digits[len(digits) - places :]}"
+
+
+@settings(deadline=None)
+@given(rationals, st.tuples(*[st.integers(5, 12)] * 2))
+def test_decimals_that_equal_one_fraction_equal_each_other(
+    value: Fraction, places: tuple[int, int]
+) -> None:
+    exact = f"{value.numerator}/{value.denominator}"
+    texts = [decimal(value, each) for each in places]
+    if all(compare_exactly(text, exact) for text in texts):
+        assert compare_exactly(*texts) is True
+
+
+@settings(deadline=None)
+@given(rationals)
+def test_a_fraction_equals_its_six_places_and_no_other_six(value: Fraction) -> None:
+    exact, near = f"{value.numerator}/{value.denominator}", rounded(value)
+    assert rounded(near) == near
+    if 10**6 % near.denominator == 0:
+        step = Fraction(1, 10**6)
+        assert compare_exactly(decimal(near, 6), exact) is True
+        if abs(value) > Fraction(1, 5):
+            assert compare_exactly(decimal(near + step, 6), exact) is False
+
+
+@given(st.text(max_size=200_000))
+def test_extraction_and_grading_never_raise(text: str) -> None:
+    for form in (text, f"\\boxed{{{text}}}", f"The answer is {text}", f"#### {text}"):
+        decide(form, text)
+        why_no_answer(form)
