@@ -22,16 +22,18 @@ class FakeWorker:
     tracer: Callable[[FrameType, str, Any], Any] | None = None
 
     def __init__(self, *_: object) -> None:
-        self.alive = True
-        self.answered = 0
+        self.fit = True
+
+    def wait_until_ready(self) -> None:
+        assert self.fit
 
     def ask(self, answer: str, gold: str) -> Reply:
         sys.settrace(self.tracer)
-        self.alive = "y" not in gold
-        return Reply(Verdict.CORRECT if self.alive else Verdict.TIMEOUT)
+        self.fit = "y" not in gold
+        return Reply(Verdict.CORRECT if self.fit else Verdict.TIMEOUT)
 
     def stop(self) -> None:
-        self.alive = False
+        self.fit = False
 
     kill = stop
 
