@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 MAX_SYMBOLIC_CHARS = 1000
 """Longer answers are ungradable without asking a worker."""
 
-MAX_RESPONSE_CHARS = 1_000_000
-"""So are longer responses if there is a verifier: both processes hold copies of them."""
+MAX_VERIFIED_CHARS = 1_000_000
+"""So are longer responses where a verifier gets them: every process holds copies of a text."""
 
 _MAX_LOST = 3
 _MAX_RAISED = 20
@@ -68,8 +68,8 @@ class GraderPool:
         """Grade the answer stated in `response`; many calls may be under way at once.
 
         Raises:
-            GraderError: the pool is closed, a worker cannot be started, or `grading.verifier`
-                fails on every answer.
+            GraderError: the pool is closed, a worker cannot be started or is lost again and
+                again, or `grading.verifier` fails on every answer.
         """
         answer, found = self._begin(response, gold)
         verdict = found if isinstance(found, Verdict) else await asyncio.wrap_future(found)
@@ -132,7 +132,7 @@ class GraderPool:
 
     def _compare(self, left: str, right: str) -> Verdict:
         """Ask this thread's worker; if it is lost, a fresh one is asked the same."""
-        if max(len(left), len(right)) > MAX_RESPONSE_CHARS:
+        if max(len(left), len(right)) > MAX_VERIFIED_CHARS:
             return Verdict.UNGRADABLE
         for _ in range(_MAX_LOST):
             try:

@@ -68,7 +68,6 @@ class WorkerProcess:
             with end:  # closed here, so that the pipe ends when the process does
                 self._process = _spawn(settings, self._wall_s, end.fileno(), self._log)
             self._files = files.pop_all()
-        self._seen = psutil.Process(self._process.pid)
 
     def wait_until_ready(self) -> None:
         """Wait until the process has loaded what it compares with.
@@ -139,7 +138,7 @@ class WorkerProcess:
     def _mib(self) -> float:
         """Address space in use; 0 once the process has ended."""
         try:
-            return float(self._seen.memory_info().vms) / 2**20
+            return float(psutil.Process(self._process.pid).memory_info().vms) / 2**20
         except psutil.Error:
             return 0.0
 

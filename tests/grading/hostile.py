@@ -96,10 +96,10 @@ def huge_exponents(dice: Dice) -> str:
 def stray_braces(dice: Dice) -> str:
     return dice.choice(
         [
-            dice.soup("{}", 20_000),
-            "}" * dice.size(20_000) + "5",
+            dice.soup("{}", _LONGEST),
+            "}" * dice.size() + "5",
             "{" * dice.size() + "5",
-            dice.soup(["{", "}", "5", "\\", "x", "\\{", "\\}", "^{", "_{", ","]),
+            dice.soup(["{", "}", "5", "\\", "x", "\\{", "\\}", "^{", "_{", ","], 50_000),
         ]
     )
 
@@ -113,7 +113,8 @@ def boxes_and_blanks(dice: Dice) -> str:
             rf"\boxed{{{blanks}5",
             rf"\boxed{{{blanks}}}",
             rf"\boxed{blanks}{{5}}",
-            r"\boxed{" * dice.size(5000),
+            rf"\boxed{{1}}{blanks}\boxed{{2}}",
+            r"\boxed{" * dice.size(20_000),
             rf"5{blanks}5{blanks}x",
             f"answer{blanks}is{blanks}5",
         ]

@@ -70,6 +70,7 @@ def survives(pool: GraderPool, canary: Path, each: int) -> None:
     assert failures == []
     assert me.memory_info().rss - grown_from < PARENT_GROWTH_MIB * 2**20
     assert not canary.exists()
+    assert pool.grade_blocking(r"\boxed{(x+1)^2}", "$x^2+2x+1$").verdict is Verdict.CORRECT
 
 
 def test_a_few_hundred_hostile_answers(metered: GraderPool, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_spare_is_at_hand_when_a_worker_is_killed(start: Start, tmp_path: Path
 def test_texts_of_any_length_cost_bounded_memory(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "MAX_RESPONSE_CHARS", 1000)
+    monkeypatch.setattr(pool_module, "MAX_VERIFIED_CHARS", 1000)
     pool = start()
     assert verdict(pool, "fine " * 100) is Verdict.CORRECT
     assert verdict(pool, "fine " * 1000) is Verdict.UNGRADABLE
