@@ -5,13 +5,14 @@ import itertools
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
 from sphere_ray.grading.exact import compare_exactly
 from sphere_ray.grading.extract import extract_answer, extract_gold
 from sphere_ray.grading.normalise import normalise
-from sphere_ray.grading.process import Reply, WorkerLostError, WorkerProcess
+from sphere_ray.grading.process import WorkerLostError, WorkerProcess
 from sphere_ray.grading.sampled import certainly_differ
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
@@ -136,7 +137,7 @@ class GraderPool:
             return Verdict.UNGRADABLE
         for _ in range(_MAX_LOST):
             try:
-                return self._checked(self._worker().ask(left, right))
+                return self._checked(*self._worker().ask(left, right))
             except WorkerLostError as error:
                 how = str(error)
                 if self._closed:
@@ -157,7 +158,8 @@ class GraderPool:
             mine.worker.kill()
         mine.worker, mine.spare = mine.spare or self._started(), None
         mine.worker.wait_until_ready()
-        mine.spare = self._started()
+        with suppress(GraderError):  # what keeps a spare from starting matters when it is needed
+            mine.spare = self._started()
         return mine.worker
 
     def _started(self) -> WorkerProcess:
@@ -168,18 +170,18 @@ class GraderPool:
             raise GraderError(_CLOSED)
         return worker
 
-    def _checked(self, reply: Reply) -> Verdict:
+    def _checked(self, verdict: Verdict, error: str | None) -> Verdict:
         """Count the exceptions of a user's verifier; one that only ever raises is no verifier."""
-        if reply.error is None or not self._settings.verifier:
+        if error is None or not self._settings.verifier:
             self._verifier_works = True
-            return reply.verdict
+            return verdict
         raised = next(self._raised)
         name = f"grading.verifier {self._settings.verifier}"
         if raised == 1:
-            logger.warning("%s raised %s; such answers are ungradable", name, reply.error)
+            logger.warning("%s raised %s; such answers are ungradable", name, error)
         if raised >= _MAX_RAISED and not self._verifier_works:
-            raise GraderError(f"{name} raised on each of {raised} answers ({reply.error}).")
-        return reply.verdict
+            raise GraderError(f"{name} raised on each of {raised} answers ({error}).")
+        return verdict
 
 
 def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from multiprocessing.connection import Pipe
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import psutil
 
@@ -40,13 +40,6 @@ _CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -s
 
 class WorkerLostError(GraderError):
     """A worker was killed or stood still; that says nothing about the texts it compared."""
-
-
-class Reply(NamedTuple):
-    """A verdict, and in `error` the exception that made the answer ungradable, if one did."""
-
-    verdict: Verdict
-    error: str | None = None
 
 
 class WorkerProcess:
@@ -92,8 +85,10 @@ class WorkerProcess:
         alive = self._process.poll() is None
         return alive and self._answered < RECYCLE_AFTER and self._mib() <= self._fullest
 
-    def ask(self, left: str, right: str) -> Reply:
+    def ask(self, left: str, right: str) -> tuple[Verdict, str | None]:
         """Compare two texts. If the CPU limit was used up: timeout; after a crash: ungradable.
+
+        Returns the verdict, and the exception if one made the answer ungradable.
 
         Raises:
             WorkerLostError: the process was killed from outside, or stood still.
@@ -103,9 +98,9 @@ class WorkerProcess:
             verdict, error = self._receive(self._wall_s)
         except (EOFError, OSError):
             timed_out = self._exit_code() == -signal.SIGPROF
-            return Reply(Verdict.TIMEOUT if timed_out else Verdict.UNGRADABLE)
+            return Verdict.TIMEOUT if timed_out else Verdict.UNGRADABLE, None
         self._answered += 1
-        return Reply(Verdict(verdict), error)
+        return Verdict(verdict), error
 
     def stop(self) -> None:
         """End the process at once; safe while another thread waits for it."""

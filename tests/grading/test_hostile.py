@@ -11,7 +11,7 @@ import pytest
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.grading import GraderPool, process
 from sphere_ray.grading import pool as pool_module
-from sphere_ray.grading.process import Reply, WorkerProcess
+from sphere_ray.grading.process import WorkerProcess
 from sphere_ray.records import Verdict
 from tests.grading.hostile import KINDS, hostile_answers
 
@@ -25,7 +25,7 @@ class MeteredWorker(WorkerProcess):
 
     spent_s: float = 0.0
 
-    def ask(self, left: str, right: str) -> Reply:
+    def ask(self, left: str, right: str) -> tuple[Verdict, str | None]:
         seen = psutil.Process(self._process.pid)
         before, reaped = cpu_seconds(seen), reaped_seconds()
         reply = super().ask(left, right)

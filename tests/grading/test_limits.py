@@ -150,6 +150,26 @@ def test_a_spare_is_at_hand_when_a_worker_is_killed(start: Start, tmp_path: Path
     assert len(children() - before) == 2
 
 
+def test_a_spare_that_cannot_be_started_is_missed_only_when_needed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Once(process.WorkerProcess):
+        started = False
+
+        def __init__(self, settings: GradingSettings) -> None:
+            if Once.started:
+                raise GraderError("no more processes")
+            super().__init__(settings)
+            Once.started = True
+
+    monkeypatch.setattr(pool_module, "WorkerProcess", Once)
+    pool = start()
+    assert verdict(pool, "fine") is Verdict.CORRECT
+    assert verdict(pool, "burn 1.5") is Verdict.TIMEOUT
+    with pytest.raises(GraderError, match="no more processes"):
+        verdict(pool, "fine")
+
+
 def test_texts_of_any_length_cost_bounded_memory(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.grading import GraderPool, pool
-from sphere_ray.grading.process import Reply
 from sphere_ray.records import Verdict
 
 QUESTION = (r"\boxed{(x+1)^2}", "$x^2+2x+1$")
@@ -27,10 +26,10 @@ class FakeWorker:
     def wait_until_ready(self) -> None:
         assert self.fit
 
-    def ask(self, answer: str, gold: str) -> Reply:
+    def ask(self, answer: str, gold: str) -> tuple[Verdict, None]:
         sys.settrace(self.tracer)
         self.fit = "y" not in gold
-        return Reply(Verdict.CORRECT if self.fit else Verdict.TIMEOUT)
+        return Verdict.CORRECT if self.fit else Verdict.TIMEOUT, None
 
     def stop(self) -> None:
         self.fit = False
