@@ -8,7 +8,10 @@ from sphere_ray.config.base import Placement, Settings
 
 
 class GradingSettings(Settings):
-    """Worker processes that compare answers; one that needs more than `timeout_s` is killed.
+    """Worker processes that compare answers, each in at most `cpu_limit_s` seconds of CPU time.
+
+    A worker that needs more is killed, and the verdict is timeout. Time that it waits for a busy
+    machine does not count, nor do processes that a verifier starts.
 
     `verifier` names a function of yours, as `module:function`. It replaces the comparison of
     mathematical answers: `verify(response: str, gold: str)` gets the whole response and the gold,
@@ -18,4 +21,4 @@ class GradingSettings(Settings):
 
     verifier: str | None = Field(None, pattern=r"^\w+(\.\w+)*:\w+$")
     workers: Annotated[int, Placement] = Field(2, ge=1)
-    timeout_s: Annotated[float, Placement] = Field(5.0, gt=0)
+    cpu_limit_s: Annotated[float, Placement] = Field(5.0, gt=0)

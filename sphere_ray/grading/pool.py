@@ -5,26 +5,28 @@ import itertools
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
 from sphere_ray.grading.exact import compare_exactly
 from sphere_ray.grading.extract import extract_answer, extract_gold
 from sphere_ray.grading.normalise import normalise
-from sphere_ray.grading.process import Reply, WorkerProcess
+from sphere_ray.grading.process import WorkerLostError, WorkerProcess
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
 
 logger = logging.getLogger(__name__)
 
-RECYCLE_AFTER = 2000
-"""A worker is replaced after so many answers, because the caches of sympy only grow."""
-
 MAX_SYMBOLIC_CHARS = 1000
 """Longer answers are ungradable without asking a worker."""
 
-_MAX_KILLED = 3
+MAX_VERIFIED_CHARS = 1_000_000
+"""So are longer responses where a verifier gets them: every process holds copies of a text."""
+
+_MAX_LOST = 3
 _MAX_RAISED = 20
+_CLOSED = "The grader is closed."
 
 _KNOWN: tuple[tuple[str, str, Verdict], ...] = (
     ("The answer is 1,234 apples.", "1234", Verdict.CORRECT),
@@ -38,18 +40,26 @@ _KNOWN: tuple[tuple[str, str, Verdict], ...] = (
 )
 
 
+class _Mine(threading.local):
+    """What one thread has."""
+
+    worker: WorkerProcess | None = None
+    spare: WorkerProcess | None = None
+
+
 class GraderPool:
     """Implements the Grader port; usable from any thread. Workers start when first needed.
 
-    Each thread of the pool has a worker of its own, so no two threads ever share one.
+    Each thread of the pool has a worker of its own, so no two threads ever share one, and a warm
+    spare, so that an answer behind a killed worker does not wait for a start.
     """
 
     def __init__(self, settings: GradingSettings | None = None) -> None:
         """Start nothing yet."""
         self._settings = settings or GradingSettings()
         self._threads = ThreadPoolExecutor(self._settings.workers, "sphere-grader")
-        self._mine = threading.local()
-        self._workers = set[WorkerProcess]()  # adding and discarding are atomic
+        self._mine = _Mine()
+        self._workers = set[WorkerProcess]()  # and spares; adding and discarding are atomic
         self._closed = False
         self._raised = itertools.count(1)
         self._verifier_works = False
@@ -58,8 +68,8 @@ class GraderPool:
         """Grade the answer stated in `response`; many calls may be under way at once.
 
         Raises:
-            GraderError: the pool is closed, a worker cannot be started, or `grading.verifier`
-                fails on every answer.
+            GraderError: the pool is closed, a worker cannot be started or is lost again and
+                again, or `grading.verifier` fails on every answer.
         """
         answer, found = self._begin(response, gold)
         verdict = found if isinstance(found, Verdict) else await asyncio.wrap_future(found)
@@ -117,50 +127,60 @@ class GraderPool:
 
     def _submit(self, left: str, right: str) -> "Future[Verdict]":
         if self._closed:
-            raise GraderError("The grader is closed.")
+            raise GraderError(_CLOSED)
         return self._threads.submit(self._compare, left, right)
 
     def _compare(self, left: str, right: str) -> Verdict:
-        """Ask this thread's worker; a worker killed from outside is replaced and asked again.
-
-        Each worker grades a known answer when it starts. If several start well and are then
-        killed over the same texts, these texts are to blame (they take too much memory).
-        """
-        for _ in range(_MAX_KILLED):
-            reply = self._worker().ask(left, right)
-            if reply is not None:
-                return self._checked(reply)
-        logger.warning("%d grading workers were killed over one answer", _MAX_KILLED)
-        return Verdict.UNGRADABLE
+        """Ask this thread's worker; if it is lost, a fresh one is asked the same."""
+        if max(len(left), len(right)) > MAX_VERIFIED_CHARS:
+            return Verdict.UNGRADABLE
+        for _ in range(_MAX_LOST):
+            try:
+                return self._checked(*self._worker().ask(left, right))
+            except WorkerLostError as error:
+                how = str(error)
+                if self._closed:
+                    raise GraderError(_CLOSED) from None
+                logger.warning("A grading worker %s; another one gets its answer.", how)
+        raise GraderError(
+            f"{_MAX_LOST} grading workers in a row were lost over one answer; the last one {how}."
+            " Check the memory of the node, and what else ends processes there."
+        )
 
     def _worker(self) -> WorkerProcess:
         """Return this thread's worker; a dead one, or one that is due, is replaced first."""
-        worker: WorkerProcess | None = getattr(self._mine, "worker", None)
-        if worker is not None and worker.alive and worker.answered < RECYCLE_AFTER:
-            return worker
-        if worker is not None:
-            self._workers.discard(worker)
-            worker.kill()
+        mine = self._mine
+        if mine.worker is not None and mine.worker.fit:
+            return mine.worker
+        if mine.worker is not None:
+            self._workers.discard(mine.worker)
+            mine.worker.kill()
+        mine.worker, mine.spare = mine.spare or self._started(), None
+        mine.worker.wait_until_ready()
+        with suppress(GraderError):  # what keeps a spare from starting matters when it is needed
+            mine.spare = self._started()
+        return mine.worker
+
+    def _started(self) -> WorkerProcess:
         if not self._closed:
-            self._mine.worker = worker = WorkerProcess(self._settings)
+            worker = WorkerProcess(self._settings)
             self._workers.add(worker)
         if self._closed:  # now, or while the new worker started: then `close` may not know it
-            raise GraderError("The grader was closed while an answer was compared.")
-        assert worker is not None
+            raise GraderError(_CLOSED)
         return worker
 
-    def _checked(self, reply: Reply) -> Verdict:
+    def _checked(self, verdict: Verdict, error: str | None) -> Verdict:
         """Count the exceptions of a user's verifier; one that only ever raises is no verifier."""
-        if reply.error is None:
+        if error is None or not self._settings.verifier:
             self._verifier_works = True
-            return reply.verdict
+            return verdict
         raised = next(self._raised)
         name = f"grading.verifier {self._settings.verifier}"
         if raised == 1:
-            logger.warning("%s raised %s; such answers are ungradable", name, reply.error)
+            logger.warning("%s raised %s; such answers are ungradable", name, error)
         if raised >= _MAX_RAISED and not self._verifier_works:
-            raise GraderError(f"{name} raised on each of {raised} answers ({reply.error}).")
-        return reply.verdict
+            raise GraderError(f"{name} raised on each of {raised} answers ({error}).")
+        return verdict
 
 
 def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:

@@ -1,7 +1,8 @@
 """A worker process: it answers each JSON message `[left, right]` with `[verdict, error]`.
 
 It ends when the parent's end of the pipe closes, so no worker outlives its parent. While it
-compares, the kernel's own alarm ends it even inside one long C operation. Started by process.py.
+compares, the kernel counts its CPU time and ends it even inside one long C operation. Started by
+process.py.
 """
 
 import importlib
@@ -20,21 +21,21 @@ from sphere_ray.records import Verdict
 
 _MAX_ERROR_CHARS = 300
 
-Compare = Callable[[str, str], tuple[Verdict, str | None]]
-"""From two texts to a verdict, and what a user's verifier raised if it did."""
+Compare = Callable[[str, str], Verdict]
+"""From two texts to a verdict."""
 
 
-def main(pipe: Connection, memory_mib: int, limit_s: float, verifier: str) -> None:
+def main(pipe: Connection, memory_mib: int, cpu_s: float, wall_s: float, verifier: str) -> None:
     """Set this process its limits, say that it is ready, and serve.
 
-    `memory_mib` is the address space in MiB. After `limit_s` seconds of one comparison the kernel
-    ends the process; the parent's own limit is shorter, so this matters when the parent is gone.
-    The first message is empty, or says why `verifier` cannot be used.
+    `memory_mib` is the address space in MiB; see `serve` for the seconds. The first message is
+    empty, or says why `verifier` cannot be used.
     """
     memory = memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for ending in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(ending, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the parent decides
     logging.disable(logging.CRITICAL)
     try:
@@ -47,20 +48,30 @@ def main(pipe: Connection, memory_mib: int, limit_s: float, verifier: str) -> No
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.dup2(nowhere, sys.stderr.fileno())
-    serve(pipe, compare, limit_s)
+    serve(pipe, compare, cpu_s, wall_s)
 
 
-def serve(pipe: Connection, compare: Compare, limit_s: float) -> None:
-    """Answer until the other end of the pipe closes."""
+def serve(pipe: Connection, compare: Compare, cpu_s: float, wall_s: float) -> None:
+    """Answer until the other end of the pipe closes.
+
+    The kernel ends the process when one comparison has used `cpu_s` seconds of CPU, or has lasted
+    `wall_s` seconds. The parent waits less long, so `wall_s` matters when the parent is gone.
+    """
     while True:
         try:
             left, right = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        reply = compare(left, right)
+        error = None
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.setitimer(signal.ITIMER_REAL, wall_s)
+        try:
+            verdict = compare(left, right)
+        except Exception as raised:  # noqa: BLE001  a user's verifier or sympy may raise anything
+            verdict, error = Verdict.UNGRADABLE, f"{type(raised).__name__}: {raised}"
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send_bytes(json.dumps(reply).encode())
+        pipe.send_bytes(json.dumps([verdict, error and error[:_MAX_ERROR_CHARS]]).encode())
 
 
 def load_math_verify() -> Compare:
@@ -71,7 +82,7 @@ def load_math_verify() -> Compare:
     wrong = compare_symbolically(r"\sqrt{8}", r"2\sqrt{3}")
     if (right, wrong) != (Verdict.CORRECT, Verdict.WRONG):
         raise GraderError(f"math-verify grades known answers as {right} and {wrong}")
-    return lambda answer, target: (compare_symbolically(answer, target), None)
+    return compare_symbolically
 
 
 def load_verifier(name: str) -> Compare:
@@ -90,17 +101,16 @@ def load_verifier(name: str) -> Compare:
             "be a function verify(response, gold) of a module that every node can import"
         ) from None
 
-    def compare(response: str, gold: str) -> tuple[Verdict, str | None]:
-        try:
-            found = verify(response, gold)
-            if isinstance(found, bool):
-                found = Verdict.CORRECT if found else Verdict.WRONG
-            return Verdict.UNGRADABLE if found is None else Verdict(found), None
-        except Exception as error:  # noqa: BLE001  so may the function
-            return Verdict.UNGRADABLE, f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
+    def compare(response: str, gold: str) -> Verdict:
+        found = verify(response, gold)
+        if isinstance(found, bool):
+            return Verdict.CORRECT if found else Verdict.WRONG
+        return Verdict.UNGRADABLE if found is None else Verdict(found)
 
     return compare
 
 
 if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+    _, descriptor, *limits, name = sys.argv
+    memory_mib, cpu_s, wall_s = map(float, limits)
+    main(Connection(int(descriptor)), int(memory_mib), cpu_s, wall_s, name)

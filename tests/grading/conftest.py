@@ -12,7 +12,7 @@ from sphere_ray.grading import GraderPool
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[GraderPool]:
-    grader = GraderPool(GradingSettings(timeout_s=20.0))
+    grader = GraderPool(GradingSettings(cpu_limit_s=20.0))
     yield grader
     grader.close()
 

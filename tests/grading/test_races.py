@@ -9,7 +9,6 @@ import pytest
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.grading import GraderPool, pool
-from sphere_ray.grading.process import Reply
 from sphere_ray.records import Verdict
 
 QUESTION = (r"\boxed{(x+1)^2}", "$x^2+2x+1$")
@@ -22,16 +21,18 @@ class FakeWorker:
     tracer: Callable[[FrameType, str, Any], Any] | None = None
 
     def __init__(self, *_: object) -> None:
-        self.alive = True
-        self.answered = 0
+        self.fit = True
 
-    def ask(self, answer: str, gold: str) -> Reply:
+    def wait_until_ready(self) -> None:
+        assert self.fit
+
+    def ask(self, answer: str, gold: str) -> tuple[Verdict, None]:
         sys.settrace(self.tracer)
-        self.alive = "y" not in gold
-        return Reply(Verdict.CORRECT if self.alive else Verdict.TIMEOUT)
+        self.fit = "y" not in gold
+        return Verdict.CORRECT if self.fit else Verdict.TIMEOUT, None
 
     def stop(self) -> None:
-        self.alive = False
+        self.fit = False
 
     kill = stop
 

@@ -80,7 +80,7 @@ def changed(before: RunSettings, after: RunSettings) -> set[str]:
         "training.min_pairs=2",
         "ray.address=local",
         "grading.workers=8",
-        "grading.timeout_s=1",
+        "grading.cpu_limit_s=1",
         "problems.max_rejected_share=0.9",
         "promotion={max_loss: 0.5, candidates: [trained]}",
         "promotion.patience=9",
