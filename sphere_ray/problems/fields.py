@@ -21,7 +21,7 @@ MAX_ANSWER_CHARS = 400
 _MAX_RAW_QUESTION_CHARS = 2 * MAX_QUESTION_CHARS
 _MAX_RAW_ANSWER_CHARS = 100_000
 _MAX_LOOKED_AT_CHARS = 4 * MAX_ANSWER_CHARS
-"""Longer finds are not normalised, for that takes more than linear time on hostile text."""
+"""A longer find is no final answer, and no choice."""
 _MAX_NESTING = 8
 _MAX_CHOICES = 26
 _MAX_ITEMS = 64
@@ -229,12 +229,11 @@ def _no_final_answer(length: int) -> RefusedError:
 
 def _bare(text: str) -> str:
     """Extract the bare final answer, again and again because an answer may hold another box."""
+    text = normalise(text)
     for _ in range(_MAX_NESTING):
         found = extract_gold(text)
-        if len(found) > _MAX_LOOKED_AT_CHARS:
-            found = extract_answer(text) or text
-        elif len(text) <= _MAX_LOOKED_AT_CHARS and normalise(found) == normalise(text):
-            found = extract_answer(text) or found  # in words, as MetaMath's "The answer is: 5"
+        if found == text:  # perhaps it is in words, as MetaMath's "The answer is: 5"
+            found = extract_answer(text) or found
         if len(found) > _MAX_LOOKED_AT_CHARS:
             raise _no_final_answer(len(found))
         gold = normalise(found)

@@ -213,6 +213,15 @@ def test_a_hostile_row_is_rejected_and_the_others_stay(
     assert len(result.rejected[0].raw) <= 500
 
 
+UNITS = ["}", "{", "\\boxed{", "\\boxed{1}", "#### ", "answer is ", "answer of ", "**", " ", "\\"]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, " and", "*", "\n", "\u0301", "\u4e00", "_", "#", "-1."])
+def test_the_gold_of_a_long_text_is_found_or_refused_soon(tmp_path: Path, unit: str) -> None:
+    text = f"\\boxed{{1}}{(unit * 99_000)[:99_000]}\\boxed{{2}}"
+    ingested(write(tmp_path / "p.jsonl", f"{row(answer=text)}\n{row('r', answer=text[9:-9])}"))
+
+
 def test_a_family_and_a_level_that_are_none_are_left_out(tmp_path: Path) -> None:
     lines = [
         row("a", family="f" * 1_000_000, level="9" * 100_000),
