@@ -18,6 +18,7 @@ from rich.console import Console
 from sphere_ray import __version__
 from sphere_ray.errors import SphereError
 from sphere_ray.interruption import Interrupted, catch_signals
+from sphere_ray.redaction import redact
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
@@ -32,6 +33,9 @@ app = typer.Typer(
 
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 _out = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+_MAX_MESSAGE_CHARS = 4000
 
 
 class ExportFormat(StrEnum):
@@ -305,8 +309,8 @@ def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
         yield
     except SphereError as error:
         if debug:
-            traceback.print_exc()
-        _err.print(f"error: {error}")
+            _err.print(redact(traceback.format_exc()), end="")
+        _err.print(f"error: {_one_line(str(error))}")
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         code = error.exit_code if isinstance(error, Interrupted) else 130
@@ -316,6 +320,12 @@ def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
         # Ray's own signal handlers leave this way, some with code 0.
         _err.print(f"stopped; {hint}")
         raise typer.Exit(130) from error
+
+
+def _one_line(text: str) -> str:
+    """A message that cannot flood or steer a terminal, whatever strangers' text it quotes."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}..."
 
 
 if __name__ == "__main__":

@@ -19,11 +19,17 @@ SphereError                      base; its text is one sentence for the person a
       `- CollapseError           the guard stopped training; the policy stays
 """
 
+from sphere_ray.redaction import redact
+
 
 class SphereError(Exception):
-    """Base of all errors raised on purpose; `str(error)` is one clear sentence."""
+    """Base of all errors raised on purpose; `str(error)` is one clear sentence without secrets."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        """Hide the secrets of URLs that the text names."""
+        super().__init__(*(redact(a) if isinstance(a, str) else a for a in arguments))
 
 
 class UserError(SphereError):

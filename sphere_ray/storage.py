@@ -6,6 +6,7 @@ of steps or configurations.
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -21,6 +22,7 @@ from upath import UPath
 from sphere_ray.errors import EngineError, RunDirectoryError
 
 _TEMPORARY = ".tmp-"
+_NO_PATH = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _REMEDY = "remove this directory and run the same command again"
 
 
@@ -28,12 +30,18 @@ def resolve(uri: str) -> str:
     """Make a run directory absolute: a local path without a scheme, anything else as its URI.
 
     Raises:
-        RunDirectoryError: the scheme is unknown, or its package is not installed.
+        RunDirectoryError: the scheme is unknown, its package is not installed, or no path can have
+            this name.
     """
+    if not uri or _NO_PATH.search(uri):
+        raise RunDirectoryError(
+            f"run_dir {uri!r} is empty or holds a control character or half of a pair; "
+            "give a path of ordinary text"
+        )
     try:
         path = UPath(uri)
         return str(path.expanduser().absolute() if "://" not in uri else path.fs and path)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, RuntimeError) as error:  # RuntimeError: an unknown ~user
         raise RunDirectoryError(
             f"run_dir {uri} cannot be used: {error}; install what this filesystem needs, "
             "or use a local directory"

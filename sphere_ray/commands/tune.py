@@ -16,6 +16,7 @@ from sphere_ray import storage
 from sphere_ray.commands.train_prm import settings_of_run
 from sphere_ray.commands.trials import Candidate, Trials
 from sphere_ray.config import RunSettings
+from sphere_ray.config.documents import parse_yaml
 from sphere_ray.errors import ConfigError, RunDirectoryError
 from sphere_ray.method.halving import DEFAULT, halve
 from sphere_ray.records import ModelRef
@@ -193,8 +194,8 @@ def _combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
     for axis in grid:
         key, _, text = axis.partition("=")
         try:
-            values = yaml.safe_load(f"[{text}]")  # groups and lists have commas of their own
-        except (yaml.YAMLError, ValueError):
+            values = parse_yaml(f"[{text}]")  # groups and lists have commas of their own
+        except yaml.YAMLError:
             values = None
         if not key.strip() or not values:
             raise ConfigError(f"--grid {axis}: expected KEY=VALUE,VALUE as in {_EXAMPLE}")

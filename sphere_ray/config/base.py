@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from sphere_ray.redaction import redact
+
 
 class Placement:
     """Marks a field that says where, how fast or how patiently work is done, never what comes out.
@@ -20,18 +22,21 @@ class Settings(BaseModel):
 
 
 def dump(settings: Settings) -> dict[str, Any]:
-    """The resolved parameters as plain JSON data, as written to config.json."""
-    return settings.model_dump(mode="json")
+    """The resolved parameters as plain JSON data, as written to config.json.
+
+    Secrets in URLs are hidden: whoever reads the file again cannot open those URLs.
+    """
+    return {name: _redacted(value) for name, value in settings.model_dump(mode="json").items()}
 
 
 def identity(**groups: Any) -> dict[str, Any]:
     """Flatten groups of settings (or plain values) to `dotted.name: JSON value`, without placement.
 
     `identity(seed=1, search=settings.method.search)` gives `{"seed": 1, "search.max_depth": 16}`
-    and so on.
+    and so on. Secrets in URLs are hidden, so that another signature makes nothing anew.
     """
     return {
-        f"{name}{path}": value
+        f"{name}{path}": _redacted(value)
         for name, group in groups.items()
         for path, value in _decisive_leaves(group)
     }
@@ -60,6 +65,18 @@ def _decisive_leaves(value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, inner in items.items():
         yield from ((f".{name}{path}", leaf) for path, leaf in _decisive_leaves(inner))
+
+
+def _redacted(value: Any) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case dict():
+            return {name: _redacted(inner) for name, inner in value.items()}
+        case list():
+            return [_redacted(inner) for inner in value]
+        case _:
+            return value
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

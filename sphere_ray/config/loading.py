@@ -1,7 +1,7 @@
 """From a YAML file and `--set` overrides to settings, or one sentence about what is wrong."""
 
 import difflib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,10 +10,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sphere_ray.config.base import Settings
+from sphere_ray.config.documents import parse_yaml, read_document, shown, whereabouts
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
 
 Kind = TypeVar("Kind", bound=Settings)
+
+_MAX_GROUPS = 16
+_MAX_SHOWN_CHARS = 200
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
@@ -31,7 +35,7 @@ def load(kind: type[Kind], path: str | Path, overrides: Sequence[str] = ()) -> K
     Raises:
         ConfigError: as `load_config`.
     """
-    return _validated(kind, _read_document(Path(path)), str(path), overrides)
+    return _validated(kind, read_document(Path(path)), str(path), overrides)
 
 
 def settings_of(document: dict[str, Any], path: str, overrides: Sequence[str] = ()) -> RunSettings:
@@ -54,67 +58,25 @@ def _validated(
         raise ConfigError(_sentence(error, kind, document, path, overrides)) from None
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may appear once only."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping; plain YAML would keep the last of two equal keys in silence."""
-        seen = set()
-        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key '{key.value}' appears twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        document = _parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        trouble = f"{path} does not exist; check the path (examples: jobs/configs)"
-    except OSError as error:
-        trouble = f"{path} cannot be read: {error.strerror}; give a readable YAML file"
-    except UnicodeDecodeError:
-        trouble = f"{path} is not UTF-8 text; save it as UTF-8"
-    except yaml.YAMLError as error:
-        trouble = f"{path}{_where(error)}; correct the YAML there"
-    else:
-        if isinstance(document, dict):
-            return document
-        trouble = (
-            f"{path} must hold a mapping of keys to values, "
-            f"but it holds {_kind(document)}; see jobs/configs for examples"
-        )
-    raise ConfigError(f"configuration file {trouble}")
-
-
-def _parse_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except ValueError as error:  # e.g. 2024-13-01, which looks like a date
-        raise yaml.YAMLError(str(error)) from None
-
-
-def _where(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{position}: {problem}"
-
-
 def _apply(document: dict[str, Any], override: str) -> None:
     """Set one dotted path; groups that the file leaves out are made, unknown keys fail later."""
     dotted, equals, text = override.partition("=")
     *groups, last = dotted.strip().split(".")
     if not equals or not all([*groups, last]):
-        raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. training.learning_rate=1e-5")
-    try:
-        value = _parse_yaml(text)
-    except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set {override}: the value is not valid YAML ({_where(error).strip(', :')}); "
+            f"{_origin(override)}: expected KEY=VALUE, e.g. training.learning_rate=1e-5"
+        )
+    if len(groups) > _MAX_GROUPS:
+        raise ConfigError(
+            f"{_origin(override)}: the key names {len(groups)} groups, and no setting lies in "
+            f"more than {_MAX_GROUPS}; check the key"
+        )
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        trouble = whereabouts(error).strip(", :")
+        raise ConfigError(
+            f"{_origin(override)}: the value is not valid YAML ({trouble}); "
             "quote it, e.g. --set 'name=\"my run\"'"
         ) from None
     target: Any = document
@@ -126,6 +88,12 @@ def _apply(document: dict[str, Any], override: str) -> None:
     target[_key(target, last, override, ".".join(groups))] = value
 
 
+def _origin(override: str) -> str:
+    """An override as messages name it; a long one is cut."""
+    cut = "..." if len(override) > _MAX_SHOWN_CHARS else ""
+    return f"--set {override[:_MAX_SHOWN_CHARS]}{cut}"
+
+
 def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
     """The key or list index that `part` means in `target`, which lies at `dotted`."""
     if isinstance(target, dict):
@@ -134,8 +102,8 @@ def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
         return int(part)
     length = f" of {len(target)} entries, counted from 0" if isinstance(target, list) else ""
     raise ConfigError(
-        f"--set {override}: {dotted} holds {_kind(target)}{length}, so '{part}' cannot be set in "
-        f"it; set {dotted} as a whole"
+        f"{_origin(override)}: {dotted} holds {shown(target)}{length}, so '{part}' cannot be "
+        f"set in it; set {dotted} as a whole"
     )
 
 
@@ -156,9 +124,10 @@ def _sentence(
     telling = next((each for each in ("extra_forbidden", "missing") if each in types), types[0])
     first = errors[types.index(telling)]
     dotted = _dotted(first, document)
-    origin = next((f"--set {o}" for o in reversed(overrides) if _concerns(o, dotted)), path)
+    origin = next((_origin(o) for o in reversed(overrides) if _concerns(o, dotted)), path)
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{origin}: {_explain(first, kind, dotted)}{others}"
+    # Keys are written by strangers: no line breaks of theirs.
+    return " ".join(f"{origin}: {_explain(first, kind, dotted)}{others}".split())
 
 
 def _branch_of(error: ErrorDetails) -> bool:
@@ -196,22 +165,10 @@ def _explain(error: ErrorDetails, kind: type[Settings], dotted: str) -> str:
             reason = str(error["ctx"]["error"])
             return f"{dotted}: {reason}" if dotted else reason
         case "model_type" | "dict_type":
-            return f"{dotted} must be a group of keys, not {_kind(error['input'])}"
+            return f"{dotted} must be a group of keys, not {shown(error['input'])}"
         case _:
             demand = error["msg"].partition(" should ")[2] or f"be valid ({error['msg']})"
-            return f"{dotted} must {demand}, not {_kind(error['input'])}; correct the value"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case dict():
-            return "a group of keys"
-        case list():
-            return "a list"
-        case _:
-            return repr(value)
+            return f"{dotted} must {demand}, not {shown(error['input'])}; correct the value"
 
 
 def _suggestion(error: ErrorDetails, kind: type[Settings]) -> str:

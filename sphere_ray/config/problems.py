@@ -11,7 +11,9 @@ class SplitSettings(Settings):
     """Where one split of problems comes from.
 
     `source` is a URI: `file:PATH_OR_URL`, `hf:OWNER/NAME@REVISION?split=..&config=..`,
-    `generated:arithmetic?..`, `generated:reasoning-gym/NAME?..`.
+    `generated:arithmetic?..`, `generated:reasoning-gym/NAME?..`. The first two take
+    `question=COLUMN,COLUMN`, `answer=COLUMN`, `choices=COLUMN` and `grade=letters` or `values`; a
+    column may be a path such as `reward_model.ground_truth`. Secrets of a URL are never written.
     `limit` keeps the first so many valid problems (0 keeps all).
     """
 
@@ -22,6 +24,8 @@ class SplitSettings(Settings):
 class ProblemSettings(Settings):
     """The three splits; a problem of one split never appears in another.
 
+    Training problems that say what a validation or test problem says, word for word over 13 words
+    or with the same numbers in other words, are left out and listed in rejected/.
     A split with more rejected rows than `max_rejected_share` is refused.
     """
 

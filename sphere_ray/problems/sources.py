@@ -1,5 +1,6 @@
 """Which reader serves which problem URI; and the reader of the Hugging Face hub."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -10,10 +11,10 @@ from sphere_ray.config.method import PromptSettings
 from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.files import read_file
 from sphere_ray.problems.generated import generate_problems, parse_generated
-from sphere_ray.problems.rows import Columns, RawRow, parse_options
+from sphere_ray.problems.rows import COLUMN_OPTIONS, Columns, RawRow, parse_options
+from sphere_ray.redaction import is_redacted
 
-_COLUMN_OPTIONS = ("question", "answer")
-_HUB_OPTIONS = (*_COLUMN_OPTIONS, "split", "config")
+_HUB_OPTIONS = (*COLUMN_OPTIONS, "split", "config")
 _DATASET = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _MOVING = ("main", "master", "HEAD")
 
@@ -28,23 +29,28 @@ def reader_for(prompts: PromptSettings) -> Callable[[str], Iterator[RawRow]]:
 def read_source(uri: str, examples: Collection[str] = ()) -> Iterator[RawRow]:
     """Yield the rows behind `file:`, `hf:` or `generated:`, each with where it came from.
 
+    `file:` and `hf:` take options: `?question=body,question` joins columns, `?answer=a.b` goes into
+    one, and `?choices=options` shows choices (`&grade=values` asks for their text, not a letter). A
+    web address takes them after `#`.
     No generated word problem has the operands of one of `examples` (questions).
 
     Raises:
         ProblemSourceError: the source as a whole cannot be read (at the first row or later).
     """
+    _refuse_unusable(uri)
     scheme, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     if scheme in ("file", "hf") and not path:
         raise ProblemSourceError(f"{uri} names nothing; write file:PATH or hf:OWNER/NAME@REVISION")
     match scheme:
-        case "file" if rest.startswith(("http://", "https://")):
-            yield from read_file(rest, Columns())  # here a query belongs to the server
         case "file":
-            yield from read_file(path, _columns(parse_options(uri, query, _COLUMN_OPTIONS)))
+            if rest.startswith(("http://", "https://")):
+                # Here a query belongs to the server, and what follows # never reaches it.
+                path, _, query = rest.partition("#")
+            yield from read_file(path, Columns.of(uri, parse_options(uri, query, COLUMN_OPTIONS)))
         case "hf":
             options = parse_options(uri, query, _HUB_OPTIONS)
-            yield from read_hub(path, options, _columns(options))
+            yield from read_hub(path, options, Columns.of(uri, options))
         case "generated":
             for number, values in enumerate(
                 generate_problems(parse_generated(uri), examples), start=1
@@ -57,15 +63,22 @@ def read_source(uri: str, examples: Collection[str] = ()) -> Iterator[RawRow]:
             )
 
 
+def _refuse_unusable(uri: str) -> None:
+    if is_redacted(uri):
+        raise ProblemSourceError(
+            f"{uri}: the secret of this URL is kept nowhere; name the source again, with its secret"
+        )
+    if not uri.isascii() and uri.encode("utf-8", "replace").decode("utf-8") != uri:
+        raise ProblemSourceError(
+            f"problem source {uri!r} has a name that is no Unicode text; rename the file"
+        )
+
+
 def local_file(uri: str) -> Path | None:
     """The file on this machine that a `file:` URI names, if it is there."""
     scheme, _, rest = uri.partition(":")
-    path = Path(rest.partition("?")[0])
+    path = Path(os.path.expanduser(rest.partition("?")[0]))
     return path if scheme == "file" and path.is_file() else None
-
-
-def _columns(options: Mapping[str, str]) -> Columns:
-    return Columns(**{role: (options[role],) for role in _COLUMN_OPTIONS if role in options})
 
 
 def read_hub(

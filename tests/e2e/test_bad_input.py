@@ -109,9 +109,9 @@ def test_too_many_bad_rows_are_kept_with_reasons_and_counted(refused, tmp_path, 
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"question": [1, 2], "answer": ["1", "2"]}, "column question has type int64"),
-        ({"question": ["1 + 1?", "1 + 2?"], "answer": [[2], [3]]}, "column answer has type list"),
-        ({"text": ["1 + 1?"], "answer": ["2"]}, "question"),
+        ({"question": [1, 2], "answer": ["1", "2"]}, "2 of them for question not text"),
+        ({"question": ["1?"], "answer": [{"value": 2}]}, "1 of them for answer not text"),
+        ({"text": ["1 + 1?"], "answer": ["2"]}, "no question column"),
     ],
 )
 def test_columns_of_the_wrong_type_or_name(refused, tmp_path, columns, told):

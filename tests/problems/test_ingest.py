@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from sphere_ray.config.problems import ProblemSettings
 from sphere_ray.errors import ProblemSourceError
+from sphere_ray.problems.fields import Reason
 from sphere_ray.problems.ingest import (
     SPLITS,
     IngestResult,
-    Reason,
     ingest,
-    normalise,
     rejected_lines,
     require_usable,
 )
 from sphere_ray.problems.rows import RawRow
 from sphere_ray.records import Problem
+from sphere_ray.untrusted import normalise
 
 Row = dict[str, Any]
 
@@ -77,7 +77,14 @@ def test_the_bare_gold_is_kept(answer: Any, gold: str) -> None:
         (qa("q", None), Reason.MISSING_ANSWER),
         (qa("q", "  "), Reason.EMPTY_ANSWER),
         (qa("q", "\ud83d"), Reason.INVALID_UNICODE),
-        (qa("q", ["1"]), Reason.ANSWER_NOT_TEXT),
+        (qa("q", [{"a": "1"}]), Reason.ANSWER_NOT_TEXT),
+        (qa("q", ["1"] * 1000), Reason.ANSWER_NOT_TEXT),
+        (qa("q", []), Reason.EMPTY_ANSWER),
+        (qa("q", ["1", " "]), Reason.EMPTY_ANSWER),
+        (qa("q", int("9" * 4000)), Reason.NO_FINAL_ANSWER),
+        (qa("q", "because " * 100_000), Reason.NO_FINAL_ANSWER),
+        (qa("a" + "\u0301\u0323" * 500), Reason.INVALID_UNICODE),
+        (qa("q") | {"family": "\udc80"}, Reason.INVALID_UNICODE),
         (qa("q", True), Reason.ANSWER_NOT_TEXT),
         (qa("q", float("nan")), Reason.ANSWER_NOT_TEXT),
         (qa("q", "because " * 100), Reason.NO_FINAL_ANSWER),
@@ -116,11 +123,20 @@ def test_equal_questions_count_once() -> None:
     assert result.dropped == {"duplicate": 2}
 
 
-def test_the_same_question_with_another_answer_is_a_conflict() -> None:
-    result = run([qa("q", "1"), qa("q", "2")])
-    assert [p.answer for p in result.problems["train"]] == ["1"]
-    assert result.rejected[0].reason is Reason.CONFLICTING_ANSWER
-    assert "'1'" in result.rejected[0].detail
+def test_a_question_with_two_answers_is_no_problem_for_nobody_knows_which_is_right() -> None:
+    result = run([qa("q", "1"), qa("q", "2"), qa("r", "3"), qa("q", "1")])
+    assert [p.question for p in result.problems["train"]] == ["r"]
+    assert result.dropped == {"conflicting_answer": 3}
+    assert [r.origin for r in result.rejected] == ["train:1", "train:2", "train:4"]
+    assert "'2'" in result.rejected[0].detail
+    assert "'1'" in result.rejected[1].detail
+
+
+@pytest.mark.parametrize("again", ["0.5", "\\frac{1}{2}", "\\boxed{1/2}"])
+def test_equal_golds_in_two_spellings_are_no_conflict(again: str) -> None:
+    result = run([qa("q", "1/2"), qa("q", again)])
+    assert [p.answer for p in result.problems["train"]] == ["1/2"]
+    assert result.dropped == {"duplicate": 1}
 
 
 def test_training_never_sees_a_held_out_question() -> None:

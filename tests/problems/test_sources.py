@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import re
@@ -18,13 +19,13 @@ from sphere_ray.problems.sources import read_hub, read_source, reader_for
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
 
 
-def content(uri: str) -> list[tuple[object, object]]:
+def content(uri: str) -> list[tuple[object, ...]]:
     return [fields(row) for row in read_source(uri)]
 
 
-def fields(row: RawRow) -> tuple[object, object]:
+def fields(row: RawRow) -> tuple[object, ...]:
     assert row.values is not None
-    return pick(row.values, row.columns.question), pick(row.values, row.columns.answer)
+    return tuple(pick(row.values, names)[1] for names in (row.columns.question, row.columns.answer))
 
 
 def complaint(uri: str) -> str:
@@ -51,6 +52,10 @@ def parquet_bytes(columns: Mapping[str, Any]) -> bytes:
 
 WRITTEN = {
     "p.jsonl": jsonl(ROWS).encode(),
+    "p.json": json.dumps(ROWS, indent=1).encode(),
+    "p.jsonl.gz": gzip.compress(jsonl(ROWS).encode()),
+    "p.json.gz": gzip.compress(json.dumps(ROWS).encode()),
+    "P.CSV.GZ": gzip.compress(csv_text(ROWS).encode()),
     "p.csv": csv_text(ROWS).encode(),
     "p.parquet": parquet_bytes(
         {"question": [r["question"] for r in ROWS], "answer": [r["answer"] for r in ROWS]}
@@ -113,10 +118,11 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert content(f"file:{path}?question=frage&answer=antwort") == [("q", "a")]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
-    path = tmp_path / "p.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + WRITTEN["p.csv"])
-    assert len(content(f"file:{path}")) == 2
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.json"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + WRITTEN[name])
+    assert content(f"file:{path}") == [("1 + 1?", "2"), ("2 + 2?", "4")]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,8 @@ def test_a_csv_row_with_a_cell_too_many_costs_that_row_only(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
-        ("p.json", b"[]", "unknown kind"),
+        ("p.txt", b"[]", "unknown kind"),
+        ("p.parquet.gz", b"", "unknown kind"),
         ("p.parquet", b"not parquet at all", "not a valid parquet file"),
         ("p.jsonl", '{"question": "caf\xe9"}'.encode("latin-1"), "not UTF-8"),
         ("p.csv", "question,answer\ncaf\xe9,1\n".encode("latin-1"), "not UTF-8"),
@@ -157,12 +164,6 @@ def test_a_csv_row_with_a_cell_too_many_costs_that_row_only(tmp_path: Path) -> N
         ("p.jsonl", b'{"text": "q", "answer": "a"}\n', "no question column: it has text, answer"),
         ("p.jsonl", b'{"question": "q", "gold": "a"}\n', "no answer column"),
         ("p.parquet", parquet_bytes({"text": ["q"], "answer": ["1"]}), "no question column"),
-        ("p.parquet", parquet_bytes({"question": [1], "answer": ["1"]}), "question has type int64"),
-        (
-            "p.parquet",
-            parquet_bytes({"question": ["q"], "answer": [["1"]]}),
-            "answer has type list",
-        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(

@@ -78,6 +78,15 @@ class ProblemsStep(Step):
         suffix = work.path.rpartition("/")[2].removeprefix(self.kind)
         rejected = work.session.run.file(f"rejected/rows{suffix}.jsonl")
         storage.write_text(rejected_lines(found.rejected), rejected)
+        for line in found.report():
+            work.session.log(line)
+        if found.overlaps:
+            overlaps = work.session.run.file(f"rejected/contaminated{suffix}.jsonl")
+            storage.write_text(rejected_lines(found.overlaps), overlaps)
+            work.session.log(
+                f"{len(found.overlaps)} training problems overlap with held-out ones and are left "
+                f"out; what they met is in {overlaps}"
+            )
         require_usable(found, settings.max_rejected_share, rejected)
         if found.rejected:
             work.session.log(
