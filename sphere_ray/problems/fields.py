@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from sphere_ray.errors import ProblemSourceError
-from sphere_ray.grading.extract import extract_answer, extract_gold
+from sphere_ray.grading.extract import extract_gold, why_no_answer
 from sphere_ray.problems.rows import BODY, CHOICES, Columns, RawRow, is_blank, lookup, pick
 from sphere_ray.untrusted import normalise, unusable
 
@@ -212,6 +212,8 @@ def _gold_of_item(item: object, did: Counter[str]) -> str:
     text = _text(_scalar_text(item, Reason.ANSWER_NOT_TEXT))
     if len(text) > _MAX_RAW_ANSWER_CHARS:
         raise _no_final_answer(len(text))
+    if reason := why_no_answer(text):
+        raise RefusedError(Reason.NO_FINAL_ANSWER, reason)
     gold = _bare(text)
     if not gold:
         raise RefusedError(Reason.EMPTY_ANSWER)
@@ -232,8 +234,6 @@ def _bare(text: str) -> str:
     text = normalise(text)
     for _ in range(_MAX_NESTING):
         found = extract_gold(text)
-        if found == text:  # perhaps it is in words, as MetaMath's "The answer is: 5"
-            found = extract_answer(text) or found
         if len(found) > _MAX_LOOKED_AT_CHARS:
             raise _no_final_answer(len(found))
         gold = normalise(found)
