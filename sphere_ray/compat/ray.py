@@ -94,8 +94,10 @@ def batches_as_blocks() -> Iterator[None]:
 
     class Unshaped(options):  # type: ignore[misc]  # its base is a value
         @classmethod
-        def of(cls, **_: Any) -> Any:
-            return options(disable_block_shaping=True)
+        def of(cls, **wanted: Any) -> Any:
+            # A repartition, which asks for a number of rows, goes on to get it.
+            by_rows = wanted.get("target_num_rows_per_block") is not None
+            return options.of(**wanted) if by_rows else options(disable_block_shaping=True)
 
     module.OutputBlockSizeOption = Unshaped
     try:

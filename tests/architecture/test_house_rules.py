@@ -1,6 +1,7 @@
 """Rules about the code as a whole that no linter holds."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -137,3 +138,14 @@ def test_what_is_imported_is_pinned() -> None:
             line.split("==")[0] for line in (ROOT / "constraints" / name).read_text().splitlines()
         }
         assert {name.lower() for name in wanted} <= pinned
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests" / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_import_what_exists(file: Path) -> None:
+    """Nothing else in `make test` runs them."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("sphere_ray"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")

@@ -5,54 +5,52 @@ manifests and training steps. Prints `overhead_s` with its items.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
 
+from sphere_ray import storage
+from sphere_ray.runs.directory import FinishedStep, Run
 from tests.benchmarks.report import emit, rounded
 from tests.benchmarks.sampling import CONFIG
 
-PHASES = ("rollouts", "reference", "policy", "evaluation")
+PHASES = ("rollouts", "reference", "policy", "evaluation/trained")
 
 
-def moments(run_dir: Path) -> dict[str, tuple[float, float]]:
+def moments(run: Run) -> dict[str, tuple[float, float]]:
     """Start and end of each phase of the first iteration, in seconds."""
     found: dict[str, list[float]] = {}
-    for line in (run_dir / "events.jsonl").read_text("utf-8").splitlines():
-        event = json.loads(line)
+    for event in run.events():
         if event.get("iteration") == 0 and event["event"].startswith("phase_"):
             moment = datetime.fromisoformat(event["time"]).timestamp()
             found.setdefault(event["phase"], []).append(moment)
     return {phase: (times[0], times[-1]) for phase, times in found.items()}
 
 
-def generating(run_dir: Path, phase: str) -> float:
-    """Seconds in which the pools of a phase had work (the longest, if there are several)."""
-    manifest = json.loads((run_dir / "iter-000" / phase / "manifest.json").read_text("utf-8"))
-    return max(float(use["busy_s"]) / use["replicas"] for use in manifest["report"]["pools"])
+def generating(step: FinishedStep) -> float:
+    """Seconds in which the pools of a step had work (the longest, if there are several)."""
+    return max(use.busy_s / use.replicas for use in step.manifest.report.pools)
 
 
-def itemised(run_dir: Path) -> dict[str, float]:
+def itemised(run: Run) -> dict[str, float]:
     """Where the time without generation and training goes."""
-    times = moments(run_dir)
+    times = moments(run)
     spans = {phase: times[phase][1] - times[phase][0] for phase in PHASES}
-    iteration = run_dir / "iter-000"
-    training = json.loads((iteration / "policy/training.json").read_text("utf-8"))
-    forwards = json.loads((iteration / "reference/reference.json").read_text("utf-8"))["seconds"]
+    steps = {step.name.removeprefix("iter-000/"): step for step in run.steps if step.iteration == 0}
+    training = storage.read_json(f"{steps['policy'].path}/training.json")
+    forwards = storage.read_json(f"{steps['reference'].path}/reference.json")["seconds"]
     return {
-        "rollouts: stage actors, graph, commits": spans["rollouts"]
-        - generating(run_dir, "rollouts"),
+        "rollouts: stage actors, graph, commits": spans["rollouts"] - generating(steps["rollouts"]),
         "pairs, release of the engines": times["reference"][0] - times["rollouts"][1],
         "training: start of the workers, reference model": spans["reference"] - forwards,
         "training: model, checkpoints, export": times["policy"][1]
         - times["reference"][1]
         - sum(step["seconds"] for step in training["history"]),
-        "start of the new policy's engine": times["evaluation"][0] - times["policy"][1],
-        "evaluation: stage actors, graph, commits": spans["evaluation"]
-        - generating(run_dir, "evaluation"),
+        "start of the new policy's engine": times["evaluation/trained"][0] - times["policy"][1],
+        "evaluation: stage actors, graph, commits": spans["evaluation/trained"]
+        - generating(steps["evaluation/trained"]),
     }
 
 
@@ -67,7 +65,7 @@ def main() -> None:
             sphere = Path(sys.executable).with_name("sphere")
             command = [str(sphere), "run", str(CONFIG), "--set", f"run_dir={run_dir}"]
             subprocess.run(command, stdout=sys.stderr, check=True)
-        items = itemised(run_dir)
+        items = itemised(Run.open(str(run_dir)))
     emit(
         "overhead_s", rounded(sum(items.values())), items={k: round(v, 1) for k, v in items.items()}
     )

@@ -28,8 +28,6 @@ from typing import Any
 
 import ray
 from pyarrow.parquet import read_table
-from sphere_ray.runs.phases import evaluate, ingest_problems, read_rollouts, roll_out
-from sphere_ray.runs.store import RunStore
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.loading import load_config
@@ -38,10 +36,15 @@ from sphere_ray.engines.engine import engine_environment
 from sphere_ray.grading import grade
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import ingest
-from sphere_ray.records import ModelRef, Problem
-from sphere_ray.rollout.pools import ADMITTED
-from sphere_ray.rollout.roles import base_model, policy_spec, roles_of
+from sphere_ray.records import ModelRef, Problem, Rollout
+from sphere_ray.rollout.pools import ADMITTED, Pools
+from sphere_ray.rollout.roles import base_model, policy_spec
+from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
+from sphere_ray.runs.step import Executor
+from sphere_ray.runs.steps.evaluation import EvaluationStep
+from sphere_ray.runs.steps.problems import ProblemsStep
+from sphere_ray.runs.steps.rollouts import RolloutsStep
 from tests.benchmarks.report import emit, rounded
 
 CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "laptop.yaml"
@@ -90,19 +93,19 @@ def settings(run_dir: str, problems: int) -> RunSettings:
 
 
 @contextmanager
-def watched(session: Session, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
+def watched(pools: Pools, spec: EngineSpec, total: int) -> Iterator[dict[str, float]]:
     """From the first request to the last answer: seconds, and how many of them were full.
 
     Full are those of steps with at least min(max_num_seqs, sequences left before it) sequences.
     """
     found: dict[str, float] = {"seconds": 0.0, "full_s": 0.0}
     stop = threading.Event()
-    start = session.stats(spec)[0]
+    start = pools.stats(spec)[0]
 
     def watch() -> None:
         before, since, left = start, 0.0, total
         while not stop.wait(max(POLL_FEW_S, POLL_S * min(1, left / spec.pool.max_num_seqs))):
-            stats = session.stats(spec)
+            stats = pools.stats(spec)
             if not stats:  # the replica was too busy to answer
                 continue
             (now,) = stats
@@ -129,19 +132,23 @@ def ours(problems: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         chosen = settings(f"{folder}/run", problems)
         base = base_model(chosen.engines)
-        store = RunStore.open(chosen.run_dir, chosen)
-        with store, Session(settings=chosen, store=store) as session:
-            phase, _ = ingest_problems(session)
-            roles = roles_of(chosen.engines, base)
-            evaluate(session, phase, "validation", base, (None, "evaluation/base"))
-            with watched(session, roles.policy, problems * SAMPLES) as found:
-                rollouts, manifest = roll_out(session, phase, base, 0)
-        samples = sum(len(rollout.chains) for rollout in read_rollouts(rollouts.path))
+        with WritableRun.create(chosen.run_dir, chosen) as run, Session(run=run) as session:
+            steps = Executor(session)
+            given = steps.make(ProblemsStep(settings=chosen, policy=base))
+            common: Any = {"settings": chosen, "problems": given}
+            steps.make(EvaluationStep(label="base", split="validation", model=base, **common))
+            spec, pools = policy_spec(chosen.engines, base), session._pools
+            assert pools is not None
+            with watched(pools, spec, problems * SAMPLES) as found:
+                made = steps.make(RolloutsStep(iteration=0, policy=base, **common))
+            assert made.finished is not None
+            samples = sum(len(rollout.chains) for rollout in made.finished.rows(Rollout))
+            report = made.report
     return {
-        "tokens": manifest.report.tokens,
+        "tokens": report.tokens,
         "samples": samples,
         "seconds": found["seconds"],
-        "wall_s": manifest.report.seconds,
+        "wall_s": report.seconds,
         "busy": found["full_s"] / found["seconds"],
     }
 

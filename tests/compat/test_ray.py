@@ -27,6 +27,8 @@ def test_batches_become_blocks_while_a_plan_is_made_and_not_afterwards() -> None
     with ray.batches_as_blocks():
         made = planner.OutputBlockSizeOption.of(target_max_block_size=1 << 27)
         assert made == options(disable_block_shaping=True)
+        by_rows = planner.OutputBlockSizeOption.of(target_num_rows_per_block=4)
+        assert by_rows == options(target_num_rows_per_block=4)  # a repartition's
     assert planner.OutputBlockSizeOption is options
 
 

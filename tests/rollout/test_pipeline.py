@@ -31,9 +31,9 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.stages import rollout_table
+from sphere_ray.rollout.stages import RowStage, rollout_table
 from sphere_ray.schema import from_table, to_table
-from tests.rollout.dying import Dying, Nothing
+from tests.rollout.odd_stages import Dying, Gathering, Nothing
 from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray]
@@ -205,25 +205,41 @@ def test_many_small_files_become_few_and_stay_what_they_were(tmp_path: Path) -> 
     assert [path.name for path in files(output)] == ["part-00000.parquet"]
 
 
-def streamed(tmp_path: Path, problems: list[Problem]) -> list[str]:
+def streamed(
+    tmp_path: Path,
+    problems: list[Problem],
+    stages: tuple[type[RowStage], ...],
+    **settings: Any,
+) -> list[Problem]:
     source, output = tmp_path / "problems", tmp_path / "rows"
     source.mkdir()
     pq.write_table(to_table(problems, Problem), source / "part-00000.parquet")
-    settings = SimpleNamespace(
-        rollout=RolloutSettings(batch_size=4, batches_in_flight=2, problem_timeout_s=30)
-    )
+    rollout_settings = RolloutSettings(problem_timeout_s=30, **settings)
     assignment: Any = SimpleNamespace(
-        settings=settings, progress=Nothing(), marker=str(tmp_path / "died")
+        settings=SimpleNamespace(rollout=rollout_settings),
+        progress=Nothing(),
+        marker=str(tmp_path / "died"),
+        gather=rollout_settings.batch_size * rollout_settings.batches_in_flight,
     )
-    pipeline._stream(str(source), str(output), (Dying, Dying), assignment)
+    pipeline._stream(str(source), str(output), stages, assignment)
     pipeline.compact(str(output))
-    return [row.problem_id for row in read(output, Problem)]
+    return read(output, Problem)
+
+
+FEW = {"batch_size": 4, "batches_in_flight": 2}
+
+
+def test_so_many_batches_are_worked_on_at_once_as_the_settings_say(tmp_path: Path) -> None:
+    """One table of problems is read as eight blocks; the graph must cut them into batches."""
+    problems = [simulated_problem(number) for number in range(96)]
+    found = streamed(tmp_path, problems, (Gathering,), batch_size=2, batches_in_flight=24)
+    assert {row.level for row in found} == {problem.level for problem in problems}
 
 
 def test_a_stage_that_dies_costs_no_problem_and_doubles_none(tmp_path: Path) -> None:
     problems = [simulated_problem(number) for number in range(24)]
     problems[17] = replace(problems[17], level=9)
-    found = streamed(tmp_path, problems)
+    found = [row.problem_id for row in streamed(tmp_path, problems, (Dying, Dying), **FEW)]
     assert (tmp_path / "died").exists()
     assert sorted(found) == sorted(problem.problem_id for problem in problems)
 
@@ -231,4 +247,4 @@ def test_a_stage_that_dies_costs_no_problem_and_doubles_none(tmp_path: Path) -> 
 def test_an_error_of_the_run_ends_the_stream(tmp_path: Path) -> None:
     problems = [replace(simulated_problem(0), level=8)]
     with pytest.raises(EngineError, match="the engines are gone"):
-        streamed(tmp_path, problems)
+        streamed(tmp_path, problems, (Dying, Dying), **FEW)

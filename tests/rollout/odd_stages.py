@@ -1,6 +1,8 @@
-"""A stage whose process dies; workers of Ray import it, so it is not in the test."""
+"""Stages for the tests of the graphs; workers of Ray import them, so they are not in the test."""
 
+import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,32 @@ class Dying(RowStage):
 
     def failed(self, row: Problem, error: RowError) -> Problem:
         return row
+
+    def write(self, rows: list[Problem]) -> pa.Table:
+        return to_table(rows, Problem)
+
+
+class Gathering(RowStage):
+    """Lets no row go before so many as the assignment says have come; a row that waited in vain
+    has level 0."""
+
+    def __init__(self, assignment: Any, *, last: bool = True) -> None:
+        super().__init__(assignment, last=last)
+        self.missing = assignment.gather
+        self.all_there = asyncio.Event()
+
+    def read(self, table: pa.Table) -> list[Problem]:
+        return from_table(table, Problem)
+
+    async def work(self, row: Problem) -> Problem:
+        self.missing -= 1
+        if self.missing <= 0:
+            self.all_there.set()
+        await self.all_there.wait()
+        return row
+
+    def failed(self, row: Problem, error: RowError) -> Problem:
+        return replace(row, level=0)
 
     def write(self, rows: list[Problem]) -> pa.Table:
         return to_table(rows, Problem)
