@@ -212,6 +212,8 @@ def _gold_of_item(item: object, did: Counter[str]) -> str:
     text = _text(_scalar_text(item, Reason.ANSWER_NOT_TEXT))
     if len(text) > _MAX_RAW_ANSWER_CHARS:
         raise _no_final_answer(len(text))
+    if is_blank(text):
+        raise RefusedError(Reason.EMPTY_ANSWER)
     if reason := why_no_answer(text):
         raise RefusedError(Reason.NO_FINAL_ANSWER, reason)
     gold = _bare(text)
