@@ -307,11 +307,14 @@ def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
     """Turn what ends a command early into a sentence and an exit code."""
     try:
         yield
-    except SphereError as error:
+    except Exception as error:
+        told = error if isinstance(error, SphereError) else _disk_trouble(error)
+        if told is None:
+            raise
         if debug:
             _err.print(redact(traceback.format_exc()), end="")
-        _err.print(f"error: {_one_line(str(error))}")
-        raise typer.Exit(error.exit_code) from error
+        _err.print(f"error: {_one_line(str(told))}")
+        raise typer.Exit(told.exit_code) from error
     except KeyboardInterrupt as error:
         code = error.exit_code if isinstance(error, Interrupted) else 130
         _err.print(f"stopped; {hint}")
@@ -320,6 +323,12 @@ def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
         # Ray's own signal handlers leave this way, some with code 0.
         _err.print(f"stopped; {hint}")
         raise typer.Exit(130) from error
+
+
+def _disk_trouble(error: Exception) -> SphereError | None:
+    from sphere_ray.storage import disk_trouble
+
+    return disk_trouble(error)
 
 
 def _one_line(text: str) -> str:

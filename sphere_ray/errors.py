@@ -12,6 +12,7 @@ SphereError                      base; its text is one sentence for the person a
 |  `- RequestError               an engine refused or lost one request for good
 `- FatalError                 the run cannot go on; exit code 1
    |- EngineError                an engine pool is gone, or answered against its contract
+   |- StorageError               a disk is full, read-only or lost
    |- GraderError                the grader failed its self-test or lost its workers
    |- ReleaseError               engines did not give their memory back
    `- TrainingError              a training phase failed
@@ -76,6 +77,10 @@ class FatalError(SphereError):
 
 class EngineError(FatalError):
     """An engine pool is gone for good, or an engine broke its contract."""
+
+
+class StorageError(FatalError):
+    """Files cannot be written or read because of the disk they lie on."""
 
 
 class GraderError(FatalError):

@@ -4,6 +4,7 @@ Paths travel as strings, because Ray tasks and other libraries take those. This 
 of steps or configurations.
 """
 
+import errno
 import json
 import os
 import re
@@ -19,11 +20,41 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from sphere_ray.errors import EngineError, RunDirectoryError
+from sphere_ray.errors import EngineError, RunDirectoryError, StorageError
 
 _TEMPORARY = ".tmp-"
 _NO_PATH = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _REMEDY = "remove this directory and run the same command again"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOST = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+_WORDS = {
+    **{os.strerror(number): number for number in (*_FULL, errno.EROFS, errno.ESTALE)},
+    "disk's utilization is over capacity": errno.ENOSPC,  # Ray
+    "unexpected pos": errno.ENOSPC,  # torch, which says no more
+    "PytorchStreamWriter failed writing": errno.ENOSPC,
+}
+"""How errors without a number tell that the disk is at fault."""
+
+
+def disk_trouble(error: BaseException) -> StorageError | None:
+    """One sentence, if a disk that is full, read-only or lost is behind an error; else None.
+
+    It looks into the causes, those that Ray wrapped included.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        number = getattr(cause, "errno", None)
+        number = number or next((n for words, n in _WORDS.items() if words in str(cause)), None)
+        if number in (*_FULL, *_LOST):
+            place = getattr(cause, "filename", None) or "a file of this command"
+            remedy = "free some space" if number in _FULL else "correct the mount or its rights"
+            return StorageError(
+                f"{place} cannot be used: {os.strerror(number)}; {remedy} there, then run the same "
+                "command again: finished work is kept"
+            )
+        context = None if cause.__suppress_context__ else cause.__context__
+        cause = getattr(cause, "cause", None) or cause.__cause__ or context
+    return None
 
 
 def resolve(uri: str) -> str:
@@ -118,7 +149,7 @@ def write_text(text: str, path: str) -> None:
 def append_line(line: str, path: str) -> None:
     """Add a line to a text file; object stores cannot append, so there the file is written anew."""
     if is_local(path):
-        with open(path, "a", encoding="utf-8") as file:
+        with _naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
     else:
         write_text(f"{read_text(path) or ''}{line}\n", path)
@@ -203,6 +234,8 @@ def tables(directory: str, columns: Sequence[str] | None = None) -> Iterator[pa.
         except FileNotFoundError:
             raise RunDirectoryError(f"{path} does not exist; {_REMEDY}") from None
         except (pa.ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None):  # then the disk is at fault, not what lies on it
+                raise
             raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
@@ -240,7 +273,7 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
     temporary = _beside(path)
     make_directory(path.rpartition("/")[0])
     try:
-        with UPath(temporary).open("wb") as file:
+        with _naming(path), UPath(temporary).open("wb") as file:
             yield file
             if is_local(path):
                 file.flush()
@@ -252,6 +285,16 @@ def replacing(path: str) -> Iterator[IO[bytes]]:
             source.fs.mv(source.path, UPath(path).path)
     except BaseException:
         remove(temporary)
+        raise
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Give an error of the disk the name of the file: the system knows it only at opening."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
         raise
 
 

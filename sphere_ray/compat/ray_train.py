@@ -43,12 +43,17 @@ def failure_config(max_failures: int) -> FailureConfig:
         return FailureConfig(**options)
 
 
-def reason(error: Exception) -> str:
-    """The last line of what a worker, or Ray Train's controller, failed with."""
+def cause_of(error: Exception) -> Exception:
+    """What a worker, or Ray Train's controller, failed with."""
     causes = getattr(error, "worker_failures", None) or {}
-    cause = next(iter(causes.values()), getattr(error, "controller_failure", error))
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    return lines[-1]
+    cause: Exception = next(iter(causes.values()), getattr(error, "controller_failure", error))
+    return cause
+
+
+def reason(error: Exception) -> str:
+    """The last line of `cause_of`."""
+    cause = cause_of(error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
 @contextmanager

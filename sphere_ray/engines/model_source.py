@@ -18,6 +18,7 @@ from typing import Any
 
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
+from sphere_ray.model_directory import weight_files
 
 MADE = {
     "embedded:smollm2-135m-instruct": "embedded",
@@ -179,15 +180,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def _missing_weights(directory: Path) -> str:
     """Name what is missing of the weights, or return an empty string."""
-    for stem in ("model.safetensors", "pytorch_model.bin"):
-        if (directory / stem).is_file():
-            return ""
-        index = directory / f"{stem}.index.json"
-        if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            absent = sorted(shard for shard in shards if not (directory / shard).is_file())
-            return ", ".join(absent)
-    return "model.safetensors or pytorch_model.bin, or an index of shards"
+    files = weight_files(directory)
+    if not files:
+        return "model.safetensors or pytorch_model.bin, or an index of shards"
+    return ", ".join(file.name for file in files if not file.is_file())
 
 
 def _made_model(name: str, cache_dir: Path) -> Path:

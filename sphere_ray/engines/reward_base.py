@@ -30,6 +30,7 @@ from sphere_ray.engines.reward_shape import (
 )
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
+from sphere_ray.model_directory import copy_others, weight_files
 
 _HEAD_STD = 0.02
 _EMBEDDING_MULTIPLE = 64
@@ -54,7 +55,10 @@ def prepare_step_tags(
     """
     config = _config(base, layers, "step_tags")
     if keeps_head(config.architectures or (), "step_tags"):
-        shutil.copytree(base, target, dirs_exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        copy_others(str(base), target)
+        for file in (*base.glob("*.index.json"), *weight_files(base)):
+            shutil.copyfile(file, target / file.name)
         return
     require_step_tags(base)
     tokenizer: Any = load_tokenizer(str(base))

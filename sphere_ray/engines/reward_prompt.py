@@ -56,12 +56,9 @@ class RewardPrompt:
         return ids
 
     def _encode_question(self, question: str) -> tuple[int, ...]:
-        messages = (
-            Message(role="system", content=self._system),
-            Message(role="user", content=question),
-        )
+        system = (Message(role="system", content=self._system),) if self._system else ()
+        ids = prompt_ids(self._tokenizer, (*system, Message(role="user", content=question)))
         # A question that contains the tag must not add a score either.
-        ids = prompt_ids(self._tokenizer, messages)
         return tuple(token for token in ids if token != self.tag_id)
 
     def _encode_step(self, step: str) -> tuple[int, ...]:

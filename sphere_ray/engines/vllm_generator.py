@@ -9,7 +9,7 @@ from vllm.sampling_params import RequestOutputKind
 from sphere_ray.compat import vllm as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import Request
-from sphere_ray.engines.tokens import load_tokenizer, prompt_ids, text_of
+from sphere_ray.engines.tokens import end_ids, load_tokenizer, prompt_ids, text_of
 from sphere_ray.engines.vllm_engine import VllmEngine, engine_args
 from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import GenerateRequest
@@ -29,15 +29,19 @@ def generator_args(spec: EngineSpec) -> AsyncEngineArgs:
 
 
 def sampling_params(
-    request: GenerateRequest, *, max_tokens: int, deterministic: bool
+    request: GenerateRequest, *, max_tokens: int, deterministic: bool, ends: tuple[int, ...] = ()
 ) -> SamplingParams:
-    """vLLM's sampling parameters of a request; the seed is sent in deterministic pools only."""
+    """vLLM's sampling parameters of a request; the seed is sent in deterministic pools only.
+
+    `ends` are ids that end an answer; vLLM knows only those of the model's configuration.
+    """
     return SamplingParams(
         n=request.n,
         temperature=request.temperature,
         top_p=request.top_p,
         max_tokens=max_tokens,
         stop=list(request.stop) or None,
+        stop_token_ids=list(ends),
         include_stop_str_in_output=True,
         detokenize=bool(request.stop),  # text is made here, of ids; vLLM needs its own for stops
         seed=request.seed & SEED_MASK if deterministic else None,
@@ -53,10 +57,12 @@ class VllmGenerator(VllmEngine):
         """Remember what to start."""
         super().__init__(spec, generator_args(spec))
         self._tokenizer: Any = None
+        self._ends: tuple[int, ...] = ()
 
     async def start(self) -> None:
         """See `Engine.start`."""
         self._tokenizer = load_tokenizer(self.spec.path, self.spec.model.revision)
+        self._ends = end_ids(self._tokenizer, self.spec.path)
         self._prompt_ids = lru_cache(PROMPT_CACHE)(partial(prompt_ids, self._tokenizer))
         await super().start()
 
@@ -83,6 +89,7 @@ class VllmGenerator(VllmEngine):
             request,
             max_tokens=min(request.max_tokens, room),
             deterministic=self.spec.pool.deterministic,
+            ends=self._ends,
         )
         output = await self.last_output(
             llm.generate(

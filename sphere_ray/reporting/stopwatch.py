@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sphere_ray import storage
 
@@ -27,7 +27,8 @@ def stopwatch(directory: str, name: str) -> Iterator[Callable[[], float]]:
 
     def keep_notes() -> None:
         while not ended.wait(NOTE_S):
-            storage.write_json({"seconds": round(seconds(), 3)}, file)
+            with suppress(OSError):  # what the step itself writes will tell
+                storage.write_json({"seconds": round(seconds(), 3)}, file)
 
     notes = threading.Thread(target=keep_notes, name=f"stopwatch-{name}", daemon=True)
     notes.start()

@@ -227,7 +227,8 @@ class WritableRun(Run):
         except OSError as error:
             run.close()
             raise RunDirectoryError(
-                f"run_dir {path} cannot be written: {error.strerror or error}; choose another"
+                f"run_dir {path} cannot be written: {error.strerror or error}; make room, correct "
+                "the rights or the mount, or choose another run_dir"
             ) from None
         return run
 

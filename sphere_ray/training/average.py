@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sphere_ray.engines.model_directory import copy_others, new_directory
 from sphere_ray.errors import ModelError
+from sphere_ray.model_directory import copy_others, new_directory, weight_files
 from sphere_ray.training.keeping import rounded
 
 _PATTERN = "*.safetensors"
@@ -50,7 +50,7 @@ def halfway(name: str, start: Tensor, trained: Tensor) -> Tensor:
 def _weights(directory: str, stack: ExitStack) -> dict[str, Any]:
     """The open file that holds each weight."""
     found: dict[str, Any] = {}
-    for path in sorted(Path(directory).glob(_PATTERN)):
+    for path in (p for p in weight_files(Path(directory)) if p.match(_PATTERN)):
         file = stack.enter_context(safe_open(path, framework="pt"))
         found |= dict.fromkeys(file.keys(), file)
     return found

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sphere_ray.compat import ray_train
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import SphereError, TrainingError
+from sphere_ray.storage import disk_trouble
 from sphere_ray.training.messages import Request
 
 _PATIENCE_S = 60
@@ -129,7 +130,7 @@ class _Relay:
         self._given = self._finished = 0
         self._over = False
 
-    async def run(self) -> TrainingError | None:
+    async def run(self) -> SphereError | None:
         me = ray.get_runtime_context().current_actor
         try:
             return await asyncio.to_thread(self._fit, me)
@@ -161,7 +162,7 @@ class _Relay:
         # There is none (None) behind the end of the job.
         return None if self._over and self._messages.empty() else await self._messages.get()
 
-    def _fit(self, me: ActorHandle[Any]) -> TrainingError | None:
+    def _fit(self, me: ActorHandle[Any]) -> SphereError | None:
         from ray.train.torch import TorchTrainer
 
         placement = self._placement
@@ -187,7 +188,7 @@ class _Relay:
             trainer.fit()
         except ray_train.TrainingFailedError as error:
             reason = ray_train.reason(error)
-            return TrainingError(
+            return disk_trouble(ray_train.cause_of(error)) or TrainingError(
                 f"{self._name} failed for good: {reason}; Ray's log has the workers' tracebacks"
             )
         return None

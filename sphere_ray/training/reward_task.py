@@ -11,10 +11,10 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sphere_ray.engines.model_directory import copy_others, new_directory
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
+from sphere_ray.model_directory import copy_others, new_directory
 from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
 from sphere_ray.training.keeping import keeping, take_over

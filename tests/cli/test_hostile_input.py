@@ -1,5 +1,6 @@
 """What strangers wrote reaches the terminal as one sentence with exit code 2."""
 
+import errno
 import os
 import sys
 from types import ModuleType, SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sphere_ray import cli
 from sphere_ray.errors import ProblemSourceError
 
 SECRET = "s3cr3t"
@@ -87,6 +89,32 @@ def test_settings_are_shown_without_secrets(sphere, config, evolve):
         code, out, err = sphere(*debug, "run", str(config), *chosen)
         assert code == 2
         assert SECRET not in out + err
+
+
+def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config, evolve):
+    def run(settings, origin):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/run/part.parquet")
+
+    evolve.run = run
+    code, out, err = sphere("run", str(config))
+    assert (code, out) == (1, "")
+    assert err == (
+        "error: /data/run/part.parquet cannot be used: No space left on device; free some space "
+        "there, then run the same command again: finished work is kept\n"
+    )
+    code, _, err = sphere("--debug", "run", str(config))
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_a_mistake_of_ours_stays_a_traceback(config, evolve, monkeypatch):
+    def run(settings, origin):
+        raise KeyError("a mistake")
+
+    evolve.run = run
+    monkeypatch.setattr(cli, "catch_signals", lambda: None)
+    with pytest.raises(KeyError, match="a mistake"):
+        cli.main(["run", str(config)])
 
 
 def fail(source):

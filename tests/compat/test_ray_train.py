@@ -9,6 +9,7 @@ import ray.train
 from sphere_ray.compat import names, ray_train
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import TrainingError
+from sphere_ray.storage import disk_trouble
 from sphere_ray.training.job import TrainingJob
 
 
@@ -53,6 +54,9 @@ def test_the_reason_is_the_last_line_of_what_a_worker_failed_with() -> None:
     assert ray_train.reason(error) == "out of memory"
     assert ray_train.reason(ray.train.ControllerError(ValueError("no room"))) == "no room"
     assert ray_train.reason(ValueError()) == "ValueError"
+    assert ray_train.cause_of(error) is cause
+    full = ray.train.WorkerGroupError("one failed", {0: RuntimeError("No space left on device")})
+    assert "free some space" in str(disk_trouble(ray_train.cause_of(full)))
 
 
 def test_a_ray_train_that_cannot_be_used_is_named_before_it_starts(

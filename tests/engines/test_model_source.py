@@ -79,6 +79,16 @@ def test_a_missing_shard_is_named(directory: Path) -> None:
         resolve(directory)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": [1]}', "\udc80", "[" * 99_999])
+def test_a_damaged_index_of_shards_is_one_sentence(directory: Path, text: str) -> None:
+    (directory / "model.safetensors").unlink()
+    index = directory / "model.safetensors.index.json"
+    index.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ModelError, match="no index of the shards") as caught:
+        resolve(directory)
+    assert str(index) in str(caught.value)
+
+
 def test_a_broken_configuration_is_refused(directory: Path) -> None:
     (directory / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not valid JSON"):

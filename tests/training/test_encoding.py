@@ -85,5 +85,6 @@ def test_a_template_that_refuses_the_messages_is_one_sentence(tmp_path: Path) ->
     refusal = "{{ raise_exception('System role not supported') }}"
     tokenizer = load_tokenizer(str(tmp_path))
     tokenizer.chat_template = refusal
+    asked = (Message(role="system", content="s"), Message(role="user", content="u"))
     with pytest.raises(ModelError, match=r"System role not supported; change method\.prompts"):
-        prompt_ids(tokenizer, (Message(role="system", content="s"),))
+        prompt_ids(tokenizer, asked)

@@ -11,6 +11,15 @@ from sphere_ray.training.batches import collate
 from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, export, load_model
 
+FOREIGN = (
+    *("tf_model.h5", "flax_model.msgpack", "model.onnx", "model.onnx_data", "rust_model.ot"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json", "model.safetensors.index.json"),
+    *("model.fp16.safetensors", "consolidated.safetensors", "consolidated.00.pth", "model.gguf"),
+    *("model.ckpt", "weights.npz", "optimizer.pt", "adapter_model.bin", "adapter_config.json"),
+    *("quantize_config.json", "hf_quant_config.json", "FINGERPRINT", ".gitattributes"),
+    *("original/consolidated.00.pth", "original/params.json", "onnx/model.onnx"),
+)
+"""Weights in other formats and places, and what describes them."""
 PAIRS = [
     EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1, 8), rejected_ids=(1, 2, 3)),
     EncodedPair(pair_id="b", prompt_ids=(5, 8), chosen_ids=(4, 4, 4, 4), rejected_ids=(9,)),
@@ -68,11 +77,15 @@ def test_weights_of_the_base_in_other_formats_are_not_copied(
     """Whoever loads those would get the untrained model."""
     source = tmp_path / "source"
     shutil.copytree(model_dir, source)
-    foreign = ("tf_model.h5", "flax_model.msgpack", "model.onnx", "rust_model.ot")
     model = load_model(str(source), TrainingSettings(precision="fp32"))
-    for name in (*foreign, "adapter_config.json", "README.md"):
+    ours = {file.name for file in source.iterdir()} | {"README.md", "LICENSE", "tokenizer.model"}
+    for name in ("README.md", "LICENSE", "tokenizer.model"):
+        (source / name).write_text("{}")
+    for name in FOREIGN:
+        (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("{}")
     export(model, str(source), str(tmp_path / "made"))
-    made = {file.name for file in (tmp_path / "made").iterdir()}
-    assert {"README.md", "model.safetensors", "tokenizer.json"} <= made
-    assert not made & {*foreign, "adapter_config.json"}
+    made = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*")}
+    assert made == ours
+    assert (tmp_path / "made" / "model.safetensors").stat().st_size > 100_000
+    assert (tmp_path / "made" / "config.json").read_text() != "{}"
