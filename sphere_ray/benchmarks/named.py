@@ -146,21 +146,22 @@ def names_of(references: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def asked(settings: RunSettings, name: str, samples: int | None = None) -> RunSettings:
+def asked(
+    settings: RunSettings, name: str, samples: int | None = None, max_tokens: int | None = None
+) -> RunSettings:
     """The settings to ask a benchmark with: its samples, its limit, and a prompt.
 
-    `samples` replaces its number of samples. Otherwise there are at least as many as
-    `evaluation.num_samples`, and answers may be as long as `evaluation.max_tokens` in any case.
+    `samples` and `max_tokens` replace its own. Otherwise these are at least those of `evaluation`.
     """
     benchmark, evaluation = BENCHMARKS[name], settings.evaluation
-    own = max(benchmark.num_samples, evaluation.num_samples)
-    changed = evaluation.model_copy(
-        update={
-            "num_samples": own if samples is None else samples,
-            "max_tokens": max(benchmark.max_tokens, evaluation.max_tokens),
-        }
-    )
+    if samples is None:
+        samples = max(benchmark.num_samples, evaluation.num_samples)
+    if max_tokens is None:
+        max_tokens = max(benchmark.max_tokens, evaluation.max_tokens)
+    changes = {"num_samples": samples, "max_tokens": max_tokens}
     method = settings.method
     if method.prompts == PromptSettings():
         method = method.model_copy(update={"prompts": BOXED})
-    return settings.model_copy(update={"evaluation": changed, "method": method})
+    return settings.model_copy(
+        update={"evaluation": evaluation.model_copy(update=changes), "method": method}
+    )

@@ -28,6 +28,8 @@ from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 PROBLEMS = "problems"
 """The set of `--problems`."""
 _CACHE = "endpoint-answers"
+_TIMEOUT_S = 1800.0
+"""An answer of many thousand tokens takes minutes."""
 _MAX_SHOWN = 200
 
 
@@ -50,6 +52,7 @@ def measure(
             base_url=options.endpoint,
             model=options.endpoint_model,
             api_key_env=options.endpoint_key_env,
+            timeout_s=_TIMEOUT_S,
             cache_dir=str(Path(settings.run_dir).expanduser().absolute().parent / _CACHE),
         )
         answers = asyncio.run(answers_of_endpoint(endpoint, sets, counts))
@@ -67,7 +70,7 @@ def _sets(settings: RunSettings, options: EvaluationOptions, tell: Tell) -> dict
     sets: dict[str, Asked] = {}
     for name, reference in names_of(options.references).items():
         problems = usable(settings, read_benchmark(settings, reference, options.limit), tell)
-        sets[name] = asked(settings, name, options.samples), problems
+        sets[name] = asked(settings, name, options.samples, options.max_tokens), problems
     if options.problems is not None:
         split = SplitSettings(source=options.problems, limit=options.limit)
         evaluation = settings.evaluation.model_copy(update={"num_samples": options.samples or 0})

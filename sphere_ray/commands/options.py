@@ -39,6 +39,10 @@ class EvaluationOptions:
         int | None,
         typer.Option(min=0, help="Also sample K answers a problem; default 0, or the benchmark's."),
     ] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer; default the settings', or the benchmark's."),
+    ] = None
     endpoint: Annotated[
         str | None,
         typer.Option(help="Ask an OpenAI-compatible endpoint the same.", metavar="URL"),
@@ -60,9 +64,12 @@ class EvaluationOptions:
         return bool(self.references or self.endpoint or (len(models) > 1 and self.samples))
 
     def applied_to(self, settings: "RunSettings") -> "RunSettings":
-        """The settings, with these benchmarks in the place of theirs."""
-        directory = self.benchmark_dir or settings.evaluation.benchmark_dir
-        chosen = {"benchmarks": self.references, "benchmark_dir": directory}
+        """The settings, with these benchmarks and this length in the place of theirs."""
+        chosen = {
+            "benchmarks": self.references,
+            "benchmark_dir": self.benchmark_dir or settings.evaluation.benchmark_dir,
+            "max_tokens": self.max_tokens or settings.evaluation.max_tokens,
+        }
         evaluation = settings.evaluation.model_copy(update=chosen)
         return settings.model_copy(update={"evaluation": evaluation})
 

@@ -106,6 +106,7 @@ class _Loop:
                 made[step.place] = self.steps.make(step)
             return made[step.place]
 
+        references = names_of(settings.evaluation.benchmarks)
         base = base_model(settings.engines)
         self._check_models(base)
         benchmarks = {
@@ -114,7 +115,7 @@ class _Loop:
                     label=f"{name}/problems", settings=settings, reference=reference
                 )
             )
-            for name, reference in names_of(settings.evaluation.benchmarks).items()
+            for name, reference in references.items()
         }
         held_out = tuple(benchmarks.values())
         problems = make(ProblemsStep(settings=settings, policy=base, held_out=held_out))
