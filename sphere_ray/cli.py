@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from sphere_ray import __version__
+from sphere_ray.commands.options import EvaluationOptions, with_options
 from sphere_ray.errors import SphereError
 from sphere_ray.interruption import Interrupted, catch_signals
 from sphere_ray.redaction import redact
@@ -113,46 +114,59 @@ def run(
 
 
 @app.command()
+@with_options
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model directory or name.")],
-    problems: Annotated[str, typer.Option(help="URI of the problems, e.g. file:test.jsonl.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Settings; default those of the run the model lies in, else CPU ones."),
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Model directory or name.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Use the first N problems (0: all).")] = 0,
-    samples: Annotated[int, typer.Option(min=0, help="Also sample K answers a problem.")] = 0,
+    *,
+    options: EvaluationOptions,
 ) -> None:
-    """Measure a model: greedy pass@1 and, with --samples, mean@k."""
-    with _outcomes(debug=context.obj, hint="nothing was kept"):
-        from sphere_ray.commands.evaluate_model import evaluate_model
-        from sphere_ray.reporting.table import print_evaluation
-
-        settings = _evaluation_settings(config, model)
-        figures = evaluate_model(settings, model, problems, limit, samples)
-        print_evaluation(figures, Console())
+    """Measure a model: greedy pass@1 and, of samples, mean@k; also on named benchmarks."""
+    _measure(context, [model] if model else [], options)
 
 
 @app.command()
+@with_options
 def compare(
     context: typer.Context,
     base: Annotated[str, typer.Argument(metavar="BASE", help="Model directory or name.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model directory or name.")],
-    problems: Annotated[str, typer.Option(help="URI of the problems, e.g. file:test.jsonl.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Settings; default those of the run MODEL lies in, else CPU ones."),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Use the first N problems (0: all).")] = 0,
+    *,
+    options: EvaluationOptions,
 ) -> None:
-    """Measure two models on the same problems: greedy pass@1, and the change paired by problem."""
-    with _outcomes(debug=context.obj, hint="nothing was kept"):
-        from sphere_ray.commands.evaluate_model import compare_models
-        from sphere_ray.reporting.table import print_comparison
+    """Measure two models on the same problems, and the change paired by problem."""
+    _measure(context, [base, model], options)
 
-        settings = _evaluation_settings(config, model)
-        print_comparison(compare_models(settings, (base, model), problems, limit), Console())
+
+def _measure(context: typer.Context, models: list[str], options: EvaluationOptions) -> None:
+    with _outcomes(debug=context.obj, hint="only answers of an endpoint were kept"):
+        options.check(models)
+        chosen = _evaluation_settings(options.config, models[-1] if models else "")
+        settings = options.applied_to(chosen)
+        if options.problems is None or options.by_set(models):
+            from sphere_ray.commands.benchmarks import measure
+            from sphere_ray.reporting.benchmark_table import print_benchmarks
+
+            figures, told = measure(settings, models, options, _tell)
+            print_benchmarks(figures, Console(), told)
+            return
+        from sphere_ray.commands import evaluate_model as command
+        from sphere_ray.config.problems import SplitSettings
+        from sphere_ray.reporting.table import print_comparison, print_evaluation
+
+        split = SplitSettings(source=options.problems, limit=options.limit)
+        if len(models) == 1:
+            samples = options.samples or 0
+            found = command.evaluate_model(settings, models[0], split, samples, _tell)
+            print_evaluation(found, Console())
+        else:
+            print_comparison(command.compare_models(settings, models, split, _tell), Console())
+
+
+def _tell(line: str) -> None:
+    _out.print(_one_line(line))
 
 
 @app.command()

@@ -251,7 +251,8 @@ class EvaluationRow:
     """One row of evaluation/: how a model answered one problem, or the `error` that prevented it.
 
     `response`, `answer`, `verdict`, `num_tokens` and `finish_reason` belong to the greedy answer.
-    `sample_verdicts` and `sample_answers` have one entry per sample (none when not sampled).
+    `sample_verdicts` and `sample_answers` have one entry per sample (none when not sampled). Wrong
+    answers of one value are all spelt as the first of them.
     A row with an error has no verdict: the problem counts neither as right nor as wrong.
     """
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from upath import UPath
 
 from sphere_ray.errors import EngineError, RunDirectoryError, StorageError
@@ -317,3 +319,26 @@ def _fresh(path: str) -> UPath:
 
 def _sorted(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.take(pc.sort_indices(values))
+
+
+def lock(directory: str, name: str, holder: str) -> FileLock | None:
+    """Lock a local directory by a file `name` in it; the file `holder` says who did.
+
+    On network filesystems that know no locks nothing is held, and None returned.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+    """
+    held = FileLock(f"{directory}/{name}", timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        other = (read_text(f"{directory}/{holder}") or "unknown").strip()
+        raise RunDirectoryError(
+            f"run_dir {directory} is in use by another driver ({other}); "
+            "wait until it ends, stop it, or choose another run_dir"
+        ) from None
+    except NotImplementedError:
+        return None
+    write_text(f"process {os.getpid()} on {socket.gethostname()}\n", f"{directory}/{holder}")
+    return held

@@ -1,14 +1,14 @@
 """Evaluation of models outside a run: problems from any source, and nothing is kept."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sphere_ray.benchmarks.sources import reader_for
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.training import TrainerPlacement
-from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
-from sphere_ray.problems.sources import reader_for
+from sphere_ray.problems.ingest import IngestResult, ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.summary import (
     EvaluationSummary,
@@ -26,29 +26,37 @@ from sphere_ray.runs.steps.problems import GivenProblemsStep
 SPLIT = "test"
 
 
-def evaluate_model(
-    settings: RunSettings, model: str, problems_uri: str, limit: int, samples: int
-) -> EvaluationSummary:
-    """Measure `model` on the first `limit` problems (0: all) of a source.
+Tell = Callable[[str], None]
+"""Says a line to the user."""
 
-    `samples` answers a problem are drawn besides the greedy one.
+Asked = tuple[RunSettings, Sequence[Problem]]
+"""A set of problems, and the settings that it is asked with."""
+
+
+def evaluate_model(
+    settings: RunSettings, model: str, split: SplitSettings, samples: int, tell: Tell
+) -> EvaluationSummary:
+    """Measure `model` on problems; `samples` answers a problem are drawn besides the greedy one.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
-    (rows,) = _answers(settings, (model,), problems_uri, limit, samples)
-    return evaluation_summary(rows, seed=settings.seed)
+    problems = read_problems(settings, split, tell)
+    (found,) = answers_of(settings, (model,), {SPLIT: (_sampling(settings, samples), problems)})
+    return evaluation_summary(found[SPLIT], seed=settings.seed)
 
 
 def compare_models(
-    settings: RunSettings, models: tuple[str, str], problems_uri: str, limit: int
+    settings: RunSettings, models: Sequence[str], split: SplitSettings, tell: Tell
 ) -> HeldOutSummary:
     """Measure a base and another model on the same problems, one after the other, paired.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
-    base, other = _answers(settings, models, problems_uri, limit, samples=0)
+    problems = read_problems(settings, split, tell)
+    asked = {SPLIT: (_sampling(settings, 0), problems)}
+    base, other = (found[SPLIT] for found in answers_of(settings, models, asked))
     return held_out_summary(base, other, seed=settings.seed)
 
 
@@ -58,10 +66,16 @@ def evaluation_settings(model: str) -> RunSettings:
     Raises:
         RunDirectoryError: the run's config.json cannot be used.
     """
+    run = run_of(model)
+    return RunSettings.model_validate(_on_a_cpu(model)) if run is None else run.settings
+
+
+def run_of(model: str) -> Run | None:
+    """The run that a model lies in, if it does."""
     for folder in Path(model).absolute().parents:
         if folder.joinpath("problems").is_dir() and folder.joinpath(CONFIG).is_file():
-            return Run.open(str(folder)).settings
-    return RunSettings.model_validate(_on_a_cpu(model))
+            return Run.open(str(folder))
+    return None
 
 
 def _on_a_cpu(model: str) -> dict[str, object]:
@@ -94,11 +108,35 @@ def answers(
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
-    chosen = _settings_for(settings, model, samples)
+    chosen = _sampling(settings, samples)
+    return _answers(model, {name: (chosen, some) for name, some in problems.items()}, directory)
+
+
+def answers_of(
+    settings: RunSettings, models: Sequence[str], sets: Mapping[str, Asked]
+) -> list[dict[str, list[EvaluationRow]]]:
+    """The answers of each model to the same sets, one model after the other; nothing is kept.
+
+    Raises:
+        SphereError: one sentence for the user; see `sphere_ray.errors`.
+    """
+    # Every node reads problems and writes answers here, so it lies where runs lie.
+    runs = Path(settings.run_dir).expanduser().absolute().parent
+    runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=runs) as directory:
+        return [_answers(model, sets, directory) for model in models]
+
+
+def _answers(
+    model: str, sets: Mapping[str, Asked], directory: str
+) -> dict[str, list[EvaluationRow]]:
     found = {}
-    with WritableRun.create(directory, chosen) as run, Session(run=run) as session:
-        executor, ref = Executor(session), base_model(chosen.engines)
-        for name, some in problems.items():
+    first, _ = next(iter(sets.values()))
+    served = _serving(first, model)
+    with WritableRun.create(directory, served) as run, Session(run=run) as session:
+        executor, ref = Executor(session), base_model(served.engines)
+        for name, (settings, some) in sets.items():
+            chosen = _serving(settings, model)
             step = GivenProblemsStep(label=name, split=SPLIT, problems=tuple(some))
             given = executor.make(step)
             made = executor.make(
@@ -109,28 +147,25 @@ def answers(
     return found
 
 
-def _answers(
-    settings: RunSettings, models: Sequence[str], problems_uri: str, limit: int, samples: int
-) -> list[list[EvaluationRow]]:
-    """The answers of each model to the same problems."""
-    problems = read_problems(settings, SplitSettings(source=problems_uri, limit=limit))
-    # Every node reads problems and writes answers here, so it lies where runs lie.
-    runs = Path(settings.run_dir).expanduser().absolute().parent
-    runs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=runs) as directory:
-        return [
-            answers(settings, model, {SPLIT: problems}, samples, directory)[SPLIT]
-            for model in models
-        ]
-
-
-def read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem, ...]:
-    """The valid problems of a source; reasons for rejected rows go to a temporary file.
+def read_problems(
+    settings: RunSettings, split: SplitSettings, tell: Tell | None = None
+) -> tuple[Problem, ...]:
+    """The valid problems of a source; `tell` hears what was read.
 
     Raises:
         ProblemSourceError: the source cannot be used, or too many of its rows.
     """
-    result = ingest_splits({SPLIT: split}, reader_for(settings.method.prompts))
+    return usable(settings, ingest_splits({SPLIT: split}, reader_for(settings)), tell)
+
+
+def usable(
+    settings: RunSettings, result: IngestResult, tell: Tell | None = None
+) -> tuple[Problem, ...]:
+    """The problems of an ingest of one set; reasons for rejected rows go to a temporary file.
+
+    Raises:
+        ProblemSourceError: too many rows cannot be used.
+    """
     rejected = ""
     if result.rejected:
         with tempfile.NamedTemporaryFile(
@@ -138,16 +173,24 @@ def read_problems(settings: RunSettings, split: SplitSettings) -> tuple[Problem,
         ) as file:
             file.write(rejected_lines(result.rejected))
             rejected = file.name
+    if tell is not None:
+        reasons = [f"the reasons for rejected rows are in {rejected}"] if rejected else []
+        for line in (*result.report(), *reasons):
+            tell(line)
     require_usable(result, settings.problems.max_rejected_share, rejected)
-    return tuple(result.problems[SPLIT])
+    (problems,) = result.problems.values()
+    return tuple(problems)
 
 
-def _settings_for(settings: RunSettings, model: str, samples: int) -> RunSettings:
+def _sampling(settings: RunSettings, samples: int) -> RunSettings:
+    evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
+    return settings.model_copy(update={"evaluation": evaluation})
+
+
+def _serving(settings: RunSettings, model: str) -> RunSettings:
     known = settings.engines.policy
     revision = known.revision if known.path == model else None
     policy = known.model_copy(update={"path": model, "revision": revision})
     engines = policy_alone(settings.engines).model_copy(update={"policy": policy})
-    evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
     # Nothing is trained: the cluster need not have room for the trainer either.
-    changes = {"engines": engines, "evaluation": evaluation, "trainer": TrainerPlacement()}
-    return settings.model_copy(update=changes)
+    return settings.model_copy(update={"engines": engines, "trainer": TrainerPlacement()})

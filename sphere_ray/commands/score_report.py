@@ -10,6 +10,7 @@ from itertools import combinations, islice
 from typing import Any
 
 from sphere_ray import storage
+from sphere_ray.benchmarks.sources import reader_for
 from sphere_ray.commands.scores import COST, ScoresStep
 from sphere_ray.commands.train_prm import recorded_rollouts, settings_of_run
 from sphere_ray.config import RunSettings
@@ -18,7 +19,6 @@ from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
-from sphere_ray.problems.sources import reader_for
 from sphere_ray.records import LabelledStep, ModelRef, Problem, Rollout, ScoreRow, Verdict
 from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
@@ -167,7 +167,7 @@ def _unseen(
     Raises:
         ProblemSourceError: the source cannot be used, or has none of them.
     """
-    result = ingest_splits({"train": split}, reader_for(settings.method.prompts))
+    result = ingest_splits({"train": split}, reader_for(settings))
     rejected = f"{target}-rejected.jsonl"
     if result.rejected:
         storage.write_text(rejected_lines(result.rejected), rejected)

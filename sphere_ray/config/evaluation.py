@@ -1,20 +1,29 @@
 """Parameters of evaluation, and of the decision that follows it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 
 CandidateName = Literal["trained", "halfway", "half_rate"]
 
 
 class EvaluationSettings(Settings):
-    """Greedy pass@1 and, with `num_samples` above 0, mean@k; lengths count tokens."""
+    """Greedy pass@1 and, with `num_samples` above 0, mean@k; lengths count tokens.
+
+    The base and the final model also answer the named `benchmarks` (`sphere_ray/benchmarks/`), and
+    training problems that meet one of theirs are left out. Each has a number of samples and a
+    length of its own; those given here are the least. `benchmark_dir` is a directory with files
+    such as `gsm8k.jsonl`, which are read in the place of the hub.
+    """
 
     num_samples: int = Field(0, ge=0)
     temperature: float = Field(0.8, gt=0)
     max_tokens: int = Field(2048, ge=1)
+    # Both decide which steps there are and what enters them, and no step's output by themselves.
+    benchmarks: Annotated[tuple[str, ...], Placement] = ()
+    benchmark_dir: Annotated[str | None, Placement] = None
 
 
 class PromotionSettings(Settings):

@@ -11,7 +11,8 @@ class SplitSettings(Settings):
     """Where one split of problems comes from.
 
     `source` is a URI: `file:PATH_OR_URL`, `hf:OWNER/NAME@REVISION?split=..&config=..`,
-    `generated:arithmetic?..`, `generated:reasoning-gym/NAME?..`. The first two take
+    `generated:arithmetic?..`, `generated:reasoning-gym/NAME?..`, `benchmark:NAME`, which is one of
+    `sphere_ray/benchmarks/named.py`. The first two take
     `question=COLUMN,COLUMN`, `answer=COLUMN`, `choices=COLUMN` and `grade=letters` or `values`; a
     column may be a path such as `reward_model.ground_truth`. Secrets of a URL are never written.
     `limit` keeps the first so many valid problems (0 keeps all).

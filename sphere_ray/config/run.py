@@ -63,6 +63,18 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _benchmark_directory_is_read(self) -> "RunSettings":
+        problems, evaluation = self.problems, self.evaluation
+        sources = [each.source for each in (problems.train, problems.validation, problems.test)]
+        named = evaluation.benchmarks or any(each.startswith("benchmark:") for each in sources)
+        if evaluation.benchmark_dir is not None and not named:
+            raise ValueError(
+                "evaluation.benchmark_dir has no effect where no benchmark is named; name some in "
+                "evaluation.benchmarks, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trained_scorer_has_labels(self) -> "RunSettings":
         trained = self.engines.scorer.trained
         if trained is None:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from sphere_ray.config.base import Placement, Settings
+from sphere_ray.config.base import Settings
+from sphere_ray.config.endpoint import EndpointSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.training import RewardTrainingSettings
 
@@ -115,27 +116,18 @@ class RolloutValueSettings(SourceSettings):
     temperature: float = Field(0.8, gt=0)
 
 
-class JudgeSettings(SourceSettings):
+class JudgeSettings(SourceSettings, EndpointSettings):
     """A language model behind an OpenAI-compatible endpoint that grades steps.
 
-    `api_key_env` names the environment variable with the key. `structured` asks the endpoint to
-    keep to a JSON schema. Answers are kept by content in `cache_dir`, a directory that every node
-    can see. `max_concurrent` and `requests_per_minute` hold for the whole run: the stage actors
-    share them, and each may have at least one request under way.
+    `structured` asks the endpoint to keep to a JSON schema. `max_concurrent` and
+    `requests_per_minute` hold for the whole run: the stage actors share them, and each may have at
+    least one request under way.
     """
 
     kind: Literal["judge"] = "judge"
-    base_url: Annotated[str, Placement] = Field(pattern=r"^https?://")
-    model: str
-    api_key_env: Annotated[str | None, Placement] = None
     structured: bool = True
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(1024, ge=1)
-    timeout_s: Annotated[float, Placement] = Field(120.0, gt=0)
-    max_retries: Annotated[int, Placement] = Field(4, ge=0)
-    max_concurrent: Annotated[int, Placement] = Field(32, ge=1)
-    requests_per_minute: Annotated[float | None, Placement] = Field(None, gt=0)
-    cache_dir: Annotated[str | None, Placement] = None
 
     def shared_by(self, actors: int) -> "JudgeSettings":
         """Return the settings of one of so many actors, with its part of the limits."""

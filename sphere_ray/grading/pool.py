@@ -81,6 +81,13 @@ class GraderPool:
         verdict = found if isinstance(found, Verdict) else found.result()
         return Grade(verdict=verdict, answer=answer)
 
+    async def same(self, answer: str, other: str) -> bool:
+        """See `Grader.same`."""
+        equal = exactly_same(answer, other, self._settings.verifier)
+        if equal is None:
+            return await self.compare(answer, other) is Verdict.CORRECT
+        return equal
+
     async def compare(self, answer: str, target: str) -> Verdict:
         """Let a worker compare an answer with a target that `decide` has left undecided.
 
@@ -198,6 +205,13 @@ def decide(response: str, gold: str) -> tuple[str | None, str, Verdict | None]:
     if not target or max(len(answer), len(target)) > MAX_SYMBOLIC_CHARS:
         return answer, target, Verdict.UNGRADABLE
     return answer, target, None
+
+
+def exactly_same(answer: str, other: str, verifier: str | None) -> bool | None:
+    """Whether two stated answers are the same, as far as no worker is needed; None: ask one."""
+    if answer == other or verifier is not None or max(len(answer), len(other)) > MAX_SYMBOLIC_CHARS:
+        return answer == other
+    return compare_exactly(answer, other)
 
 
 def _stated(response: str) -> str | None:

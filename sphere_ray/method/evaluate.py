@@ -53,8 +53,25 @@ async def evaluate_problem(problem: Problem, context: EvaluationContext) -> Eval
         num_tokens=len(greedy.token_ids),
         finish_reason=FinishReason.LENGTH if cut else FinishReason.ANSWER,
         sample_verdicts=tuple(grade.verdict for grade in grades[1:]),
-        sample_answers=tuple(grade.answer for grade in grades[1:]),
+        sample_answers=await _alike(grades[1:], context.grader),
     )
+
+
+async def _alike(grades: Sequence[Grade], grader: Grader) -> tuple[str | None, ...]:
+    """The answers; one that the grader finds equal to an earlier one is written as that one.
+
+    Then maj@k counts values and not spellings. Right answers are one vote anyway, and what could
+    not be compared with the gold is not compared again.
+    """
+    spelt: dict[str, str] = {}
+    wrong = (grade.answer for grade in grades if grade.verdict is Verdict.WRONG and grade.answer)
+    for answer in dict.fromkeys(wrong):
+        spelt[answer] = answer
+        for known in dict.fromkeys(spelt.values()):
+            if known != answer and await grader.same(answer, known):
+                spelt[answer] = known
+                break
+    return tuple(grade.answer and spelt.get(grade.answer, grade.answer) for grade in grades)
 
 
 def failed_row(problem: Problem, error: RowError) -> EvaluationRow:

@@ -34,7 +34,8 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:
     """Whether the most frequent answer of one problem is correct.
 
     All correct answers are one vote, however they are spelt: the grader found each equal to the
-    gold answer. Wrong answers vote by their text (extracted and normalised), None has no vote.
+    gold answer. Wrong answers vote by their text, and an evaluation spells those alike that the
+    grader finds equal. None has no vote.
     A tie goes to the answer seen first. Without votes: False.
     """
     right = object()
@@ -78,6 +79,18 @@ def bootstrap_interval(
         batch=_BATCH,
         rng=seed,
     ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def wilson_interval(num_right: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval (1927) of a proportion: `num_right` of `n` problems.
+
+    Raises:
+        ValueError: unless 0 <= num_right <= n and n > 0.
+    """
+    if not n:
+        raise ValueError("an interval of no values is undefined")
+    found = stats.binomtest(num_right, n).proportion_ci(confidence_level=level, method="wilson")
     return float(found.low), float(found.high)
 
 

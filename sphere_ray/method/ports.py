@@ -113,6 +113,16 @@ class Grader(Protocol):
         """
         ...
 
+    async def same(self, answer: str, other: str) -> bool:
+        """Whether two stated answers (`Grade.answer`) certainly say the same.
+
+        A user's verifier compares responses with golds only; then equal texts alone are the same.
+
+        Raises:
+            GraderError: the grader is gone.
+        """
+        ...
+
 
 class Progress(Protocol):
     """Receives counts as they happen."""

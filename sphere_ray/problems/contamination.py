@@ -32,7 +32,14 @@ class Overlap:
 @dataclass(slots=True)
 class _Index:
     problems: list[tuple[str, Problem]] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
     texts: SimilarTexts = field(default_factory=SimilarTexts)
+
+    def find(self, question: str) -> tuple[int, str] | None:
+        """The place of a problem that asks the same, and what both have in common."""
+        if (place := self.places.get(question)) is not None:
+            return place, "the whole question"
+        return self.texts.find(question)
 
 
 class HeldOut:
@@ -46,6 +53,7 @@ class HeldOut:
     def add(self, problem: Problem, split: str) -> None:
         """Hold a problem out."""
         index = self._generated if problem.source.startswith(SCHEME) else self._given
+        index.places.setdefault(problem.question, len(index.problems))
         index.problems.append((split, problem))
         index.texts.add(problem.question)
 
@@ -53,7 +61,7 @@ class HeldOut:
         """The overlap of a training problem with a held-out one, if there is one."""
         is_generated = problem.source.startswith(SCHEME)
         for index in (self._given,) if is_generated else (self._given, self._generated):
-            if (found := index.texts.find(problem.question)) is not None:
+            if (found := index.find(problem.question)) is not None:
                 number, shared = found
                 split, met = index.problems[number]
                 return Overlap(

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from sphere_ray.config.problems import ProblemSettings, SplitSettings
@@ -101,24 +101,29 @@ def ingest(
     settings: ProblemSettings,
     read: Callable[[str], Iterator[RawRow]] = read_source,
     *,
+    held_out: Mapping[str, Sequence[Problem]] | None = None,
     count_tokens: Callable[[str], int] | None = None,
     max_tokens: int | None = None,
 ) -> IngestResult:
     """Read all splits; see `ingest_splits`."""
     splits = {split: getattr(settings, split) for split in SPLITS}
-    return ingest_splits(splits, read, count_tokens=count_tokens, max_tokens=max_tokens)
+    return ingest_splits(
+        splits, read, held_out=held_out, count_tokens=count_tokens, max_tokens=max_tokens
+    )
 
 
 def ingest_splits(
     splits: Mapping[str, SplitSettings],
     read: Callable[[str], Iterator[RawRow]] = read_source,
     *,
+    held_out: Mapping[str, Sequence[Problem]] | None = None,
     count_tokens: Callable[[str], int] | None = None,
     max_tokens: int | None = None,
 ) -> IngestResult:
     """Read splits in the order given; a question belongs to the first split that has it.
 
-    Problems of `train` that overlap with one of an earlier split are left out; see `HeldOut`.
+    Problems of `train` that overlap with one of an earlier split are left out; see `HeldOut`. So
+    are those that overlap with problems `held_out` elsewhere, by the name of their set.
     `count_tokens` gives the length of the whole prompt that is made of a question; a question with
     more than `max_tokens` is rejected. Both or neither must be given. Call `require_usable` once
     the rejected rows are written.
@@ -127,6 +132,9 @@ def ingest_splits(
         ProblemSourceError: a source cannot be read at all.
     """
     work = _Ingest(count_tokens=count_tokens, max_tokens=max_tokens)
+    for name, problems in (held_out or {}).items():
+        for problem in problems:
+            work.held_out.add(problem, name)
     for name, split in splits.items():
         work.read_split(name, split, read)
     return IngestResult(
@@ -273,7 +281,7 @@ def require_usable(result: IngestResult, max_share: float, rejected_path: str) -
         ProblemSourceError: names the counts and the most common reason.
     """
     for split, source in result.sources.items():
-        where = f"problems.{split} ({source})"
+        where = f"problems.{split} ({source})" if split in SPLITS else f"{split} ({source})"
         rows = result.rows[split]
         if not rows:
             raise ProblemSourceError(f"{where} has no rows; give a source with problems")

@@ -59,7 +59,8 @@ def read_source(uri: str, examples: Collection[str] = ()) -> Iterator[RawRow]:
         case _:
             raise ProblemSourceError(
                 f"problem source {uri!r} has no known scheme; "
-                "write file:PATH, hf:OWNER/NAME@REVISION or generated:NAME?split=train&count=100"
+                "write file:PATH, hf:OWNER/NAME@REVISION, benchmark:NAME or "
+                "generated:NAME?split=train&count=100"
             )
 
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sphere_ray.records import StageName
+from sphere_ray.reporting.benchmark_table import print_benchmarks
 from sphere_ray.reporting.policy_summary import CandidateSummary
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
@@ -26,7 +27,9 @@ _UNKNOWN = "-"
 def print_summary(summary: RunSummary, console: Console) -> None:
     """Print the tables of a run: each iteration, the test by family, the time."""
     parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
-    console.print(Group(*parts, _held_out(summary["test"]), _time(summary["seconds_by_phase"])))
+    console.print(Group(*parts, _held_out(summary["test"])))
+    print_benchmarks(summary["benchmarks"], console)
+    console.print(_time(summary["seconds_by_phase"]))
 
 
 def print_comparison(summary: HeldOutSummary, console: Console) -> None:

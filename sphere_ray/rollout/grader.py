@@ -9,7 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
-from sphere_ray.grading.pool import GraderPool, decide
+from sphere_ray.grading.pool import GraderPool, decide, exactly_same
 from sphere_ray.method.ports import Grade
 from sphere_ray.records import Verdict
 from sphere_ray.rollout.errors import cause_of
@@ -39,25 +39,35 @@ class GraderActor:
 class GraderClient:
     """Implements the Grader port in a stage actor; prefers the grader of its own node."""
 
-    def __init__(self, actors: Mapping[str, Any], *, has_verifier: bool = False) -> None:
+    def __init__(self, actors: Mapping[str, Any], *, verifier: str | None = None) -> None:
         """`actors` are grader actors by node id. A user's verifier needs the whole response."""
         self._actors = dict(actors)
-        self._has_verifier = has_verifier
+        self._verifier = verifier
         self._nearest: Any = None
 
     async def grade(self, response: str, gold: str) -> Grade:
         """See `Grader.grade`."""
+        if self._verifier is not None:
+            return cast(Grade, await self._ask("grade", response, gold))
+        answer, target, verdict = decide(response, gold)
+        if verdict is None:
+            verdict = cast(Verdict, await self._ask("compare", answer or "", target))
+        return Grade(verdict=verdict, answer=answer)
+
+    async def same(self, answer: str, other: str) -> bool:
+        """See `Grader.same`."""
+        equal = exactly_same(answer, other, self._verifier)
+        if equal is None:
+            return await self._ask("compare", answer, other) is Verdict.CORRECT
+        return equal
+
+    async def _ask(self, method: str, *texts: str) -> object:
         try:
-            if self._has_verifier:
-                return cast(Grade, await self._actor().grade.remote(response, gold))
-            answer, target, verdict = decide(response, gold)
-            if verdict is None:
-                verdict = await self._actor().compare.remote(answer, target)
+            return await getattr(self._actor(), method).remote(*texts)
         except RayActorError as error:
             raise GraderError(f"the grader of this node is gone: {error}") from error
         except RayTaskError as error:
             raise cause_of(error) from error
-        return Grade(verdict=verdict, answer=answer)
 
     def _actor(self) -> Any:
         if self._nearest is None:
@@ -78,7 +88,7 @@ def start_graders(settings: GradingSettings) -> GraderClient:
         ray.get([actor.self_test.remote() for actor in actors.values()])
     except RayTaskError as error:
         raise cause_of(error) from error
-    return GraderClient(actors, has_verifier=settings.verifier is not None)
+    return GraderClient(actors, verifier=settings.verifier)
 
 
 def _launch(settings: GradingSettings, node: str) -> Any:

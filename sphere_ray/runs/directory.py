@@ -6,7 +6,6 @@ The layout is that of DESIGN section 8. This file knows how steps lie on disk, n
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, cast
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import ValidationError
 
 from sphere_ray import storage
@@ -218,7 +217,7 @@ class WritableRun(Run):
             require_usable(path, settings)
             storage.make_directory(path)
             if storage.is_local(path):
-                run._lock = _acquire(path)
+                run._lock = storage.lock(path, _LOCK, _DRIVER)
             _ = run.variants  # an earlier version's are refused before anything is written
             storage.write_json(dump(settings), run.file(CONFIG))
         except RunDirectoryError:
@@ -293,20 +292,3 @@ def require_usable(path: str, settings: RunSettings) -> None:
             f"run_dir {path} is neither empty nor a run directory (it has no {CONFIG}); "
             "choose another run_dir"
         )
-
-
-def _acquire(path: str) -> FileLock | None:
-    """Lock a local directory; on network filesystems that know no locks nothing is held."""
-    lock, driver = FileLock(f"{path}/{_LOCK}", timeout=0), f"{path}/{_DRIVER}"
-    try:
-        lock.acquire()
-    except Timeout:
-        holder = (storage.read_text(driver) or "unknown").strip()
-        raise RunDirectoryError(
-            f"run_dir {path} is in use by another driver ({holder}); "
-            "wait until it ends, stop it, or choose another run_dir"
-        ) from None
-    except NotImplementedError:
-        return None
-    storage.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", driver)
-    return lock

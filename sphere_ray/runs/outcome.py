@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sphere_ray import storage
+from sphere_ray.benchmarks.summary import summaries
 from sphere_ray.config import RunSettings
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
@@ -62,6 +63,8 @@ class Outcome:
     final_test: Made
     steps: list[Made]
     iterations: list[Iteration]
+    benchmarks: dict[str, tuple[Made, Made]] = field(default_factory=dict)
+    """The answers of the base and the final model to each."""
 
 
 def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> RunSummary:
@@ -80,6 +83,13 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
         "iterations": [_iteration(settings, item, root) for item in outcome.iterations],
         "test": held_out_summary(
             rows([outcome.base_test]), rows([outcome.final_test]), seed=settings.seed
+        ),
+        "benchmarks": summaries(
+            settings,
+            {
+                name: {"base": rows([base]), "final": rows([final])}
+                for name, (base, final) in outcome.benchmarks.items()
+            },
         ),
         "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
         "steps": [path.removeprefix(f"{root}/") for path in paths],

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 from sphere_ray import storage
 from sphere_ray.config.base import differences
+from sphere_ray.provenance import fingerprint
 from sphere_ray.records import ModelRef, PhaseReport, PoolUse
 from sphere_ray.reporting.progress import PhaseTracker
 from sphere_ray.reporting.stopwatch import SPENT, stopwatch
 from sphere_ray.runs.directory import MANIFEST, FinishedStep, Run, WritableRun
-from sphere_ray.runs.manifest import Manifest, fingerprint
+from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.session import Session
 
 BEGUN = "begun.json"
@@ -38,7 +39,8 @@ class State(StrEnum):
 class Result:
     """What a step's `run` came to; the executor adds name, time and fingerprint.
 
-    `model` is the fingerprint of the model it made, if it made one.
+    `output` is what later steps know it by, where that is not its own fingerprint: a hash of the
+    model that it made, or of the problems.
     """
 
     rows_in: int
@@ -46,7 +48,7 @@ class Result:
     dropped: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     pools: tuple[PoolUse, ...] = ()
-    model: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +270,7 @@ class Executor(Planner):
             pools=result.pools,
         )
         manifest = replace(
-            Manifest.of(report, output=result.model, identity=identity, inputs=inputs),
+            Manifest.of(report, output=result.output, identity=identity, inputs=inputs),
             step=step.place,
         )
         storage.write_json(manifest.to_json(), f"{plan.path}/{MANIFEST}")

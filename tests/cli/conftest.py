@@ -1,8 +1,6 @@
 import pytest
 import yaml
 
-from sphere_ray import cli
-
 
 @pytest.fixture
 def config(tmp_path):
@@ -18,17 +16,3 @@ def config(tmp_path):
     }
     path.write_text(yaml.safe_dump(document))
     return path
-
-
-@pytest.fixture
-def sphere(capsys, monkeypatch):
-    """Run the command line in this process: its exit code, standard output and error."""
-    monkeypatch.setattr(cli, "catch_signals", lambda: None)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(list(arguments))
-        told = capsys.readouterr()
-        return exit_.value.code or 0, told.out, told.err
-
-    return call

@@ -49,7 +49,7 @@ class World:
             return Result(rows_in=4, rows_out=0, dropped={COLLAPSED: 4})
         storage.write_text(name, f"{work.path}/model/weights")
         storage.write_json({"reward_accuracy": 0.75}, f"{work.path}/{OUTCOME}")
-        return Result(rows_in=4, rows_out=4, model=name)
+        return Result(rows_in=4, rows_out=4, output=name)
 
     def answer(self, step: EvaluationStep, work: Work) -> Result:
         assert step.kind == "evaluation"  # never the test

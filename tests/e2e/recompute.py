@@ -55,7 +55,30 @@ def check_run(run_dir: Path) -> None:
     final = f"iter-{promoted[-1]:03}" if promoted else "base"
     assert (tests / final / "manifest.json").exists()
     check_test(summary["test"], rows(tests / "base"), rows(tests / final))
+    for name, said in summary["benchmarks"].items():
+        folder = run_dir / "benchmarks" / name
+        models = {"base": rows(folder / "base"), "final": rows(folder / final)}
+        check_benchmark(said, models, rows(folder / "problems" / name))
     check_seconds(summary["seconds_by_phase"], run_dir)
+
+
+def check_benchmark(
+    said: dict[str, Any], models: dict[str, list[dict[str, Any]]], problems: list[dict[str, Any]]
+) -> None:
+    """Assert the shares of a benchmark that need no more than counting."""
+    assert said["problems"] == len(problems)
+    assert set(said["models"]) == set(models)
+    for name, found in models.items():
+        score, answered = said["models"][name], [row for row in found if row["error"] is None]
+        assert (score["n"], score["failed"]) == (len(answered), len(found) - len(answered))
+        right = sum(row["verdict"] == "correct" for row in answered)
+        assert score["pass@1"] == pytest.approx(right / len(answered))
+        low, high = score["ci95"]
+        assert low <= score["pass@1"] <= high
+        if score["samples"]:
+            drawn = [row["sample_verdicts"] for row in answered]
+            means = [each.count("correct") / len(each) for each in drawn]
+            assert score["mean@k"] == pytest.approx(sum(means) / len(means))
 
 
 def all_rows(run_dir: Path, steps: list[str]) -> list[dict[str, Any]]:

@@ -253,6 +253,7 @@ def run_dir(tmp_path):
                 "refusal": None,
             }
         ],
+        "benchmarks": {},
         "seconds_by_phase": {"test": 3.5, "rollouts": 3.0, "pairs": 0.0},
         "steps": ["test/iter-000", "iter-000/rollouts", "iter-000/pairs"],
         "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),

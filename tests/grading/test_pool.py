@@ -56,6 +56,25 @@ async def test_the_grade_carries_the_normalised_answer(pool: GraderPool) -> None
     assert (nothing.verdict, nothing.answer) == (Verdict.NO_ANSWER, None)
 
 
+@pytest.mark.parametrize(
+    ("answer", "other", "equal"),
+    [
+        ("1/2", "0.5", True),
+        (r"\frac{1}{2}", "0.5", True),
+        ("7", "8", False),
+        (r"2\sqrt{2}", r"\sqrt{8}", True),
+        (r"2\sqrt{2}", r"\sqrt{3}", False),
+        ("the red one", "the red one", True),
+        ("x" * 2000, "y" * 2000, False),
+    ],
+)
+async def test_two_answers_are_the_same_where_one_would_be_right_for_the_other(
+    pool: GraderPool, answer: str, other: str, equal: bool
+) -> None:
+    assert await pool.same(answer, other) is equal
+    assert await pool.same(other, answer) is equal
+
+
 async def test_self_test_passes_and_needs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "MEMORY_MIB", 512)
     pool = GraderPool(GradingSettings(workers=1))

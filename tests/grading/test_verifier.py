@@ -30,6 +30,12 @@ def start() -> Iterator[Start]:
         pool.close()
 
 
+async def test_a_verifier_is_not_asked_whether_two_answers_are_the_same(start: Start) -> None:
+    pool = start("letter")
+    assert await pool.same("0.5", "0.5")
+    assert not await pool.same("0.5", "1/2")
+
+
 async def test_letters_of_multiple_choice_are_graded(start: Start) -> None:
     pool = start("letter")
     await pool.self_test()

@@ -8,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from sphere_ray.config.method import MethodSettings, SearchSettings
 from sphere_ray.method.ports import GenerateRequest, Grade, Score, ScoreRequest
@@ -106,6 +107,9 @@ class FakeGrader:
             return Grade(verdict=Verdict.UNGRADABLE, answer="?")
         right = found[-1] == gold
         return Grade(verdict=Verdict.CORRECT if right else Verdict.WRONG, answer=found[-1])
+
+    async def same(self, answer: str, other: str) -> bool:
+        return Fraction(answer) == Fraction(other)
 
 
 class FakeProgress:

@@ -11,6 +11,7 @@ from sphere_ray.method.evaluate import (
     evaluate_problem,
     failed_row,
 )
+from sphere_ray.method.metrics import maj_at_k
 from sphere_ray.records import EvaluationRow, FinishReason, StopReason, Verdict
 
 from .fakes import PROBLEM, FakeGenerator, FakeGrader, FakeProgress, always, candidate
@@ -78,3 +79,15 @@ def test_models_are_compared_on_the_problems_both_answered():
     assert [r.problem_id for r in first] == [r.problem_id for r in second] == ["a", "c"]
     with pytest.raises(ValueError, match="different problems"):
         answered_by_both(one, other[:2])
+
+
+async def test_the_majority_counts_values_and_not_spellings():
+    said = iter(["4", "1/2", "0.5", "4", "2/4", "?", "7"])
+    policy = FakeGenerator(
+        lambda request: [candidate(f"#### {next(said)}") for _ in range(request.n)]
+    )
+    row = await evaluate_problem(PROBLEM, context(policy, num_samples=6))
+    assert row.sample_answers == ("1/2", "1/2", "4", "1/2", "?", "7")
+    right = [verdict is Verdict.CORRECT for verdict in row.sample_verdicts]
+    assert right == [False, False, True, False, False, False]
+    assert not maj_at_k(row.sample_answers, right)

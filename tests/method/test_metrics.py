@@ -13,6 +13,7 @@ from sphere_ray.method.metrics import (
     mean_at_k,
     paired_test,
     pass_at_k,
+    wilson_interval,
 )
 
 
@@ -161,3 +162,23 @@ def test_no_difference_is_no_evidence():
     assert paired_test([], [], seed=0) == 1.0
     with pytest.raises(ValueError, match="differ in number"):
         paired_test([1.0], [], seed=0)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_is_where_the_normal_test_just_accepts(counts):
+    # Its ends solve |p_hat - p| = z sqrt(p (1 - p) / n): a quadratic, solved here on its own.
+    right, n = counts
+    z, share = 1.959963984540054, right / n
+    middle, half = (
+        share + z * z / (2 * n),
+        z * math.sqrt(share * (1 - share) / n + (z / 2 / n) ** 2),
+    )
+    expected = [(middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+    assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-9)
+    low, high = wilson_interval(right, n)
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_an_interval_of_no_problems_is_refused():
+    with pytest.raises(ValueError, match="no values"):
+        wilson_interval(0, 0)

@@ -191,6 +191,7 @@ SUMMARY = {
         "p_value": 0.00213,
         "conclusion": "this run alone proves a gain",
     },
+    "benchmarks": {},
     "seconds_by_phase": {"rollouts": 90.0, "policy": 30.0},
 }
 

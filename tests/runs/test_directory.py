@@ -18,9 +18,9 @@ import sphere_ray
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import RunDirectoryError
+from sphere_ray.provenance import fingerprint
 from sphere_ray.records import Problem
 from sphere_ray.runs.directory import Run, WritableRun
-from sphere_ray.runs.manifest import fingerprint
 from sphere_ray.runs.steps.problems import GivenProblemsStep
 from tests.runs.steps import Line, executor, opened, settings
 
@@ -264,9 +264,7 @@ def test_fingerprints_tell_values_apart() -> None:
 
 
 def test_fingerprints_are_equal_across_processes() -> None:
-    code = (
-        "from sphere_ray.runs.manifest import fingerprint as f; print(f({'b': 1, 'a': {'x': 2}}))"
-    )
+    code = "from sphere_ray.provenance import fingerprint as f; print(f({'b': 1, 'a': {'x': 2}}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == fingerprint({"a": {"x": 2}, "b": 1})
 

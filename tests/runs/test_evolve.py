@@ -10,6 +10,8 @@ from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import Run
 from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.step import Planner, State
+from sphere_ray.runs.steps.evaluation import BenchmarkStep
+from sphere_ray.runs.steps.problems import ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.reward_model import RewardModelStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
@@ -180,3 +182,36 @@ def test_all_is_corrected_once_the_iteration_before_repaired_enough(run: Any) ->
     run(script, method={"stages": {"correction_share": 0.25}})
     shares = [s.settings.method.stages.correction_share for s in script.every(RolloutsStep)]
     assert shares == [0.25, 0.25, 1.0]
+
+
+def benchmark_run(tmp_path: Path, run: Any, after: list[list[Any]]) -> Script:
+    for name in ("gsm8k", "aime24"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}')
+    script = Script(after=after)
+    evaluation = {"benchmarks": ["gsm8k", "aime24"], "benchmark_dir": str(tmp_path)}
+    run(script, evaluation=evaluation)
+    return script
+
+
+def test_base_and_final_model_answer_each_benchmark_as_it_is_asked(
+    tmp_path: Path, run: Any
+) -> None:
+    script = benchmark_run(tmp_path, run, [answers(5), answers(6), answers(8)])
+    asked = script.every(BenchmarkStep)
+    assert [step.place for step in asked] == [
+        *("benchmarks/gsm8k/base", "benchmarks/aime24/base"),
+        *("benchmarks/gsm8k/iter-002", "benchmarks/aime24/iter-002"),
+    ]
+    fingerprints = [step.model.fingerprint for step in asked]
+    assert fingerprints == ["base", "base", policy_of(2), policy_of(2)]
+    assert [step.settings.evaluation.num_samples for step in asked] == [0, 32, 0, 32]
+    assert [step.split for step in asked] == ["gsm8k", "aime24"] * 2
+    (problems,) = script.every(ProblemsStep)
+    places = [made.finished.name for made in problems.held_out]
+    assert places == ["benchmarks/gsm8k/problems", "benchmarks/aime24/problems"]
+
+
+def test_a_policy_that_was_never_replaced_answers_benchmarks_once(tmp_path: Path, run: Any) -> None:
+    script = benchmark_run(tmp_path, run, [answers(4), answers(3), answers(9)])
+    places = [step.place for step in script.every(BenchmarkStep)]
+    assert places == ["benchmarks/gsm8k/base", "benchmarks/aime24/base"]

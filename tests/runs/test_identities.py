@@ -84,6 +84,7 @@ def changed(before: RunSettings, after: RunSettings) -> set[str]:
         "problems.max_rejected_share=0.9",
         "promotion={max_loss: 0.5, candidates: [trained]}",
         "promotion.patience=9",
+        "evaluation={benchmarks: [gsm8k], benchmark_dir: sets}",
     ],
 )
 def test_placement_and_limits_make_nothing_again(load: Any, override: str) -> None:

@@ -37,4 +37,4 @@ class AverageStep(Step):
 
         target = f"{work.path}/{MODEL}"
         average(self.start.path, f"{self.trained.path}/{MODEL}", target)
-        return Result(rows_in=2, rows_out=1, model=model_fingerprint(target))
+        return Result(rows_in=2, rows_out=1, output=model_fingerprint(target))

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sphere_ray.config.base import identity
+from sphere_ray.config.identities import generation_identity, verifier_input
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, policy_spec
 from sphere_ray.runs.step import Made
-from sphere_ray.runs.steps.rollouts import generation_identity, verifier_input
 from sphere_ray.runs.steps.streaming import StreamedStep
 
 
@@ -57,3 +57,10 @@ class HeldOutStep(EvaluationStep):
     """The same on the test problems, which decide nothing."""
 
     kind: ClassVar[str] = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkStep(EvaluationStep):
+    """The same on a named benchmark, which decides nothing either."""
+
+    kind: ClassVar[str] = "benchmarks"

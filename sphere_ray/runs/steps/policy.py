@@ -69,7 +69,7 @@ class PolicyStep(Step):
             rows_in=pairs,
             rows_out=pairs if model else 0,
             dropped={} if model else {COLLAPSED: pairs},
-            model=model,
+            output=model,
         )
 
     def _train(self, work: Work, request: TrainRequest) -> tuple[dict[str, Any], str | None]:

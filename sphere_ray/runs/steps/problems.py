@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer
 
 from sphere_ray import storage
+from sphere_ray.benchmarks.named import SCHEME
+from sphere_ray.benchmarks.sources import content_mark, read_benchmark, reader_for
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
+from sphere_ray.config.identities import question_prompts
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.problems.ingest import (
     SPLITS,
@@ -19,11 +22,9 @@ from sphere_ray.problems.ingest import (
     rejected_lines,
     require_usable,
 )
-from sphere_ray.problems.sources import local_file, reader_for
+from sphere_ray.provenance import file_hash
 from sphere_ray.records import ModelRef, Problem
-from sphere_ray.runs.manifest import file_hash
 from sphere_ray.runs.step import Made, Result, Step, Work
-from sphere_ray.runs.steps.rollouts import question_prompts
 from sphere_ray.schema import to_table
 
 DATA = "part-00000.parquet"
@@ -40,6 +41,8 @@ class ProblemsStep(Step):
 
     settings: RunSettings
     policy: ModelRef
+    held_out: tuple[Made, ...] = ()
+    """Benchmarks, which no training problem may meet."""
 
     def identity(self) -> dict[str, Any]:
         """The sources; prompts and context length, for they decide which questions fit.
@@ -57,10 +60,14 @@ class ProblemsStep(Step):
 
         What a URL serves is not looked at: give it another name when it changes.
         """
-        sources = {split: getattr(self.settings.problems, split).source for split in SPLITS}
-        files = {split: local_file(source) for split, source in sources.items()}
-        files["tokenizer"] = self._tokenizer_file()
-        return {name: file_hash(file) for name, file in files.items() if file is not None}
+        marks: dict[str, Made | ModelRef | str] = {made.name: made for made in self.held_out}
+        for split in SPLITS:
+            source = getattr(self.settings.problems, split).source
+            if (mark := content_mark(self.settings, source)) is not None:
+                marks[split] = mark
+        if (tokenizer := self._tokenizer_file()) is not None:
+            marks["tokenizer"] = file_hash(tokenizer)
+        return marks
 
     def run(self, work: Work) -> Result:
         """Ingest the sources.
@@ -68,32 +75,14 @@ class ProblemsStep(Step):
         Raises:
             ProblemSourceError: a source cannot be used, or too many of its rows.
         """
-        settings = self.settings.problems
         found = ingest(
-            settings,
-            reader_for(self.settings.method.prompts),
+            self.settings.problems,
+            reader_for(self.settings),
+            held_out=dict(map(_problems_of, self.held_out)),
             count_tokens=self._token_counter(),
             max_tokens=self.settings.engines.policy.max_model_len - 1,
         )
-        suffix = work.path.rpartition("/")[2].removeprefix(self.kind)
-        rejected = work.session.run.file(f"rejected/rows{suffix}.jsonl")
-        storage.write_text(rejected_lines(found.rejected), rejected)
-        for line in found.report():
-            work.session.log(line)
-        if found.overlaps:
-            overlaps = work.session.run.file(f"rejected/contaminated{suffix}.jsonl")
-            storage.write_text(rejected_lines(found.overlaps), overlaps)
-            work.session.log(
-                f"{len(found.overlaps)} training problems overlap with held-out ones and are left "
-                f"out; what they met is in {overlaps}"
-            )
-        require_usable(found, settings.max_rejected_share, rejected)
-        if found.rejected:
-            work.session.log(
-                f"{len(found.rejected)} rows were rejected; the reasons are in {rejected}"
-            )
-        write_problems(work.path, found.problems)
-        return counted(found)
+        return _commit(work, found, self.settings, "rows")
 
     def _token_counter(self) -> Callable[[str], int] | None:
         """Counts the tokens of a question's prompt; None where the tokenizer is not at hand."""
@@ -114,19 +103,74 @@ class ProblemsStep(Step):
         return file if self.policy.path and file.is_file() else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkProblemsStep(Step):
+    """The problems of a benchmark, in a directory of its name."""
+
+    kind: ClassVar[str] = "benchmarks"
+
+    settings: RunSettings
+    reference: str
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing but the content."""
+        return {}
+
+    def inputs(self) -> Mapping[str, Made | ModelRef | str]:
+        """The file, or the commit of the hub."""
+        source = f"{SCHEME}{self.reference}"
+        return {"source": content_mark(self.settings, source) or source}
+
+    def run(self, work: Work) -> Result:
+        """Read it.
+
+        Raises:
+            ProblemSourceError: it cannot be read, or too many of its rows.
+        """
+        found = read_benchmark(self.settings, self.reference)
+        return _commit(work, found, self.settings, *found.problems)
+
+
+def _problems_of(benchmark: Made) -> tuple[str, tuple[Problem, ...]]:
+    assert benchmark.finished is not None
+    name = benchmark.finished.label.partition("/")[0]
+    return name, tuple(benchmark.finished.rows(Problem, below=name))
+
+
+def _commit(work: Work, found: IngestResult, settings: RunSettings, name: str) -> Result:
+    """Write the problems, write down the rows that were left out, and log what was read."""
+    suffix = work.path.rpartition("/")[2].removeprefix(ProblemsStep.kind)
+    rejected = work.session.run.file(f"rejected/{name}{suffix}.jsonl")
+    storage.write_text(rejected_lines(found.rejected), rejected)
+    for line in found.report():
+        work.session.log(line)
+    if found.overlaps:
+        overlaps = work.session.run.file(f"rejected/contaminated{suffix}.jsonl")
+        storage.write_text(rejected_lines(found.overlaps), overlaps)
+        work.session.log(
+            f"{len(found.overlaps)} training problems overlap with held-out ones and are left out; "
+            f"what they met is in {overlaps}"
+        )
+    require_usable(found, settings.problems.max_rejected_share, rejected)
+    if found.rejected:
+        work.session.log(f"{len(found.rejected)} rows were rejected; the reasons are in {rejected}")
+    write_problems(work.path, found.problems)
+    content = blake2b(digest_size=16)
+    for split, problems in found.problems.items():
+        for problem in problems:
+            content.update(repr((split, problem)).encode())
+    return Result(
+        rows_in=sum(found.rows.values()),
+        rows_out=sum(map(len, found.problems.values())),
+        dropped=found.dropped,
+        output=content.hexdigest(),  # what is made of equal problems need not be made again
+    )
+
+
 def write_problems(directory: str, problems: Mapping[str, Sequence[Problem]]) -> None:
     """Write each split to a directory of its own."""
     for split, found in problems.items():
         storage.write_table(to_table(found, Problem), f"{directory}/{split}/{DATA}")
-
-
-def counted(found: IngestResult) -> Result:
-    """What an ingest came to."""
-    return Result(
-        rows_in=sum(found.rows.values()),
-        rows_out=sum(len(problems) for problems in found.problems.values()),
-        dropped=found.dropped,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

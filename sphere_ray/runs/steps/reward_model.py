@@ -93,7 +93,7 @@ class RewardModelStep(Step):
                 outcome = _untrained(labels, str(error))
         storage.write_json(outcome, f"{work.path}/{OUTCOME}")
         model = model_fingerprint(request.output_dir) if outcome["held_out"] else None
-        return Result(rows_in=labels, rows_out=outcome["labels"], model=model)
+        return Result(rows_in=labels, rows_out=outcome["labels"], output=model)
 
     def _label(self, work: Work) -> LabelCounts:
         """Write the labelled steps; returns how many are on each side."""

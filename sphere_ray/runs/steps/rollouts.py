@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
+from sphere_ray.config.identities import generation_identity, verifier_input
 from sphere_ray.config.scorers import PythonRewardSettings
 from sphere_ray.engines.model_source import model_fingerprint
+from sphere_ray.provenance import module_hash
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.roles import Roles, roles_of
-from sphere_ray.runs.manifest import module_hash
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.streaming import StreamedStep
@@ -90,28 +90,3 @@ class RolloutsStep(StreamedStep):
             "audit_share": trained.schedule.audit_share,
             "deterministic": trained.pool.deterministic,
         }
-
-
-def generation_identity(settings: RunSettings) -> dict[str, Any]:
-    """What decides any text that the policy writes, and how it is graded."""
-    engines = settings.engines
-    return identity(
-        seed=settings.seed,
-        prompts=question_prompts(settings),
-        backend=engines.backend,
-        simulated=engines.simulated if engines.backend == "simulated" else None,
-        policy=engines.policy,
-        policy_pool=engines.policy_pool,
-        grading=settings.grading,
-    )
-
-
-def question_prompts(settings: RunSettings) -> dict[str, Any]:
-    """The prompts that a question is asked with; that of a correction is not among them."""
-    return settings.method.prompts.model_dump(exclude={"correction", "correction_examples"})
-
-
-def verifier_input(settings: RunSettings) -> dict[str, str]:
-    """The user's verifier by the hash of its file, if there is one."""
-    verifier = settings.grading.verifier
-    return {"verifier": module_hash(verifier)} if verifier else {}

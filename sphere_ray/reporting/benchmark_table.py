@@ -1,0 +1,85 @@
+"""Models on named benchmarks as tables: a row for each set and model."""
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
+
+_UNKNOWN = "-"
+_HEADINGS = ("n", "pass@1 %", "95%", "k", "mean@k %", "95%", "maj@k %", "pass@4 %", "pass@8 %")
+
+
+def print_benchmarks(
+    summaries: Mapping[str, BenchmarkSummary], console: Console, caption: str = ""
+) -> None:
+    """Print the figures, and what changes from each set's first model to the others."""
+    figures, changes = [], []
+    for name, summary in summaries.items():
+        for model, score in summary["models"].items():
+            cells = [
+                f"{score['n']:,}",
+                _percent(score["pass@1"]),
+                _interval(score["ci95"]),
+                str(score["samples"] or _UNKNOWN),
+                _percent(score["mean@k"]),
+                _interval(score["mean_ci95"]),
+                *(_percent(value) for value in (score["maj@k"], score["pass@4"], score["pass@8"])),
+            ]
+            figures.append([name, model, *cells])
+        for model, change in summary["changes"].items():
+            points = _points(change["difference"])
+            interval = " to ".join(map(_points, change["ci95"]))
+            p = f"{change['p_value']:.2g}"
+            changes.append([name, model, change["of"], f"{change['n']:,}", points, interval, p])
+    if figures:
+        remarks = "\n".join([*_remarks(summaries), *filter(None, [caption])])
+        console.print(_table("Benchmarks", _HEADINGS, figures, remarks))
+    if changes:
+        title = "Changes against the first model of a set, paired by problem"
+        chance = "by chance, p is below 0.05 in 1 of 20 rows where nothing changed"
+        console.print(_table(title, ("of", "n", "+/-", "95%", "p"), changes, chance))
+
+
+def _table(title: str, headings: Iterable[str], rows: list[list[str]], caption: str) -> Table:
+    """A table without the columns that say nothing."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = escape(caption)
+    table.add_column("set", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    shown = [0, 1]
+    for place, heading in enumerate(headings, start=2):
+        if any(row[place] != _UNKNOWN for row in rows):
+            table.add_column(heading, justify="right")
+            shown.append(place)
+    for row in rows:
+        table.add_row(*(escape(row[place]) for place in shown))
+    return table
+
+
+def _remarks(summaries: Mapping[str, BenchmarkSummary]) -> list[str]:
+    lines = []
+    for name, summary in summaries.items():
+        whole = summary["of"]
+        if whole is not None and summary["problems"] < whole:
+            lines.append(f"{name}: {summary['problems']:,} of its {whole:,} problems")
+        lines += [
+            f"{name}, {model}: {score['failed']:,} not answered"
+            for model, score in summary["models"].items()
+            if score["failed"]
+        ]
+    return lines
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return _UNKNOWN if bounds is None else " to ".join(map(_percent, bounds))
+
+
+def _percent(share: float | None) -> str:
+    return _UNKNOWN if share is None else f"{100 * share:.1f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
