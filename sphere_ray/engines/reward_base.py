@@ -30,7 +30,7 @@ from sphere_ray.engines.reward_shape import (
 )
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import ModelError
-from sphere_ray.model_directory import copy_others, weight_files
+from sphere_ray.models.directory import copy_others, weight_files
 
 _HEAD_STD = 0.02
 _EMBEDDING_MULTIPLE = 64

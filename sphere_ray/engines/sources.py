@@ -9,10 +9,10 @@ from typing import Any
 from sphere_ray.config.engines import EngineSettings, EngineSpec
 from sphere_ray.config.scorers import ServedRewardSettings, SourceSettings
 from sphere_ray.engines.engine import Engine
-from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.engines.python_source import PythonSource
 from sphere_ray.engines.rollout_value import RolloutValueSource
 from sphere_ray.engines.simulated import SimulatedGenerator, SimulatedScorer, SimulatedSource
+from sphere_ray.models.source import resolve_model
 from sphere_ray.reward.sources import Registry, RewardSource
 
 

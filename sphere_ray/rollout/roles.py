@@ -11,8 +11,8 @@ from sphere_ray.config.scorers import (
     StepClassifierSettings,
     TrainedScorerSettings,
 )
-from sphere_ray.engines.model_source import model_fingerprint, resolve_model
 from sphere_ray.engines.sources import served_spec, source_of
+from sphere_ray.models.source import model_fingerprint, resolve_model
 from sphere_ray.records import ModelRef
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sphere_ray.errors import ModelError
-from sphere_ray.model_directory import copy_others, new_directory, weight_files
+from sphere_ray.models.directory import copy_others, new_directory, weight_files
 from sphere_ray.training.keeping import rounded
 
 _PATTERN = "*.safetensors"

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from sphere_ray.config.training import OptimizationSettings, TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.method.preference import token_logps
-from sphere_ray.model_directory import copy_others, new_directory
+from sphere_ray.models.directory import copy_others, new_directory
 from sphere_ray.training.batches import Tensors, collate
 from sphere_ray.training.encoding import EncodedPair
 

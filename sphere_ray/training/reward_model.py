@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, Qwen2Model
 
 from sphere_ray.config.training import MASKED_ATTENTION, OptimizationSettings
-from sphere_ray.engines.model_source import quietly
 from sphere_ray.engines.reward_base import head_tensors, step_tag_head
 from sphere_ray.errors import ModelError
+from sphere_ray.models.source import quietly
 from sphere_ray.training.policy import DTYPES, make_ready
 
 CLASSIFIER = "classifier"

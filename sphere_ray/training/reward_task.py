@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
-from sphere_ray.model_directory import copy_others, new_directory
+from sphere_ray.models.directory import copy_others, new_directory
 from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
 from sphere_ray.training.keeping import keeping, take_over

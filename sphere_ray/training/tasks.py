@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from sphere_ray.compat.deepspeed import forget_models
-from sphere_ray.engines.model_source import check_directory
 from sphere_ray.errors import SphereError
+from sphere_ray.models.source import check_directory
 from sphere_ray.training.dpo import PreferenceTask
 from sphere_ray.training.loop import train
 from sphere_ray.training.messages import ReferenceRequest, Request, RewardTrainRequest

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
-from sphere_ray.engines.model_source import resolve_model
+from sphere_ray.models.source import resolve_model
 from sphere_ray.records import Message, PreferencePair, StageName
 from sphere_ray.schema import to_table
 from sphere_ray.training.batches import planned_steps

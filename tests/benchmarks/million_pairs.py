@@ -32,7 +32,7 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout.pairing import pair
 from sphere_ray.runs.directory import WritableRun

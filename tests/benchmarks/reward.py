@@ -20,7 +20,6 @@ from sphere_ray.config.method import Example, PromptSettings, SearchSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import STEP_TAG, ProcessRewardSettings, RolloutValueSettings
 from sphere_ray.engines.engine import engine_environment
-from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.engines.rollout_value import RolloutValueScorer
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.engines.vllm_engine import CPU_BLOCK_SIZE as BLOCK
@@ -29,6 +28,7 @@ from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.search import Search, pruned_search
 from sphere_ray.method.steps import is_final
+from sphere_ray.models.source import resolve_model
 from sphere_ray.records import Candidate, Chain, Problem, StageName
 from tests.benchmarks.grading import DATA, rows
 from tests.benchmarks.report import emit, rounded

@@ -18,11 +18,11 @@ from typing import Any
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.scorers import STEP_TAG, ProcessRewardSettings
 from sphere_ray.engines.engine import engine_environment
-from sphere_ray.engines.model_source import resolve_model
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.grading import GraderPool
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
 from sphere_ray.method.search import pruned_search
+from sphere_ray.models.source import resolve_model
 from sphere_ray.records import Candidate, Problem
 from tests.benchmarks.report import emit, rounded
 from tests.benchmarks.reward import MODEL, SEARCH, problems, search_of, spec, with_engine

@@ -10,7 +10,7 @@ from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.scorers import ProcessRewardSettings
 from sphere_ray.engines.engine import engine_environment
-from sphere_ray.engines.model_source import resolve_model
+from sphere_ray.models.source import resolve_model
 
 MAX_MODEL_LEN = 512
 

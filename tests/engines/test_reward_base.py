@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, Qwen2Model
 
 from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
-from sphere_ray.engines.tiny_models import make_llama, make_qwen2
+from sphere_ray.models.tiny import make_llama, make_qwen2
 
 TEXT = "Tom has 3 apples and buys 30 more."
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from sphere_ray import storage
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.config.scorers import TrainedScorerSettings
-from sphere_ray.engines.model_source import model_fingerprint, resolve_model
 from sphere_ray.errors import (
     CollapseError,
     ModelError,
@@ -22,6 +21,7 @@ from sphere_ray.errors import (
     TooFewLabelsError,
     TrainingError,
 )
+from sphere_ray.models.source import model_fingerprint, resolve_model
 from sphere_ray.records import (
     Branch,
     Chain,

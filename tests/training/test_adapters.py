@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sphere_ray.config.training import LoraSettings, TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.adapters import merged, with_adapters
 from sphere_ray.training.policy import load_model
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.engines.tokens import load_tokenizer, prompt_ids
 from sphere_ray.errors import ModelError
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.records import Message
 from sphere_ray.training.encoding import PairEncoder, encode_pairs
 from tests.training.pairs import make_pairs

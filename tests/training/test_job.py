@@ -17,8 +17,8 @@ import pytest
 import ray
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import ModelError
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.job import TrainingJob
 from sphere_ray.training.messages import (
     ReferenceProgress,

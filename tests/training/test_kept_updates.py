@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.training import LoraSettings, TrainerPlacement, TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.batches import collate
 from sphere_ray.training.messages import ReferenceRequest, Request, TrainRequest
 from sphere_ray.training.policy import completion_logps, export, load_model

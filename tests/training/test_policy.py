@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sphere_ray.config.training import TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.batches import collate
 from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.policy import check_prefix_sharing, completion_logps, export, load_model

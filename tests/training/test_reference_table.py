@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
-from sphere_ray.engines.tiny_models import make_llama
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training import reference
 from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest

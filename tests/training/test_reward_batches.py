@@ -9,8 +9,8 @@ import torch
 
 from sphere_ray.config.training import RewardTrainingSettings
 from sphere_ray.engines.reward_prompt import RewardPrompt
-from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.engines.tokens import load_tokenizer
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.records import LabelledStep
 from sphere_ray.schema import to_table
 from sphere_ray.training import reward_batches

@@ -28,9 +28,9 @@ from sphere_ray.engines.process_reward import ProcessRewardScorer
 from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
 from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.sources import build_engine
-from sphere_ray.engines.tiny_models import make_llama, make_qwen2
 from sphere_ray.errors import ModelError, TooFewLabelsError
 from sphere_ray.method.ports import ScoreRequest
+from sphere_ray.models.tiny import make_llama, make_qwen2
 from sphere_ray.records import Candidate, LabelledStep, Problem, StopReason
 from sphere_ray.reward.quality import handover_refusal, quality, shape_scores
 from sphere_ray.schema import to_table

@@ -21,8 +21,8 @@ from sphere_ray.config.training import (
     TrainerPlacement,
     TrainingSettings,
 )
-from sphere_ray.engines.tiny_models import make_llama
 from sphere_ray.errors import CollapseError, ModelError
+from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.adapters import with_adapters
 from sphere_ray.training.batches import collate, planned_steps
 from sphere_ray.training.messages import (

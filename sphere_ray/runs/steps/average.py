@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sphere_ray.engines.model_source import model_fingerprint
+from sphere_ray.models.source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Result, Step, Work

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
-from sphere_ray.engines.model_source import model_fingerprint
 from sphere_ray.errors import CollapseError
+from sphere_ray.models.source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Result, Step, Work

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from sphere_ray.config.base import identity
 from sphere_ray.config.identities import generation_identity, verifier_input
 from sphere_ray.config.scorers import PythonRewardSettings
-from sphere_ray.engines.model_source import model_fingerprint
+from sphere_ray.models.source import model_fingerprint
 from sphere_ray.provenance import module_hash
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline

@@ -1,7 +1,7 @@
 """From the `path` of a model's settings to something vLLM and transformers can load.
 
 Owns names, checks and the local cache of made models. Must not load weights: what makes
-models (`embedded`, `tiny_models`) is imported when such a model is first asked for.
+models (`embedded`, `tiny`) is imported when such a model is first asked for.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from typing import Any
 
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
-from sphere_ray.model_directory import weight_files
+from sphere_ray.models.directory import weight_files
 
 MADE = {
     "embedded:smollm2-135m-instruct": "embedded",
-    "tiny:llama": "tiny_models",
+    "tiny:llama": "tiny",
     "tiny:guesser": "tiny_guesser",
-    "tiny:qwen2": "tiny_models",
-    "tiny:qwen2-prm": "tiny_models",
+    "tiny:qwen2": "tiny",
+    "tiny:qwen2-prm": "tiny",
 }
 """Models that are made here once, and the module of this room that makes them."""
 
@@ -206,19 +206,19 @@ def _made_model(name: str, cache_dir: Path) -> Path:
 def _recipe(name: str) -> Callable[[Path], None]:
     """The function that fills a directory with a made model."""
     if name.startswith("embedded:"):
-        from sphere_ray.engines.embedded import convert_smollm2
+        from sphere_ray.models.embedded import convert_smollm2
 
         return convert_smollm2
     if name == "tiny:guesser":
-        from sphere_ray.engines.tiny_guesser import make_guesser
+        from sphere_ray.models.tiny_guesser import make_guesser
 
         return make_guesser
-    from sphere_ray.engines import tiny_models
+    from sphere_ray.models import tiny
 
     return {
-        "tiny:llama": tiny_models.make_llama,
-        "tiny:qwen2": tiny_models.make_qwen2,
-        "tiny:qwen2-prm": tiny_models.make_qwen2_prm,
+        "tiny:llama": tiny.make_llama,
+        "tiny:qwen2": tiny.make_qwen2,
+        "tiny:qwen2-prm": tiny.make_qwen2_prm,
     }[name]
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sphere_ray.config.models import ModelSettings
-from sphere_ray.engines.model_source import (
+from sphere_ray.errors import ModelError
+from sphere_ray.models.source import (
     FINGERPRINT_FILE,
     MADE,
     REMEMBERED,
@@ -23,7 +24,6 @@ from sphere_ray.engines.model_source import (
     models_dir,
     resolve_model,
 )
-from sphere_ray.errors import ModelError
 
 TINY = [name for name in MADE if name.startswith("tiny:")]
 
@@ -210,7 +210,7 @@ def test_tiny_models_are_the_same_in_every_process(name: str, tmp_path: Path) ->
     program = (
         "import sys; from pathlib import Path; "
         "from sphere_ray.config.models import ModelSettings; "
-        "from sphere_ray.engines.model_source import resolve_model; "
+        "from sphere_ray.models.source import resolve_model; "
         "resolve_model(ModelSettings(path=sys.argv[1]), Path(sys.argv[2]))"
     )
     there = tmp_path / "there"

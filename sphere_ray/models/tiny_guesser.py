@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sphere_ray.engines.tiny_models import (
+from sphere_ray.models.tiny import (
     CORPUS,
     END_OF_TURN,
     SEED,
