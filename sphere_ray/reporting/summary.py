@@ -17,6 +17,7 @@ from sphere_ray.method.metrics import (
     pass_at_k,
 )
 from sphere_ray.records import EvaluationRow, Verdict
+from sphere_ray.reporting.audit_summary import AuditSummary
 from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
@@ -120,13 +121,17 @@ class BaseSummary(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """The whole of summary.json; `steps` are the directories of the steps it is about."""
+    """The whole of summary.json; `steps` are the directories of the steps it is about.
+
+    `audit` is null where `method.pairs.audit` names no file, or one without lines.
+    """
 
     run: str
     steps: list[str]
     base: BaseSummary
     iterations: list[IterationSummary]
     test: HeldOutSummary
+    audit: AuditSummary | None
     seconds_by_phase: dict[str, float]
 
 
