@@ -286,6 +286,25 @@ def proof(
         _out.print(f"results are in {target}/proof.json and {target}/proof.png")
 
 
+@app.command()
+def audit(
+    context: typer.Context,
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Directory of a run.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8421,
+    user: Annotated[
+        str | None, typer.Option(help="Who decides; default the name of the account.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Where decisions are noted; default RUN/audit.jsonl.")
+    ] = None,
+) -> None:
+    """Browse a run's problems, chains and pairs on this machine, and accept or reject pairs."""
+    with _outcomes(debug=context.obj, hint="every decision is in the file"):
+        from sphere_ray.audit.server import serve
+
+        serve(run_dir, port=port, user=user, file=file, say=_out.print)
+
+
 def _evaluation_settings(config: Path | None, model: str) -> "RunSettings":
     if config is None:
         from sphere_ray.commands.evaluate_model import evaluation_settings

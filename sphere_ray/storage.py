@@ -228,17 +228,32 @@ def tables(directory: str, columns: Sequence[str] | None = None) -> Iterator[pa.
         RunDirectoryError: a file is missing or damaged.
     """
     for path in [directory] if directory.endswith(".parquet") else data_files(directory):
-        try:
-            with UPath(path).open("rb") as file:
-                content = pq.ParquetFile(file)
-                for group in range(content.num_row_groups):
-                    yield content.read_row_group(group, columns=columns)
-        except FileNotFoundError:
-            raise RunDirectoryError(f"{path} does not exist; {_REMEDY}") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            if getattr(error, "errno", None):  # then the disk is at fault, not what lies on it
-                raise
-            raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
+        with _reading(path) as content:
+            for group in range(content.num_row_groups):
+                yield content.read_row_group(group, columns=columns)
+
+
+def row_group(path: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one row group of a parquet file, the others stay unread; see `tables`.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged.
+    """
+    with _reading(path) as content:
+        return content.read_row_group(group, columns=columns)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with UPath(path).open("rb") as file:
+            yield pq.ParquetFile(file)
+    except FileNotFoundError:
+        raise RunDirectoryError(f"{path} does not exist; {_REMEDY}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):  # then the disk is at fault, not what lies on it
+            raise
+        raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
 def column(directory: str, name: str) -> pa.ChunkedArray:

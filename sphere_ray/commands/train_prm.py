@@ -8,6 +8,7 @@ from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
+from sphere_ray.rollout.audits import load_audit
 from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs.directory import CONFIG, Run, WritableRun
 from sphere_ray.runs.session import Session
@@ -39,6 +40,7 @@ def train_prm(
         trained=trained,
         recorded=tuple(recorded_rollouts(source)),
         base=base_model(settings.engines),
+        audit=load_audit(settings.method.pairs.audit),
     )
     with (
         WritableRun.create(target, settings) as run,

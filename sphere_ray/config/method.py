@@ -1,10 +1,10 @@
 """Parameters of the method: prompts, search, stages and pair rules."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sphere_ray.config.base import Settings
+from sphere_ray.config.base import Placement, Settings
 from sphere_ray.records import StageName
 
 
@@ -141,6 +141,10 @@ class PairSettings(Settings):
     `max_family_ratio` the pairs of a family over the mean of all families (null: no cap).
     A step-level pair needs a reward difference of `step_margin`, or of `step_errors` standard
     errors where rewards are estimated from completions.
+
+    `audit` is the path of an audit.jsonl that `sphere audit` wrote (null: none). Pairs that people
+    rejected are dropped, those that they accepted come first and are kept, and verdicts that they
+    corrected replace the grader's, here and in the labels of a reward model.
     """
 
     level: Literal["chain", "step", "both"] = "chain"
@@ -159,6 +163,8 @@ class PairSettings(Settings):
     max_family_ratio: float | None = Field(None, ge=1)
     step_margin: float = Field(0.5, gt=0, le=1)
     step_errors: float = Field(2.0, gt=0)
+    # The content of the file decides, not its path: it is an input of the steps.
+    audit: Annotated[str | None, Placement] = Field(None, min_length=1)
 
     def keeps(self, stage: StageName) -> bool:
         """Whether a stage gives pairs."""

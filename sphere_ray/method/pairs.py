@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sphere_ray.config.method import MethodSettings, PairSettings
+from sphere_ray.method.audit import NOTHING, REJECTED, Audit
 from sphere_ray.method.gates import Proposal, Side, flaw, refusal
 from sphere_ray.method.prompts import question_messages
 from sphere_ray.method.solutions import Solution, branch_of, completed, searched, shared_steps
@@ -54,7 +55,7 @@ class Paired:
 class _Collection:
     """The pairs of one problem so far, and how many of them each solution's text is in."""
 
-    def __init__(self, rollout: Rollout, settings: MethodSettings) -> None:
+    def __init__(self, rollout: Rollout, settings: MethodSettings, audit: Audit) -> None:
         self.rules = settings.pairs
         self.pairs: dict[str, PreferencePair] = {}
         self.dropped: list[Dropped] = []
@@ -62,16 +63,20 @@ class _Collection:
         self._offered: set[tuple[str, str]] = set()
         self._problem_id = rollout.problem.problem_id
         self._prompt = question_messages(rollout.problem.question, settings.prompts)
+        self._refused = audit.rejected
+        self.accepted = audit.accepted.get(self._problem_id, {})
 
     def offer(self, proposal: Proposal) -> bool:
         """Keep a pair or drop it by reason; whether its sides are spoken for."""
         self._offered.add((proposal.chosen.text, proposal.rejected.text))
         pair = _pair(proposal, self._problem_id, self._prompt)
         reason = refusal(proposal, self.rules)
+        if reason is None and pair.pair_id in self._refused:
+            reason = REJECTED
         if reason is None and pair.pair_id in self.pairs:
             reason = DUPLICATE
         fits = reason is None
-        if fits and self.is_full:
+        if fits and self.is_full and pair.pair_id not in self.accepted:
             reason = "per_problem_cap"
         if reason is None:
             self.pairs[pair.pair_id] = pair
@@ -80,6 +85,11 @@ class _Collection:
         if fits:
             self._uses.update((proposal.chosen.text, proposal.rejected.text))
         return fits
+
+    def is_accepted(self, proposal: Proposal) -> bool:
+        """Whether a person accepted this pair."""
+        ids = self.accepted
+        return bool(ids) and _pair(proposal, self._problem_id, self._prompt).pair_id in ids
 
     @property
     def is_full(self) -> bool:
@@ -95,13 +105,14 @@ class _Collection:
         return (right.text.rstrip(), wrong.text.rstrip()) not in self._offered
 
 
-def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
+def build_pairs(rollout: Rollout, settings: MethodSettings, audit: Audit = NOTHING) -> Paired:
     """Pair the solutions of a rollout; whole-chain pairs come before step pairs.
 
-    Solutions by the policy come first, then corrected ones, then the small model's mistakes. The
-    order is stable. A failed rollout gives nothing.
+    Pairs that a person accepted come first, then solutions by the policy, then corrected ones, then
+    the small model's mistakes. The order is stable. A failed rollout gives nothing. Verdicts that
+    a person corrected are in the rollout already (`method.audit.corrected`).
     """
-    made = _Collection(rollout, settings)
+    made = _Collection(rollout, settings, audit)
     if rollout.error is None:
         # A solution that was right and shown as wrong (correction check) measures, never teaches.
         right = {chain.chain_id for chain in rollout.chains if chain.correct}
@@ -109,9 +120,9 @@ def build_pairs(rollout: Rollout, settings: MethodSettings) -> Paired:
         if settings.pairs.level != "step":
             _pair_solutions(made, chains)
         if settings.pairs.level != "chain":
-            for proposal in _step_pairs(chains, settings.pairs):
-                if settings.pairs.keeps(proposal.stage):
-                    made.offer(proposal)
+            steps = [p for p in _step_pairs(chains, settings.pairs) if made.rules.keeps(p.stage)]
+            for proposal in sorted(steps, key=made.is_accepted, reverse=True):
+                made.offer(proposal)
     return Paired(pairs=tuple(made.pairs.values()), dropped=tuple(made.dropped))
 
 
@@ -173,6 +184,12 @@ def _pair_solutions(made: _Collection, chains: Sequence[Chain]) -> None:
     first = own + (completed(generated) if made.rules.from_completions else [])
     corrected = _searched(made.rules, chains, _CORRECTION)
     small = [searched(c) for c in branch_of(chains, OFF_POLICY, Branch.MIN, Branch.MAX)]
+    known = {each.solution_id: each for each in (*own, *first, *corrected, *small)}
+    for stage, *names in made.accepted.values():
+        if made.rules.keeps(stage) and all(name in known for name in names):
+            proposal = _whole_pair(stage, *(known[name] for name in names))
+            # Other rollouts may have other texts under these ids.
+            _ = made.is_accepted(proposal) and made.offer(proposal)
     attempts = {solution.chain.parent_id for solution in corrected}
     for uses in range(made.rules.max_uses):
         _match(made, _GENERATION, first, first, uses=uses)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sphere_ray import storage
+from sphere_ray.method.audit import AuditedPairs
 from sphere_ray.records import CORRECTION_CHECK, Outcome, PoolUse, StageName
 from sphere_ray.reporting.columns import ROLLOUT_COLUMNS, count_rollouts
 
@@ -71,6 +72,7 @@ class PairsSummary(TypedDict):
     `from_completions` are those of which a side is a completion behind a rollout value. `per_hour`
     is by stage, over the time of the rollouts. `tokens_per_pair` are the decoded tokens of the
     rollouts for each pair (null: no pair), `per_1000_tokens` the pairs for each 1,000 of them.
+    `audit` is null where no audit was honoured, or it decided nothing.
     """
 
     total: int
@@ -80,6 +82,7 @@ class PairsSummary(TypedDict):
     per_1000_tokens: float
     per_hour: dict[str, float]
     dropped: dict[str, int]
+    audit: AuditedPairs | None
 
 
 def rollout_summary(
@@ -142,7 +145,11 @@ def _pool_summary(use: PoolUse) -> PoolSummary:
 
 
 def pairs_summary(
-    tables: Iterable[pa.Table], dropped: Mapping[str, int], seconds: float, tokens: int
+    tables: Iterable[pa.Table],
+    dropped: Mapping[str, int],
+    seconds: float,
+    tokens: int,
+    audit: AuditedPairs | None = None,
 ) -> PairsSummary:
     """Count the pairs to train on, from their columns `PAIR_COLUMNS`.
 
@@ -166,6 +173,7 @@ def pairs_summary(
             for stage in StageName
         },
         "dropped": dict(sorted(dropped.items())),
+        "audit": audit,
     }
 
 

@@ -18,6 +18,7 @@ from sphere_ray.method.metrics import (
 )
 from sphere_ray.records import EvaluationRow, Verdict
 from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
+from sphere_ray.reporting.audit_summary import AuditSummary
 from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
@@ -124,6 +125,7 @@ class RunSummary(TypedDict):
     """The whole of summary.json; `steps` are the directories of the steps it is about.
 
     `benchmarks` compares the base and the final model on each that the run names.
+    `audit` is null where `method.pairs.audit` names no file, or one without lines.
     """
 
     run: str
@@ -132,6 +134,7 @@ class RunSummary(TypedDict):
     iterations: list[IterationSummary]
     test: HeldOutSummary
     benchmarks: dict[str, BenchmarkSummary]
+    audit: AuditSummary | None
     seconds_by_phase: dict[str, float]
 
 

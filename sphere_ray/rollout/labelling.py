@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from sphere_ray import storage
+from sphere_ray.method.audit import NOTHING, Audit, corrected
 from sphere_ray.records import LabelledStep
 from sphere_ray.reward.labels import labelled_steps, split_by_problem
 from sphere_ray.reward.quality import quality, shape_scores
@@ -43,15 +44,22 @@ class _Job:
     index: int
     share: float
     seed: int
+    audit: Audit
 
 
 def label(
-    rollouts: Sequence[tuple[str, bool]], output: str, *, share: float, seed: int
+    rollouts: Sequence[tuple[str, bool]],
+    output: str,
+    *,
+    share: float,
+    seed: int,
+    audit: Audit = NOTHING,
 ) -> LabelCounts:
     """Write every step with a label as files of `output/train` and `output/held_out`.
 
     `rollouts` are directories of rollout files, each with whether the trained reward model scored
-    them. About `share` of the problems are held out, the same ones for the same `seed`.
+    them. Verdicts that people corrected in an `audit` count in the values of steps. About `share`
+    of the problems are held out, the same ones for the same `seed`.
 
     Raises:
         EngineError: a task failed for a reason outside of it.
@@ -64,7 +72,15 @@ def label(
     counts = in_tasks(
         _label_file,
         [
-            _Job(file=file, trained=trained, output=output, index=index, share=share, seed=seed)
+            _Job(
+                file=file,
+                trained=trained,
+                output=output,
+                index=index,
+                share=share,
+                seed=seed,
+                audit=audit,
+            )
             for index, (file, trained) in enumerate(files)
         ],
     )
@@ -100,7 +116,7 @@ def _label_file(job: _Job) -> tuple[int, int]:
         ShardWriter(part(f"{job.output}/{HELD_OUT}", job.index)) as held_out,
     ):
         for table in small_tables(job.file):
-            rollouts = rollouts_of(table)
+            rollouts = [corrected(each, job.audit)[0] for each in rollouts_of(table)]
             steps = [s for each in rollouts for s in labelled_steps(each, trained=job.trained)]
             halves = split_by_problem(steps, share=job.share, seed=job.seed)
             for writer, half in zip((train, held_out), halves, strict=True):

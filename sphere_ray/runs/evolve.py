@@ -12,9 +12,11 @@ from sphere_ray import storage
 from sphere_ray.benchmarks.named import asked, names_of
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
+from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
+from sphere_ray.rollout.audits import load_audit
 from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs.decision import Contestant, Trial, Validation
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
@@ -96,6 +98,7 @@ class _Loop:
     settings: RunSettings
     steps: Planner
     session: Session | None = None
+    _audit: Audit = NOTHING
 
     def evolve(self) -> Outcome:
         """Problems, the base model's answers, iterations, and the final model's answers."""
@@ -190,7 +193,7 @@ class _Loop:
             )
         )
         state.recorded.append(Recorded(rollouts=rollouts, trained=scored_by is not None))
-        pairs = make(PairsStep(rollouts=rollouts, kept=state.kept, **common))
+        pairs = make(PairsStep(rollouts=rollouts, kept=state.kept, audit=self._audit, **common))
         this = Iteration(number=number, rollouts=rollouts, pairs=pairs, scored_by=scored_by)
         if state.kept:
             earlier = sum(each.report.rows_out for each in state.kept)
@@ -269,8 +272,9 @@ class _Loop:
             self.session.record(event, **fields)
 
     def _check_models(self, base: ModelRef) -> None:
-        """Notice a missing model or verifier now, not after an evaluation."""
+        """Notice a missing model, verifier or audit now, not after an evaluation."""
         check_verifier(self.settings.grading)
+        self._audit = load_audit(self.settings.method.pairs.audit)
         engines = self.settings.engines
         roles_of(engines, base)
         if engines.scorer.trained is not None:
@@ -294,6 +298,7 @@ class _Loop:
                 trained=trained,
                 recorded=tuple(state.recorded),
                 base=base,
+                audit=self._audit,
                 iteration=this.number,
             )
         )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from sphere_ray import storage
 from sphere_ray.benchmarks.summary import summaries
 from sphere_ray.config import RunSettings
+from sphere_ray.method.audit import AUDITED
 from sphere_ray.records import ModelRef
+from sphere_ray.reporting.audit_summary import audit_summary
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.policy_summary import (
     CandidateSummary,
@@ -22,6 +24,7 @@ from sphere_ray.reporting.summary import (
     held_out_summary,
     validation_summary,
 )
+from sphere_ray.rollout.audits import read_audit
 from sphere_ray.runs.decision import Trial, rows
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
@@ -91,6 +94,7 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
                 for name, (base, final) in outcome.benchmarks.items()
             },
         ),
+        "audit": audit_summary(read_audit(settings.method.pairs.audit)),
         "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
         "steps": [path.removeprefix(f"{root}/") for path in paths],
     }
@@ -104,6 +108,7 @@ def _iteration(settings: RunSettings, item: Iteration, root: str) -> IterationSu
     if item.reward is not None and trained is not None:
         reward["trained"] = handover(item.reward.path, trained.schedule)
     seconds, tokens = rollouts.report.seconds, rollouts.report.tokens
+    audit = storage.read_json(f"{pairs.path}/{AUDITED}")
     answered = [trial for trial in item.trials if trial.after]
     return {
         "iteration": item.number,
@@ -112,7 +117,7 @@ def _iteration(settings: RunSettings, item: Iteration, root: str) -> IterationSu
         ),
         "reward": reward,
         "pairs": pairs_summary(
-            storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds, tokens
+            storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds, tokens, audit
         ),
         "training": _training(item.trials),
         "evaluation": None

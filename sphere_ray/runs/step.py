@@ -188,7 +188,8 @@ class Planner:
         if half is not None and step.resumable:
             reason = "an earlier session began it"
             return Plan(step=step, state=State.CONTINUE, path=half, reason=reason, fingerprint=mark)
-        taken = [v for v, manifest in found if manifest is not None or _keeps(begun[v], step)]
+        # A half-made variant of other settings may be continued later.
+        taken = [v for v, manifest in found if manifest or (begun[v] and step.resumable)]
         target = half or (path if path not in taken else f"{path}-{mark[:8]}")
         if (origin := self._in_origin(mark)) is not None:
             return replace(_reuse(step, origin, mark), path=target, finished=None, origin=origin)
@@ -316,11 +317,6 @@ def _reuse(step: Step, finished: FinishedStep, mark: str) -> Plan:
         finished=finished,
         fingerprint=mark,
     )
-
-
-def _keeps(begun: Any, step: Step) -> bool:
-    """Whether a half-made variant of other settings holds work that may be continued later."""
-    return bool(begun) and step.resumable
 
 
 def _why(

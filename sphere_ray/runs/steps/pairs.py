@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
+from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
 from sphere_ray.runs.step import Made, Result, Step, Work
@@ -23,22 +24,23 @@ class PairsStep(Step):
     settings: RunSettings
     rollouts: Made
     kept: tuple[Made, ...] = ()
+    audit: Audit = NOTHING
 
     def identity(self) -> dict[str, Any]:
         """The pair rules; the prompts, which pairs repeat, come with the rollouts."""
         return identity(pairs=self.settings.method.pairs)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
-        """The rollouts, and the kept pairs, whose ids are taken."""
-        return {"rollouts": self.rollouts, **kept_inputs(self.kept)}
+        """The rollouts, the kept pairs, whose ids are taken, and what people decided."""
+        return {"rollouts": self.rollouts, **kept_inputs(self.kept), **self.audit.inputs()}
 
     def run(self, work: Work) -> Result:
         """Build the pairs and apply the gate that looks across problems."""
         work.session.connect()
         rows = self.rollouts.report.rows_out
         with work.progress(rows, "problems") as tracker:
-            known = [each.path for each in self.kept]
-            counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method, known)
+            known, method = [each.path for each in self.kept], self.settings.method
+            counts = pipeline.pair(self.rollouts.path, work.path, method, known, self.audit)
             kept, dropped = sum(counts.kept.values()), counts.dropped
             tracker.update(done=rows, pairs=kept)
         return Result(rows_in=kept + sum(dropped.values()), rows_out=kept, dropped=dropped)

@@ -92,11 +92,8 @@ class PolicyStep(Step):
         work.session.log(f"the policy keeps {result.update_survival:.1%} of its update")
         if result.restarted_because:
             work.session.log(f"training started anew: {result.restarted_because}")
-        placement = request.placement
-        sharded = {
-            "workers": placement.workers,
-            "zero_stage": request.settings.zero_stage_on(placement),
-        }
+        stage = request.settings.zero_stage_on(request.placement)
+        sharded = {"workers": request.placement.workers, "zero_stage": stage}
         return asdict(result) | sharded, model_fingerprint(request.output_dir)
 
 

@@ -9,7 +9,7 @@ from sphere_ray.config.base import identity
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.runs.steps.pairs import kept_inputs
-from sphere_ray.training.messages import ReferenceProgress, ReferenceRequest
+from sphere_ray.training.messages import ReferenceRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,8 @@ class ReferenceStep(Step):
             max_logprob_gap=self.settings.method.pairs.max_logprob_gap,
         )
         with work.progress(total, "pairs") as tracker:
-
-            def show(message: ReferenceProgress) -> None:
-                tracker.update(done=message.done)
-
-            done = work.session.workers(work.iteration or 0).run(request, show)
+            workers = work.session.workers(work.iteration or 0)
+            done = workers.run(request, lambda message: tracker.update(done=message.done))
         return Result(
             rows_in=total, rows_out=done.pairs, dropped=dict(done.dropped), tokens=done.tokens
         )

@@ -12,6 +12,7 @@ from sphere_ray.config.scorers import HandoverSettings, TrainedScorerSettings
 from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.models.source import model_fingerprint, quietly, resolve_model
+from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import LabelledStep, ModelRef
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.reward.quality import handover_refusal
@@ -48,6 +49,7 @@ class RewardModelStep(Step):
     trained: TrainedScorerSettings
     recorded: tuple[Recorded, ...]
     base: ModelRef
+    audit: Audit = NOTHING
 
     def identity(self) -> dict[str, Any]:
         """Seed, and how the reward model is made and stored; not when it takes over."""
@@ -57,11 +59,11 @@ class RewardModelStep(Step):
         return identity(seed=self.settings.seed, trained=trained, stored_dtype=stored)
 
     def inputs(self) -> Mapping[str, Made | ModelRef | str]:
-        """The rollouts, and the model to begin with."""
+        """The rollouts, the model to begin with, and the verdicts that people corrected."""
         rollouts = {f"rollouts-{n}": each.rollouts for n, each in enumerate(self.recorded)}
         base = reward_base_dir(self.trained, self.base)
-        known = base == self.base.path
-        return rollouts | {"base": self.base if known else model_fingerprint(base)}
+        known, audit = base == self.base.path, self.audit.label_inputs()
+        return rollouts | {"base": self.base if known else model_fingerprint(base)} | audit
 
     def run(self, work: Work) -> Result:
         """Label the recorded steps, train, score the held-out steps, and judge.
@@ -99,12 +101,8 @@ class RewardModelStep(Step):
         """Write the labelled steps; returns how many are on each side."""
         work.session.connect()
         sources = [(each.rollouts.path, each.trained) for each in self.recorded]
-        counts = pipeline.label(
-            sources,
-            work.path,
-            share=self.trained.training.held_out,
-            seed=self.settings.seed,
-        )
+        share, seed = self.trained.training.held_out, self.settings.seed
+        counts = pipeline.label(sources, work.path, share=share, seed=seed, audit=self.audit)
         if not (counts.train + counts.held_out):
             raise RunDirectoryError(
                 f"{', '.join(path for path, _ in sources)}: no step has a recorded value, so there "
@@ -117,11 +115,8 @@ class RewardModelStep(Step):
         """Make the untrained reward model; base, settings and seed alone decide it."""
         from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
 
-        base, layers, seed = (
-            Path(reward_base_dir(self.trained, self.base)),
-            self.trained.layers,
-            self.settings.seed,
-        )
+        base = Path(reward_base_dir(self.trained, self.base))
+        layers, seed = self.trained.layers, self.settings.seed
         storage.remove(target)
         with quietly():
             if self.trained.shape == "classifier":
