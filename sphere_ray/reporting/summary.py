@@ -17,8 +17,8 @@ from sphere_ray.method.metrics import (
     pass_at_k,
 )
 from sphere_ray.records import EvaluationRow, Verdict
-from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 from sphere_ray.reporting.audit_summary import AuditSummary
+from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary

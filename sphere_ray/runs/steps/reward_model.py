@@ -11,8 +11,8 @@ from sphere_ray.config.base import identity
 from sphere_ray.config.scorers import HandoverSettings, TrainedScorerSettings
 from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
-from sphere_ray.models.source import model_fingerprint, quietly, resolve_model
 from sphere_ray.method.audit import NOTHING, Audit
+from sphere_ray.models.source import model_fingerprint, quietly, resolve_model
 from sphere_ray.records import LabelledStep, ModelRef
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.reward.quality import handover_refusal
