@@ -49,7 +49,8 @@ def compare_models(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     base, other = _answers(settings, models, problems_uri, limit, samples=0)
-    return held_out_summary(base, other, seed=settings.seed)
+    boundary = settings.method.search.boundary
+    return held_out_summary(base, other, seed=settings.seed, boundary=boundary)
 
 
 def evaluation_settings(model: str) -> RunSettings:

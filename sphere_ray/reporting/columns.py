@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sphere_ray.records import CORRECTION_CHECK, StageName, Verdict
+from sphere_ray.records import CORRECTION_CHECK, Branch, StageName, Verdict
+from sphere_ray.reward.process import UNJUDGED, JudgedSteps
+from sphere_ray.reward.quality import MAJORITY
 
 _CHAIN = "chains.list.element"
 _STEP = f"{_CHAIN}.steps.list.element"
@@ -23,8 +25,7 @@ ROLLOUT_COLUMNS = (
     *(f"{_CHAIN}.stage", f"{_CHAIN}.verdict"),
 )
 REWARD_COLUMNS = (
-    f"{_CHAIN}.stage",
-    f"{_CHAIN}.seed",
+    *(f"{_CHAIN}.{name}" for name in ("stage", "branch", "seed", "verdict")),
     f"{_STEP}.chosen",
     f"{_CANDIDATE}.reward",
     f"{_CANDIDATE}.audit",
@@ -119,6 +120,32 @@ def scored_steps(table: pa.Table) -> ScoredSteps:
         audits=pc.struct_field(candidates, "audit").filter(counted),
         positions=int(searched.sum()),
         siblings=int(searched[in_step].sum()),
+    )
+
+
+def judged_steps(table: pa.Table) -> JudgedSteps:
+    """Return the steps of each problem's stage-1 Sol_max in `REWARD_COLUMNS`, as its rewards say.
+
+    A step is valid from a reward of one half on, as in `quality`. Sol_max is the solution that the
+    scorer prefers, so these steps are better than those of an answer without a search.
+    """
+    _, chains = _flat(table["chains"].combine_chunks())
+    best = pc.and_(
+        pc.equal(pc.struct_field(chains, "stage"), StageName.SELF_GENERATION),
+        pc.equal(pc.struct_field(chains, "branch"), Branch.MAX),
+    )
+    chains = chains.filter(best)
+    paths = pc.struct_field(chains, "steps")
+    _, steps = _flat(paths)
+    siblings = pc.struct_field(steps, "candidates")
+    sizes = siblings.value_lengths().to_numpy(False).astype(np.int64)
+    taken = np.cumsum(sizes) - sizes + pc.struct_field(steps, "chosen").to_numpy(False)
+    rewards = pc.struct_field(siblings.flatten(), "reward").take(pa.array(taken, pa.int64()))
+    flags = pc.fill_null(pc.greater_equal(rewards, MAJORITY).cast(pa.int8()), UNJUDGED)
+    return JudgedSteps(
+        flags=flags.to_numpy(False),
+        lengths=paths.value_lengths().to_numpy(False).astype(np.int64),
+        right=pc.equal(pc.struct_field(chains, "verdict"), Verdict.CORRECT).to_numpy(False),
     )
 
 
