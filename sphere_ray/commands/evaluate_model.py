@@ -57,7 +57,8 @@ def compare_models(
     problems = read_problems(settings, split, tell)
     asked = {SPLIT: (_sampling(settings, 0), problems)}
     base, other = (found[SPLIT] for found in answers_of(settings, models, asked))
-    return held_out_summary(base, other, seed=settings.seed)
+    boundary = settings.method.search.boundary
+    return held_out_summary(base, other, seed=settings.seed, boundary=boundary)
 
 
 def evaluation_settings(model: str) -> RunSettings:

@@ -5,7 +5,9 @@ powers or percent is left alone, so that no true statement is called false.
 """
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 _NUMBER = r"\$?(?>\d{1,3}(?:,\d{3})+(?!\d)|\d{1,15})(?:\.\d{1,9}(?!\d))?"
 _TIMES = ("*", "\u00d7", "\u00b7", "\\times", "\\cdot", "x")
@@ -34,21 +36,37 @@ _OTHER_ARITHMETIC = re.compile(
 )
 
 
-def false_equation(text: str) -> str | None:
-    """Return the first equation of numbers that does not hold; None if there is none.
+class Equation(NamedTuple):
+    """An equation that was found in a text: where it begins, how it reads, whether it holds."""
+
+    start: int
+    text: str
+    holds: bool
+
+
+def equations(text: str) -> Iterator[Equation]:
+    """Check the equations of numbers in a text, in order.
 
     `+ - * /` are read with their precedence and computed as fractions. A result that cannot be
     written with the decimals it is given with may be off by less than one unit of its last place,
-    because it was rounded.
+    because it was rounded. A text about another arithmetic (modulo, base 8, o'clock) has none.
     """
-    if _OTHER_ARITHMETIC.search(text):
-        return None
+    if is_of_other_arithmetic(text):
+        return
     for found in _EQUATION.finditer(text):
         if _opens(text[max(0, found.start() - 40) : found.start()]):
-            left, right = found["left"], found["right"]
-            if _is_false(left, right):
-                return found[0]
-    return None
+            false = _is_false(found["left"], found["right"])
+            yield Equation(found.start(), found[0], not false)
+
+
+def is_of_other_arithmetic(text: str) -> bool:
+    """Whether a text speaks of modulo, another base, or times of day, so that 11 + 2 may be 1."""
+    return _OTHER_ARITHMETIC.search(text) is not None
+
+
+def false_equation(text: str) -> str | None:
+    """Return the first of the `equations` that does not hold; None if there is none."""
+    return next((found.text for found in equations(text) if not found.holds), None)
 
 
 def _opens(before: str) -> bool:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sphere_ray.records import CORRECTION_CHECK, StageName, Verdict
+from sphere_ray.records import CORRECTION_CHECK, Branch, StageName, Verdict
+from sphere_ray.reward.process import UNJUDGED, JudgedSteps
+from sphere_ray.reward.quality import MAJORITY
 
 _CHAIN = "chains.list.element"
 _STEP = f"{_CHAIN}.steps.list.element"
@@ -23,8 +25,7 @@ ROLLOUT_COLUMNS = (
     *(f"{_CHAIN}.stage", f"{_CHAIN}.verdict"),
 )
 REWARD_COLUMNS = (
-    f"{_CHAIN}.stage",
-    f"{_CHAIN}.seed",
+    *(f"{_CHAIN}.{name}" for name in ("stage", "branch", "seed", "verdict")),
     f"{_STEP}.chosen",
     f"{_CANDIDATE}.reward",
     f"{_CANDIDATE}.audit",
@@ -77,11 +78,16 @@ def count_rollouts(tables: Iterable[pa.Table]) -> RolloutCounts:
 class ScoredSteps:
     """Reward and audit (null: none) of every scored step, and where they stand.
 
-    At `positions` of the search something was scored, and `siblings` distinct steps were proposed.
+    `stages` and `depths` (from 1) are those of the steps; siblings have one number in `places`, and
+    lie one after the other. At `positions` of the search something was scored, and `siblings`
+    distinct steps were proposed.
     """
 
     rewards: pa.Array
     audits: pa.Array
+    stages: pa.Array
+    depths: Integers
+    places: Integers
     positions: int
     siblings: int
 
@@ -103,23 +109,75 @@ def scored_steps(table: pa.Table) -> ScoredSteps:
     numbers: dict[tuple[int, str, int], int] = {}
     searches = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     paths = pc.struct_field(chains, "steps")
-    _, steps = _flat(paths)
+    in_chain, steps = _flat(paths)
+    lengths = paths.value_lengths().to_numpy(False).astype(np.int64)
     first = _first_visits(
         searches,
-        paths.value_lengths().to_numpy(False).astype(np.int64),
+        lengths,
         pc.struct_field(steps, "chosen").to_numpy(False).astype(np.int64),
     )
     in_step, candidates = _flat(pc.struct_field(steps, "candidates"))
     rewards = pc.struct_field(candidates, "reward")
     counted = pc.and_(rewards.is_valid(), pa.array(first[in_step]))
     searched = np.zeros(len(first), dtype=bool)
-    searched[in_step[counted.to_numpy(False)]] = True
+    places = in_step[counted.to_numpy(False)]
+    searched[places] = True
+    depths = np.arange(len(in_chain)) - (np.cumsum(lengths) - lengths)[in_chain] + 1
     return ScoredSteps(
         rewards=rewards.filter(counted),
         audits=pc.struct_field(candidates, "audit").filter(counted),
+        stages=pc.struct_field(chains, "stage").take(pa.array(in_chain[places])),
+        depths=depths[places],
+        places=places,
         positions=int(searched.sum()),
         siblings=int(searched[in_step].sum()),
     )
+
+
+def judged_steps(table: pa.Table) -> JudgedSteps:
+    """Return the steps of each problem's stage-1 Sol_max in `REWARD_COLUMNS`, as its rewards say.
+
+    A step is valid from a reward of one half on, as in `quality`. Sol_max is the solution that the
+    scorer prefers, so these steps are better than those of an answer without a search.
+    """
+    _, chains = _flat(table["chains"].combine_chunks())
+    best = pc.and_(
+        pc.equal(pc.struct_field(chains, "stage"), StageName.SELF_GENERATION),
+        pc.equal(pc.struct_field(chains, "branch"), Branch.MAX),
+    )
+    chains = chains.filter(best)
+    rewards, lengths = _taken(chains)
+    flags = pc.fill_null(pc.greater_equal(rewards, MAJORITY).cast(pa.int8()), UNJUDGED)
+    return JudgedSteps(flags=flags.to_numpy(False), lengths=lengths, right=_right(chains))
+
+
+def outcomes_by_reward(table: pa.Table) -> tuple[NDArray[np.float64], Flags]:
+    """The reward of each step that a chain took, and whether that chain's answer is right.
+
+    The last step of a chain is left out: it states the answer, so its reward says nothing ahead.
+    """
+    _, chains = _flat(table["chains"].combine_chunks())
+    rewards, lengths = _taken(chains)
+    known = rewards.is_valid().to_numpy(False)
+    known[(np.cumsum(lengths) - 1)[lengths > 0]] = False
+    right = np.repeat(_right(chains), lengths)
+    return rewards.filter(pa.array(known)).to_numpy(False), right[known]
+
+
+def _taken(chains: pa.Array) -> tuple[pa.Array, Integers]:
+    """The reward (null: none) of each step that the chains took, and their numbers of steps."""
+    paths = pc.struct_field(chains, "steps")
+    _, steps = _flat(paths)
+    siblings = pc.struct_field(steps, "candidates")
+    sizes = siblings.value_lengths().to_numpy(False).astype(np.int64)
+    taken = np.cumsum(sizes) - sizes + pc.struct_field(steps, "chosen").to_numpy(False)
+    rewards = pc.struct_field(siblings.flatten(), "reward").take(pa.array(taken, pa.int64()))
+    return rewards, paths.value_lengths().to_numpy(False).astype(np.int64)
+
+
+def _right(chains: pa.Array) -> Flags:
+    flags: Flags = pc.equal(pc.struct_field(chains, "verdict"), Verdict.CORRECT).to_numpy(False)
+    return flags
 
 
 def _first_visits(searches: Integers, lengths: Integers, chosen: Integers) -> Flags:

@@ -6,7 +6,8 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from sphere_ray.reporting.columns import scored_steps
+from sphere_ray.reporting.columns import judged_steps, scored_steps
+from sphere_ray.reward.process import JudgedSteps, ProcessSummary, process_summary
 from sphere_ray.reward.quality import Quality, rank_correlation
 
 
@@ -33,6 +34,8 @@ class RewardSummary(TypedDict):
     `steps` were scored, and the original source scored `audited` of them too. `agreement` is
     Spearman's correlation of the two on the audited steps. `distinct_candidates` is the mean number
     of different next steps that the search had to choose from, the effective E (null: no search).
+    `process` are the process metrics of each problem's stage-1 Sol_max, a step being valid from a
+    reward of one half on.
     """
 
     source: str
@@ -40,6 +43,7 @@ class RewardSummary(TypedDict):
     distinct_candidates: float | None
     audited: int
     agreement: float | None
+    process: ProcessSummary
     trained: TrainedRewardSummary | None
 
 
@@ -80,7 +84,9 @@ def reward_summary(tables: Iterable[pa.Table], source: str) -> RewardSummary:
     """
     steps, positions, siblings = 0, 0, 0
     rewards, audits = [np.empty(0)], [np.empty(0)]
+    judged = list[JudgedSteps]()
     for table in tables:
+        judged.append(judged_steps(table))
         found = scored_steps(table)
         steps += len(found.rewards)
         positions += found.positions
@@ -95,5 +101,6 @@ def reward_summary(tables: Iterable[pa.Table], source: str) -> RewardSummary:
         "distinct_candidates": round(siblings / positions, 3) if positions else None,
         "audited": len(other),
         "agreement": rank_correlation(one, other),
+        "process": process_summary(JudgedSteps.joined(judged)),
         "trained": None,
     }

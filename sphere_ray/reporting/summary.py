@@ -22,6 +22,12 @@ from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
+from sphere_ray.reward.process import (
+    JudgedSteps,
+    ProcessComparison,
+    judged_by_equations,
+    process_comparison,
+)
 
 RESAMPLES = 2000
 """Resamples behind each bootstrap interval."""
@@ -82,6 +88,7 @@ class HeldOutSummary(TypedDict):
 
     `difference` is final minus base pass@1, with its 95% bootstrap interval paired by problem.
     `p_value` is that of the paired test, two-sided; `conclusion` says in a sentence what it proves.
+    `process` are the process metrics of the greedy answers, by their equations.
     """
 
     n: int
@@ -92,6 +99,7 @@ class HeldOutSummary(TypedDict):
     difference_ci95: list[float]
     p_value: float
     conclusion: str
+    process: ProcessComparison
 
 
 class IterationSummary(TypedDict):
@@ -191,9 +199,12 @@ def held_out_summary(
     final: Sequence[EvaluationRow],
     *,
     seed: int,
+    boundary: str,
     resamples: int = RESAMPLES,
 ) -> HeldOutSummary:
     """Compare the base and the final model on the test problems, paired by problem.
+
+    A step of an answer ends with `boundary`, as in the search.
 
     Raises:
         ValueError: the problems differ, or none was answered by both.
@@ -212,7 +223,13 @@ def held_out_summary(
         "difference_ci95": list(bootstrap_interval(gains, seed=seed, resamples=resamples)),
         "p_value": p_value,
         "conclusion": conclusion(last["pass@1"] - first["pass@1"], p_value),
+        "process": process_comparison(*(_judged(rows, boundary) for rows in pairs)),
     }
+
+
+def _judged(rows: Sequence[EvaluationRow], boundary: str) -> JudgedSteps:
+    answers = ((row.response, row.verdict is Verdict.CORRECT) for row in rows)
+    return judged_by_equations(answers, boundary)
 
 
 def conclusion(difference: float, p_value: float) -> str:

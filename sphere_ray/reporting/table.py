@@ -20,21 +20,30 @@ from sphere_ray.reporting.summary import (
     Score,
 )
 from sphere_ray.reporting.tune_summary import TunedSummary, TuneSummary
+from sphere_ray.reward.process import Estimate, Metric, ProcessComparison, ProcessSummary
 
 _UNKNOWN = "-"
+_PROCESS_ROWS: Mapping[Metric, str] = {
+    "step_validity": "valid steps %",
+    "flawed_right": "right with a broken step %",
+    "first_error": "first broken step",
+    "recovery": "right after a broken step %",
+    "propagation": "broken steps after one %",
+}
 
 
 def print_summary(summary: RunSummary, console: Console) -> None:
     """Print the tables of a run: each iteration, the test by family, the time."""
     parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
-    console.print(Group(*parts, _held_out(summary["test"])))
+    test = summary["test"]
+    console.print(Group(*parts, _held_out(test), _process(test["process"])))
     print_benchmarks(summary["benchmarks"], console)
     console.print(_time(summary["seconds_by_phase"]))
 
 
 def print_comparison(summary: HeldOutSummary, console: Console) -> None:
-    """Print the table of a base and another model on the same problems."""
-    console.print(_held_out(summary))
+    """Print the tables of a base and another model on the same problems."""
+    console.print(Group(_held_out(summary), _process(summary["process"])))
 
 
 def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
@@ -147,6 +156,7 @@ def _iteration(item: IterationSummary) -> Table:
             f"{rollout['prm_inversions']} inversions of the scorer"
         ),
         "reward": _reward(item["reward"]),
+        "steps": _steps(item["reward"]["process"]),
         "pairs": (
             f"{pairs['total']:,} ({_listed(pairs['by_stage'])}), "
             f"{pairs['from_completions']:,} of them from completions, "
@@ -191,6 +201,14 @@ def _reward(reward: RewardSummary) -> str:
         text += f", {reward['audited']:,} audited (agreement {reward['agreement']:.2f})"
     trained = reward["trained"]
     return text if trained is None else f"{text}; trained model: {_trained_reward(trained)}"
+
+
+def _steps(found: ProcessSummary) -> str:
+    """The steps of Sol_max by their rewards."""
+    if not found["judged"]:
+        return "none scored"
+    figures = (f"{label} {_estimate(found[name], label)}" for name, label in _PROCESS_ROWS.items())
+    return f"of {found['judged']:,} Sol_max by their rewards: {', '.join(figures)}"
 
 
 def _trained_reward(trained: TrainedRewardSummary) -> str:
@@ -260,6 +278,28 @@ def _held_out(test: HeldOutSummary) -> Table:
     )
     table.caption = caption + _not_answered(test["failed"], "\n")
     return table
+
+
+def _process(found: ProcessComparison) -> Table:
+    base, final = found["base"], found["final"]
+    judged = (f"{side['judged']:,} of {side['solutions']:,}" for side in (base, final))
+    table = _table("Steps of the test answers, by their equations", "", "base", "final", "+/-")
+    table.add_row("answers with an equation", *judged, "")
+    for name, label in _PROCESS_ROWS.items():
+        change = _estimate(found["difference"][name], label, "+")
+        table.add_row(label, *(_estimate(side[name], label) for side in (base, final)), change)
+    return table
+
+
+def _estimate(found: Estimate, label: str, sign: str = "") -> str:
+    """A value with its interval; shares, whose labels end in %, in percent or points."""
+    if found["value"] is None:
+        return _UNKNOWN
+    factor, style = (100, f"{sign}.1f") if label.endswith("%") else (1, f"{sign}.2f")
+    value, *bounds = (
+        format(factor * each, style) for each in (found["value"], *(found["ci95"] or ()))
+    )
+    return f"{value} ({' to '.join(bounds)})" if bounds else value
 
 
 def _not_answered(failed: int, before: str = "") -> str:

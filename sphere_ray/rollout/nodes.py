@@ -45,6 +45,14 @@ def living_nodes() -> list[Node]:
     ]
 
 
+def cluster_size() -> str:
+    """Say how large the cluster is: `2 nodes, 64 CPUs, 8 GPUs`."""
+    nodes = living_nodes()
+    counted = {"nodes": len(nodes), "CPUs": sum(n.cpus for n in nodes)}
+    counted["GPUs"] = sum(node.gpus for node in nodes)
+    return ", ".join(f"{number:g} {what}" for what, number in counted.items())
+
+
 def states_of_nodes(pids_by_node: Mapping[str, Sequence[int]]) -> list[NodeState]:
     """Look at the GPUs of every node, and at the given processes of each."""
     tasks = [

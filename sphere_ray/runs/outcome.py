@@ -85,7 +85,10 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
         },
         "iterations": [_iteration(settings, item, root) for item in outcome.iterations],
         "test": held_out_summary(
-            rows([outcome.base_test]), rows([outcome.final_test]), seed=settings.seed
+            rows([outcome.base_test]),
+            rows([outcome.final_test]),
+            seed=settings.seed,
+            boundary=settings.method.search.boundary,
         ),
         "benchmarks": summaries(
             settings,

@@ -21,6 +21,7 @@ from sphere_ray.reporting.metrics import RunMetrics
 from sphere_ray.reporting.progress import ProgressBoard, Snapshot
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
+from sphere_ray.rollout.nodes import cluster_size
 from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
@@ -71,9 +72,9 @@ class Session:
             return
         dashboard = self._open.enter_context(connected(self.settings))
         self._metrics = RunMetrics(self.settings.name)
+        self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
         if dashboard:
             self.log(f"Ray dashboard: {dashboard}")
-            self.record("connected", dashboard=dashboard)
 
     def serve(self, specs: Sequence[EngineSpec]) -> None:
         """Have exactly these engines running, in the place of training's workers.

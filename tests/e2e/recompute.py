@@ -147,6 +147,46 @@ def check_reward(said: dict[str, Any], folder: Path) -> None:
     assert (said["agreement"] is not None) <= bool(audited)
     mean = round(sum(proposed) / len(proposed), 3) if proposed else None
     assert said["distinct_candidates"] == mean
+    check_process(said["process"], [judged(row) for row in rows(folder)])
+
+
+def judged(row: dict[str, Any]) -> tuple[list[bool | None], bool] | None:
+    """Whether each step of stage 1's Sol_max has a reward of one half, and its answer is right."""
+    for chain in row["chains"]:
+        if (chain["stage"], chain["branch"]) == ("self_generation", "max"):
+            rewards = [step["candidates"][step["chosen"]]["reward"] for step in chain["steps"]]
+            flags = [None if reward is None else reward >= 0.5 for reward in rewards]
+            return flags, chain["verdict"] == "correct"
+    return None
+
+
+def check_process(
+    said: dict[str, Any], solutions: list[tuple[list[bool | None], bool] | None]
+) -> None:
+    """Assert the process metrics of solutions, by lists."""
+    found = [each for each in solutions if each is not None]
+    known = [[flag for flag in flags if flag is not None] for flags, _ in found]
+    broken = [(flags, right) for flags, right in found if False in flags]
+    behind = [
+        flag for flags, _ in broken for flag in flags[flags.index(False) + 1 :] if flag is not None
+    ]
+    assert said["solutions"] == len(found)
+    assert said["judged"] == sum(bool(flags) for flags in known)
+    expected = {
+        "step_validity": [flag for flags in known for flag in flags],
+        "flawed_right": [
+            False in flags
+            for flags, (_, right) in zip(known, found, strict=True)
+            if flags and right
+        ],
+        "first_error": [flags.index(False) + 1 for flags, _ in broken],
+        "recovery": [right for _, right in broken],
+        "propagation": [not flag for flag in behind],
+    }
+    for name, values in expected.items():
+        mean = pytest.approx(sum(values) / len(values)) if values else None
+        assert said[name]["value"] == mean, name
+    assert sum(depth["first_errors"] for depth in said["by_depth"]) == len(broken)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -338,6 +378,12 @@ def check_test(
             check_score(part, [row for row in found if row["family"] == name])
         means = [part["pass@1"] for part in score["by_family"].values()]
         assert score["macro_average"] == (pytest.approx(sum(means) / len(means)) if means else None)
+    process = said["process"]
+    for name, change in process["difference"].items():
+        before, after = (process[side][name]["value"] for side in ("base", "final"))
+        both = None not in (before, after)
+        assert change["value"] == (pytest.approx(after - before) if both else None)
+    assert {process[side]["solutions"] for side in ("base", "final")} == {said["n"]}
     gained = [(last[i]["verdict"] == "correct") - (first[i]["verdict"] == "correct") for i in first]
     assert said["difference"] == pytest.approx(sum(gained) / len(gained))
     low, high = said["difference_ci95"]

@@ -256,7 +256,7 @@ def run_dir(tmp_path):
         "benchmarks": {},
         "seconds_by_phase": {"test": 3.5, "rollouts": 3.0, "pairs": 0.0},
         "steps": ["test/iter-000", "iter-000/rollouts", "iter-000/pairs"],
-        "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, resamples=200),
+        "test": held_out_summary(BEFORE, AFTER[::-1], seed=0, boundary="\n", resamples=200),
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     return tmp_path
@@ -372,13 +372,13 @@ def test_votes_and_tries_by_hand():
 
 def test_models_are_compared_on_the_same_problems_only():
     with pytest.raises(ValueError, match="different problems"):
-        held_out_summary(BEFORE, AFTER[1:], seed=0, resamples=200)
+        held_out_summary(BEFORE, AFTER[1:], seed=0, boundary="\n", resamples=200)
 
 
 def test_a_problem_that_one_model_could_not_answer_counts_for_neither():
     rows = [evaluated("0", None, correct=True), evaluated("1", None, correct=True)]
     lost = [replace(FAILED, problem_id="0"), evaluated("1", None, correct=False)]
-    summary = held_out_summary(rows, lost, seed=0, resamples=200)
+    summary = held_out_summary(rows, lost, seed=0, boundary="\n", resamples=200)
     assert (summary["n"], summary["failed"]) == (1, 1)
     assert (summary["base"]["pass@1"], summary["final"]["pass@1"]) == (1.0, 0.0)
     with pytest.raises(ValueError, match="no problem was answered"):

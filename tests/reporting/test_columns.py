@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from sphere_ray.config.method import MethodSettings, SearchSettings, StageSettings
 from sphere_ray.method.sphere import sphere
-from sphere_ray.records import CORRECTION_CHECK, Rollout, StageName
+from sphere_ray.records import CORRECTION_CHECK, Branch, Rollout, StageName
 from sphere_ray.reporting.columns import (
     REWARD_COLUMNS,
     ROLLOUT_COLUMNS,
     count_rollouts,
+    judged_steps,
     scored_steps,
 )
 from sphere_ray.reporting.reward_summary import reward_summary
@@ -136,6 +137,26 @@ def test_every_scored_step_counts_once_although_chains_share_their_first_steps(
     assert (summary["steps"], summary["audited"]) == (len(expected), len(audited))
     agreement = rank_correlation([r for r, _ in audited], [a for _, a in audited])
     assert summary["agreement"] == (None if agreement is None else pytest.approx(agreement))
+
+
+def test_the_steps_of_sol_max_are_judged_by_their_rewards(tmp_path_factory):
+    rollouts = [rolled_out(number) for number in range(40)]
+    best = [
+        chain
+        for rollout in rollouts
+        for chain in rollout.chains
+        if (chain.stage, chain.branch) == (StageName.SELF_GENERATION, Branch.MAX)
+    ]
+    found = judged_steps(written(tmp_path_factory, rollouts, REWARD_COLUMNS))
+    assert found.flags.tolist() == [s.candidate.reward >= 0.5 for c in best for s in c.steps]
+    assert found.lengths.tolist() == [len(chain.steps) for chain in best]
+    assert found.right.tolist() == [chain.correct for chain in best]
+    assert {0, 1} <= set(found.flags.tolist())
+
+
+def test_steps_that_nothing_scored_are_not_judged(tmp_path_factory):
+    table = written(tmp_path_factory, [rolled_out(1, "sampled")], REWARD_COLUMNS)
+    assert len(judged_steps(table).lengths) == 0
 
 
 def test_random_rollouts_have_all_that_is_counted():

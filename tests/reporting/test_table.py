@@ -33,12 +33,30 @@ TRAINED = {
     "held_out": HELD_OUT,
     "refusal": None,
 }
+
+
+def estimate(value, low=None, high=None):
+    return {"value": value, "ci95": None if low is None else [low, high], "n": 9}
+
+
+PROCESS = {
+    "solutions": 48,
+    "judged": 40,
+    "step_validity": estimate(0.81, 0.78, 0.84),
+    "flawed_right": estimate(0.0525, 0.02, 0.08),
+    "first_error": estimate(1.25),
+    "recovery": estimate(0.125, 0.1, 0.15),
+    "propagation": estimate(None),
+    "by_depth": [],
+}
+CHANGE = {"step_validity": estimate(0.031, 0.01, 0.05), "first_error": estimate(-0.25, -0.5, 0)}
 REWARD = {
     "source": "rollout_value",
     "steps": 1503,
     "distinct_candidates": 2.38,
     "audited": 0,
     "agreement": None,
+    "process": PROCESS,
     "trained": TRAINED,
 }
 SUMMARY = {
@@ -155,6 +173,7 @@ SUMMARY = {
                 "distinct_candidates": None,
                 "audited": 9,
                 "agreement": 0.81,
+                "process": {**PROCESS, "judged": 0},
                 "trained": None,
             },
             "pairs": {
@@ -190,6 +209,11 @@ SUMMARY = {
         "difference_ci95": [0.021, 0.133],
         "p_value": 0.00213,
         "conclusion": "this run alone proves a gain",
+        "process": {
+            "base": PROCESS,
+            "final": {**PROCESS, "step_validity": estimate(0.841, 0.81, 0.87)},
+            "difference": {name: estimate(None) for name in PROCESS} | CHANGE,
+        },
     },
     "benchmarks": {},
     "seconds_by_phase": {"rollouts": 90.0, "policy": 30.0},
@@ -247,6 +271,18 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "all", "300", "+7.7")
     line_with(console, "paired", "+7.7", "+2.1 to +13.3", "p = 0.00213")
     line_with(console, "2 not answered")
+    line_with(console, "of 40 Sol_max by their rewards: valid steps % 81.0 (78.0 to 84.0), right")
+    line_with(console, "steps", "none scored")
+    line_with(console, "answers with an equation", "40 of 48")
+    line_with(
+        console,
+        "valid steps %",
+        "81.0 (78.0 to 84.0)",
+        "84.1 (81.0 to 87.0)",
+        "+3.1 (+1.0 to +5.0)",
+    )
+    line_with(console, "first broken step", "1.25", "-0.25 (-0.50 to +0.00)")
+    line_with(console, "broken steps after one %", " - ")
     line_with(console, "rollouts", "1:30", "75.0")
 
 
