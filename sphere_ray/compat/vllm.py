@@ -68,6 +68,7 @@ def _private_names(use: Use) -> list[tuple[object, str]]:
         (scheduler, "num_running_reqs"),
         (scheduler, "num_waiting_reqs"),
         (scheduler, "num_skipped_waiting_reqs"),
+        (scheduler, "kv_cache_usage"),
         (scheduler.prefix_cache_stats, "hits"),
         (scheduler.prefix_cache_stats, "queries"),
         (iteration, "num_generation_tokens"),

@@ -18,13 +18,15 @@ Response: TypeAlias = tuple[Candidate, ...] | tuple[Score, ...]
 class EngineStats:
     """Counters of one engine.
 
-    `running` and `waiting` count the sequences of its last step (0 once none is left). All others
-    are sums since its start: `finished` sequences, `busy_s` seconds with at least one request, and
-    tokens. `pids` are its child processes.
+    `running` and `waiting` count the sequences of its last step (0 once none is left), and
+    `kv_cache_use` is the share of the cache that was in use. All others are sums since its start:
+    `finished` sequences, `busy_s` seconds with at least one request, and tokens. `pids` are its
+    child processes.
     """
 
     running: int = 0
     waiting: int = 0
+    kv_cache_use: float = 0.0
     finished: int = 0
     busy_s: float = 0.0
     prefix_hits: int = 0

@@ -76,6 +76,7 @@ class Counters(StatLoggerBase):
         """Start at zero."""
         self._reads = compat.is_safe(compat.Use.STATISTICS)
         self.running = self.waiting = self.finished = 0
+        self.kv_cache_use = 0.0
         self.prefix_hits = self.prefix_queries = 0
         self.generated_tokens = self.prompt_tokens = 0
 
@@ -85,6 +86,7 @@ class Counters(StatLoggerBase):
             return
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
+            self.kv_cache_use = scheduler_stats.kv_cache_usage
             self.waiting = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             )
@@ -197,6 +199,7 @@ class VllmEngine:
         return EngineStats(
             running=counters.running,
             waiting=counters.waiting,
+            kv_cache_use=counters.kv_cache_use,
             finished=counters.finished,
             busy_s=self._busy.seconds,
             prefix_hits=counters.prefix_hits,

@@ -47,6 +47,12 @@ class PairCounts:
     kept: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def details(self) -> dict[str, int]:
+        """The counts by path; see `Snapshot.details`."""
+        kept = {f"pairs_kept/{stage}": count for stage, count in self.kept.items()}
+        return kept | {f"pairs_dropped/{reason}": count for reason, count in self.dropped.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:

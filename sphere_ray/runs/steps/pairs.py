@@ -40,7 +40,7 @@ class PairsStep(Step):
             known = [each.path for each in self.kept]
             counts = pipeline.pair(self.rollouts.path, work.path, self.settings.method, known)
             kept, dropped = sum(counts.kept.values()), counts.dropped
-            tracker.update(done=rows, pairs=kept)
+            tracker.update(done=rows, pairs=kept, details=counts.details)
         return Result(rows_in=kept + sum(dropped.values()), rows_out=kept, dropped=dropped)
 
 
