@@ -213,7 +213,19 @@ def test_a_hostile_row_is_rejected_and_the_others_stay(
     assert len(result.rejected[0].raw) <= 500
 
 
-UNITS = ["}", "{", "\\boxed{", "\\boxed{1}", "#### ", "answer is ", "answer of ", "**", "$ ", " ", "\\"]
+UNITS = [
+    "}",
+    "{",
+    "\\boxed{",
+    "\\boxed{1}",
+    "#### ",
+    "answer is ",
+    "answer of ",
+    "**",
+    "$ ",
+    " ",
+    "\\",
+]
 
 
 @pytest.mark.parametrize("unit", [*UNITS, " and", "*", "\n", "\u0301", "\u4e00", "_", "#", "-1."])

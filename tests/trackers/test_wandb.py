@@ -13,9 +13,9 @@ from tests.trackers.runs import (
     TRAINED,
     by_step,
     kept_id,
+    run,
     secrets_below,
     settings_with,
-    twice,
 )
 
 BLOCK, HEADER = 1 << 15, 7
@@ -40,8 +40,14 @@ def records(file: Path) -> Iterator[Record]:
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sphere", "--set", f"token={SECRET}"])
     monkeypatch.setenv("SOME_TOKEN", SECRET)
-    twice(settings_with(tmp_path / "r", {"kind": "wandb", "offline": True}))
+    chosen = settings_with(tmp_path / "r", {"kind": "wandb", "offline": True})
+    run(chosen)
+    # W&B names a session's directory by the second.
+    (first,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
+    first.rename(first.with_name("offline-run-first"))
+    run(chosen, iterations=2)
     sessions = sorted((tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(sessions) == 2
     assert {file.name for file in sessions} == {f"run-{kept_id(tmp_path / 'r', 'wandb')}.wandb"}
     found = [
         {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
