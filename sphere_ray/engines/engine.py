@@ -4,7 +4,7 @@ Knows no engine library; `sphere_ray.engines.sources.build_engine` constructs en
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
@@ -85,6 +85,13 @@ class Engine(Protocol):
     async def close(self) -> None:
         """End the engine and its processes; may be called twice, or before `start`."""
         ...
+
+
+@runtime_checkable
+class Listened(Protocol):
+    """An engine whose library tells of its steps; `listeners` are makers of stat loggers."""
+
+    listeners: list[Any]
 
 
 def differ_in_weights_alone(one: EngineSpec, other: EngineSpec) -> bool:

@@ -143,6 +143,7 @@ class VllmEngine:
         self.spec = spec
         self._args = args
         self._counters = Counters()
+        self.listeners: list[Any] = [lambda *_: self._counters]
         self._busy = BusyClock()
         self._llm: Any = None
         self._pids: tuple[int, ...] = ()
@@ -159,7 +160,7 @@ class VllmEngine:
         try:
             # In a thread: loading takes a minute, and the loop must go on answering.
             self._llm = await asyncio.to_thread(
-                AsyncLLM.from_engine_args, self._args, stat_loggers=[lambda *_: self._counters]
+                AsyncLLM.from_engine_args, self._args, stat_loggers=self.listeners
             )
         except (ValueError, OSError) as error:
             raise ModelError(f"model {self.spec.path} cannot be served: {error}") from error

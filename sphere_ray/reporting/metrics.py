@@ -5,6 +5,7 @@ reads the sums from a `CounterHub` and shows them on the board.
 """
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,9 +93,11 @@ class _ToActor:
 class CounterHub:
     """The driver's access to the sums of one phase, which an actor without a CPU holds."""
 
-    def __init__(self) -> None:
-        """Start the actor."""
-        self._actor: Any = ray.remote(_Totals).options(num_cpus=0, max_restarts=-1).remote()
+    def __init__(self, phase: str) -> None:
+        """Start the actor; the dashboard shows the phase that it counts."""
+        name = f"counters-{phase}-{uuid.uuid4().hex[:6]}"
+        options = {"name": name, "num_cpus": 0, "max_restarts": -1}
+        self._actor: Any = ray.remote(_Totals).options(**options).remote()
 
     def sink(self) -> CounterSink:
         """A sink to hand to stages."""
@@ -120,7 +123,7 @@ def follow(
     These numbers are approximate: last increments may arrive too late, and a repeated task counts
     twice. Summaries count committed rows instead.
     """
-    hub = CounterHub()
+    hub = CounterHub(tracker.snapshot.title.replace(" ", "-"))
     stop = threading.Event()
 
     def poll() -> None:

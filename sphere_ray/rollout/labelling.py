@@ -67,6 +67,7 @@ def label(
             _Job(file=file, trained=trained, output=output, index=index, share=share, seed=seed)
             for index, (file, trained) in enumerate(files)
         ],
+        output,
     )
     return LabelCounts(
         train=sum(train for train, _ in counts), held_out=sum(held for _, held in counts)

@@ -86,7 +86,7 @@ def pair(
             storage.remove(file)
     files = enumerate(storage.data_files(rollouts))
     tasks = [(file, part(proposals, index), method, known) for index, file in files]
-    found = in_tasks(_propose, tasks)
+    found = in_tasks(_propose, tasks, output)
     unseen, passed = (
         sum(count for count, _ in found),
         pa.concat_tables([_PASSED.empty_table(), *(table for _, table in found)]),
@@ -101,7 +101,7 @@ def pair(
         for index, group in enumerate(bundles(storage.data_files(proposals), PAIRS_PER_FILE))
     ]
     kept, dropped = Counter[str](), Counter[str]()
-    for by_stage, by_reason in in_tasks(_split, jobs):
+    for by_stage, by_reason in in_tasks(_split, jobs, output):
         kept.update(by_stage)
         dropped.update(by_reason)
     storage.remove(proposals)

@@ -14,6 +14,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.placement import engines_share_cores
+from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.records import PoolUse
@@ -48,20 +50,36 @@ class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
     def __init__(
-        self, release_timeout_s: float = RELEASE_TIMEOUT_S, *, share_cores: bool = False
+        self,
+        release_timeout_s: float = RELEASE_TIMEOUT_S,
+        *,
+        run: str = "run",
+        share_cores: bool = False,
+        vllm_metrics: bool = False,
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
-        With `share_cores` several pools will work on the CPUs at once.
+        The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
+        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures.
         """
         compat.found_doubts()
         self._release_timeout_s = release_timeout_s
-        self._share_cores = share_cores
+        self._run = run
+        self._given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics}
         self._members: dict[EngineSpec, list[Member]] = {}
         self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
         self._ledger_name = f"engines-{uuid.uuid4().hex}"
         ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> "Pools":
+        """Make the pools of a run."""
+        return cls(
+            run=settings.name,
+            share_cores=engines_share_cores(settings),
+            vllm_metrics=settings.ray.vllm_metrics,
+        )
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
         """Run exactly the pools of `specs`: keep those that run, stop others, start the missing.
@@ -180,7 +198,10 @@ class Pools:
 
     def _launch(self, spec: EngineSpec, replica: int) -> Member:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
+        # Planned starts are no deaths, so each launch has an account of its own.
+        name = f"{self._run}-{spec.name}-{replica}-{uuid.uuid4().hex[:6]}"
         actor = hosting.options(
+            name=name,
             num_cpus=0,
             num_gpus=spec.pool.gpus * spec.pool.tensor_parallel,
             max_restarts=-1,  # the ledger keeps the budget
@@ -188,9 +209,7 @@ class Pools:
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
         )
-        # Planned starts are no deaths, so each launch has an account of its own.
-        name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
-        arguments = {"name": name, "ledger": self._ledger_name, "share_cores": self._share_cores}
+        arguments = {"name": name, "ledger": self._ledger_name, **self._given}
         return Member(actor=actor.remote(spec, **arguments), name=name)
 
     def _share_out_cores(self, spec: EngineSpec) -> None:

@@ -12,7 +12,6 @@ from typing import Self
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
-from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
@@ -88,7 +87,7 @@ class Session:
         self.connect()
         self.dismiss_workers()
         if self._pools is None:
-            self._pools = Pools(share_cores=engines_share_cores(self.settings))
+            self._pools = Pools.of(self.settings)
         self._pools.ensure(specs)
 
     def assignment(
@@ -151,7 +150,8 @@ class Session:
 
     def _start_workers(self, iteration: int) -> None:
         state = self._training_state(iteration)
-        self._job = TrainingJob("training", state, self.settings.trainer)
+        name = f"{self.settings.name}-iter-{iteration:03}-training"
+        self._job = TrainingJob(name, state, self.settings.trainer)
 
     def _training_state(self, iteration: int) -> str:
         return self.run.file(f"iter-{iteration:03}/_train")
