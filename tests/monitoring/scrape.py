@@ -1,7 +1,8 @@
 """Which series of the board and the rules a running job lacks.
 
-`python -m tests.monitoring.scrape URL`; URL is that of a real Prometheus that scrapes the job. Start a job, let it get to the end of its
-first iteration, and run this; a job of simulated engines trains nothing and lacks those series.
+`python -m tests.monitoring.scrape URL`; URL is that of a real Prometheus that scrapes the job.
+Start a job, let it get to the end of its first iteration, and run this. A job of simulated engines
+trains nothing and lacks those series.
 """
 
 import json
