@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sphere_ray import __version__
 from sphere_ray.commands.options import EvaluationOptions, with_options
-from sphere_ray.errors import SphereError
+from sphere_ray.errors import ConfigError, SphereError
 from sphere_ray.interruption import Interrupted, catch_signals
 from sphere_ray.redaction import redact
 
@@ -43,6 +43,7 @@ class ExportFormat(StrEnum):
     """Formats that preference pairs are exported to."""
 
     TRL = "trl"
+    HF = "hf"
 
 
 Overrides = Annotated[
@@ -200,16 +201,37 @@ def export(
         str | None, typer.Option(help="Directory to write to; default RUN/export/FORMAT.")
     ] = None,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Export this iteration only; default all.")
+        int | None, typer.Option(min=0, help="trl: export this iteration only; default all.")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="hf: upload to these repositories of the hub, too."
+        ),
     ] = None,
 ) -> None:
-    """Write the preference pairs of a run for other trainers."""
+    """Write the pairs of a run for other trainers, or model and pairs for the Hugging Face hub."""
     with _outcomes(debug=context.obj, hint="run the same command again"):
+        if target is ExportFormat.HF:
+            _export_hf(run_dir, output, iteration, push)
+            return
         from sphere_ray.commands.export import export_trl
 
-        exporters = {ExportFormat.TRL: export_trl}
-        written = exporters[target](run_dir, output=output, iteration=iteration)
-        _out.print(f"{written.num_pairs} pairs in {written.jsonl} and {written.parquet}")
+        if push is not None:
+            raise ConfigError("--push needs --format hf; add it, or leave --push out")
+        pairs = export_trl(run_dir, output=output, iteration=iteration)
+        _out.print(f"{pairs.num_pairs} pairs in {pairs.jsonl} and {pairs.parquet}")
+
+
+def _export_hf(run_dir: str, output: str | None, iteration: int | None, push: str | None) -> None:
+    from sphere_ray.commands.export_hf import export_hf
+
+    if iteration is not None:
+        raise ConfigError("--format hf exports the final model; leave --iteration out")
+    written = export_hf(run_dir, output=output, push=push)
+    _out.print(f"the model in {written.model}, {written.num_pairs} pairs in {written.dataset}")
+    for name in written.pushed:
+        _out.print(f"pushed to {name}")
 
 
 @app.command()

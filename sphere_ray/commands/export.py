@@ -16,7 +16,7 @@ from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.schema import from_table
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_TRL_SCHEMA = pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)])
+TRL_SCHEMA = pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
             written.
     """
     run = Run.open(run_dir)
-    steps = _pairs_steps(run, iteration)
+    steps = pairs_steps(run, iteration)
     folder = storage.resolve(output) if output else run.file("export/trl")
     jsonl, parquet = f"{folder}/pairs.jsonl", f"{folder}/pairs.parquet"
     try:
@@ -70,17 +70,17 @@ def _write_trl(steps: list[FinishedStep], jsonl: str, parquet: str) -> int:
     with (
         storage.replacing(jsonl) as lines,
         storage.replacing(parquet) as columns,
-        pq.ParquetWriter(columns, _TRL_SCHEMA) as writer,
+        pq.ParquetWriter(columns, TRL_SCHEMA) as writer,
     ):
         for table in (table for step in steps for table in step.tables()):
             rows = [trl_row(pair) for pair in from_table(table, PreferencePair)]
             lines.writelines(_line(row) for row in rows)
-            writer.write_table(pa.Table.from_pylist(rows, schema=_TRL_SCHEMA))
+            writer.write_table(pa.Table.from_pylist(rows, schema=TRL_SCHEMA))
             num_pairs += len(rows)
     return num_pairs
 
 
-def _pairs_steps(run: Run, iteration: int | None) -> list[FinishedStep]:
+def pairs_steps(run: Run, iteration: int | None) -> list[FinishedStep]:
     """The finished pairs of every iteration, or of one, in order."""
     finished = [step for step in run.steps if step.kind == "pairs"]
     wanted = [step for step in finished if iteration in (None, step.iteration)]

@@ -23,6 +23,7 @@ class Use(StrEnum):
     RELOAD = "engines start anew instead of reloading weights"
     EXECUTOR = "an engine on CPUs keeps a second process busy"
     STATISTICS = "the counters of engines stay at zero"
+    EXPORT = "Ray does not export what vLLM measures"
 
 
 @cache
@@ -60,6 +61,10 @@ def _private_names(use: Use) -> list[tuple[object, str]]:
         from vllm.v1.executor import uniproc_executor
 
         return [(uniproc_executor, "UniProcExecutor")]
+    if use is Use.EXPORT:
+        from vllm.v1.metrics import ray_wrappers
+
+        return [(ray_wrappers, name) for name in ("ray_metrics", "RayPrometheusStatLogger")]
     from vllm.v1.metrics import stats
 
     module: Any = stats
@@ -68,6 +73,7 @@ def _private_names(use: Use) -> list[tuple[object, str]]:
         (scheduler, "num_running_reqs"),
         (scheduler, "num_waiting_reqs"),
         (scheduler, "num_skipped_waiting_reqs"),
+        (scheduler, "kv_cache_usage"),
         (scheduler.prefix_cache_stats, "hits"),
         (scheduler.prefix_cache_stats, "queries"),
         (iteration, "num_generation_tokens"),

@@ -11,6 +11,7 @@ from sphere_ray.config.evaluation import EvaluationSettings, PromotionSettings
 from sphere_ray.config.grading import GradingSettings
 from sphere_ray.config.method import MethodSettings
 from sphere_ray.config.problems import ProblemSettings
+from sphere_ray.config.trackers import Trackers
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.records import StageName
 
@@ -32,6 +33,7 @@ class RunSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
     ray: RayPlacement = RayPlacement()
+    trackers: Trackers = ()
 
     def after_corrections(self, tried: int, repaired: int) -> "RunSettings":
         """The settings of the next rollouts; see `StageSettings.after`."""

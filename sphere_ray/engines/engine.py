@@ -4,7 +4,7 @@ Knows no engine library; `sphere_ray.engines.sources.build_engine` constructs en
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
@@ -18,13 +18,15 @@ Response: TypeAlias = tuple[Candidate, ...] | tuple[Score, ...]
 class EngineStats:
     """Counters of one engine.
 
-    `running` and `waiting` count the sequences of its last step (0 once none is left). All others
-    are sums since its start: `finished` sequences, `busy_s` seconds with at least one request, and
-    tokens. `pids` are its child processes.
+    `running` and `waiting` count the sequences of its last step (0 once none is left), and
+    `kv_cache_use` is the share of the cache that was in use. All others are sums since its start:
+    `finished` sequences, `busy_s` seconds with at least one request, and tokens. `pids` are its
+    child processes.
     """
 
     running: int = 0
     waiting: int = 0
+    kv_cache_use: float = 0.0
     finished: int = 0
     busy_s: float = 0.0
     prefix_hits: int = 0
@@ -83,6 +85,13 @@ class Engine(Protocol):
     async def close(self) -> None:
         """End the engine and its processes; may be called twice, or before `start`."""
         ...
+
+
+@runtime_checkable
+class Listened(Protocol):
+    """An engine whose library tells of its steps; `listeners` are makers of stat loggers."""
+
+    listeners: list[Any]
 
 
 def differ_in_weights_alone(one: EngineSpec, other: EngineSpec) -> bool:

@@ -76,6 +76,7 @@ class Counters(StatLoggerBase):
         """Start at zero."""
         self._reads = compat.is_safe(compat.Use.STATISTICS)
         self.running = self.waiting = self.finished = 0
+        self.kv_cache_use = 0.0
         self.prefix_hits = self.prefix_queries = 0
         self.generated_tokens = self.prompt_tokens = 0
 
@@ -85,6 +86,7 @@ class Counters(StatLoggerBase):
             return
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
+            self.kv_cache_use = scheduler_stats.kv_cache_usage
             self.waiting = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             )
@@ -141,6 +143,7 @@ class VllmEngine:
         self.spec = spec
         self._args = args
         self._counters = Counters()
+        self.listeners: list[Any] = [lambda *_: self._counters]
         self._busy = BusyClock()
         self._llm: Any = None
         self._pids: tuple[int, ...] = ()
@@ -157,7 +160,7 @@ class VllmEngine:
         try:
             # In a thread: loading takes a minute, and the loop must go on answering.
             self._llm = await asyncio.to_thread(
-                AsyncLLM.from_engine_args, self._args, stat_loggers=[lambda *_: self._counters]
+                AsyncLLM.from_engine_args, self._args, stat_loggers=self.listeners
             )
         except (ValueError, OSError) as error:
             raise ModelError(f"model {self.spec.path} cannot be served: {error}") from error
@@ -197,6 +200,7 @@ class VllmEngine:
         return EngineStats(
             running=counters.running,
             waiting=counters.waiting,
+            kv_cache_use=counters.kv_cache_use,
             finished=counters.finished,
             busy_s=self._busy.seconds,
             prefix_hits=counters.prefix_hits,

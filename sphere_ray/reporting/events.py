@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sphere_ray.reporting.progress import Number, PhaseState, Snapshot
 
@@ -18,10 +19,15 @@ class EventLog:
     """
 
     def __init__(
-        self, append: Callable[[str], None], *, clock: Callable[[], float] = time.time
+        self,
+        append: Callable[[str], None],
+        *,
+        listener: Callable[[dict[str, Any]], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Nothing is written before the first event."""
+        """Nothing is written before the first event; `listener` gets each one, too."""
         self._append = append
+        self._listener = listener
         self._clock = clock
 
     def record(
@@ -32,6 +38,8 @@ class EventLog:
         line = {"time": moment, "event": event, "phase": phase, "iteration": iteration}
         known = {key: value for key, value in line.items() if value is not None}
         self._append(json.dumps({**known, **fields}, ensure_ascii=False))
+        if self._listener is not None:
+            self._listener({**known, **fields})
 
     def on_progress(self, snapshot: Snapshot) -> None:
         """Listen to a ProgressBoard: record the start and the end of a phase with its numbers."""

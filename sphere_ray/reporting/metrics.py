@@ -1,21 +1,19 @@
-"""Counts from many processes, and the numbers of the progress board as Ray metrics.
+"""Counts from many processes.
 
 Only this module of the room imports ray. Stage actors count through a `CounterSink`. The driver
-reads the sums from a `CounterHub` and shows them on the board. `RunMetrics` exports what the board
-shows.
+reads the sums from a `CounterHub` and shows them on the board.
 """
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.metrics import Counter as RayCounter
-from ray.util.metrics import Gauge
 
-from sphere_ray.reporting.progress import PhaseState, PhaseTracker, Snapshot
+from sphere_ray.reporting.progress import PhaseTracker
 
 SHIP_INTERVAL_S = 0.5
 POLL_INTERVAL_S = 1.0
@@ -95,9 +93,11 @@ class _ToActor:
 class CounterHub:
     """The driver's access to the sums of one phase, which an actor without a CPU holds."""
 
-    def __init__(self) -> None:
-        """Start the actor."""
-        self._actor: Any = ray.remote(_Totals).options(num_cpus=0, max_restarts=-1).remote()
+    def __init__(self, phase: str) -> None:
+        """Start the actor; the dashboard shows the phase that it counts."""
+        name = f"counters-{phase}-{uuid.uuid4().hex[:6]}"
+        options = {"name": name, "num_cpus": 0, "max_restarts": -1}
+        self._actor: Any = ray.remote(_Totals).options(**options).remote()
 
     def sink(self) -> CounterSink:
         """A sink to hand to stages."""
@@ -123,7 +123,7 @@ def follow(
     These numbers are approximate: last increments may arrive too late, and a repeated task counts
     twice. Summaries count committed rows instead.
     """
-    hub = CounterHub()
+    hub = CounterHub(tracker.snapshot.title.replace(" ", "-"))
     stop = threading.Event()
 
     def poll() -> None:
@@ -144,71 +144,9 @@ def follow(
 
 
 def update_from(tracker: PhaseTracker, totals: dict[str, int], *, done: str) -> None:
-    """Show hub totals on a tracker."""
-    counts = dict(totals)
+    """Show hub totals on a tracker; those with a path for a name become details."""
+    details = {name: count for name, count in totals.items() if "/" in name}
+    counts = {name: count for name, count in totals.items() if name not in details}
     finished = counts.pop(done, 0)
-    tracker.update(done=tracker.snapshot.first + finished, **counts)
-
-
-class RunMetrics:
-    """Exports the snapshots of the board from the driver, as `ray_sphere_*` in Prometheus.
-
-    Totals (`sphere_problems_total`, and so on for chains, tokens, pairs and errors) are counters,
-    the rest are gauges. All have the tags run, iteration and phase.
-    """
-
-    _TAGS = ("run", "iteration", "phase")
-    _COUNTED = ("problems", "chains", "tokens", "pairs", "errors")
-    _VALUES = ("loss", "accuracy")
-
-    def __init__(
-        self,
-        run: str,
-        *,
-        counter: Callable[..., RayCounter] = RayCounter,
-        gauge: Callable[..., Gauge] = Gauge,
-    ) -> None:
-        """Register the metrics with Ray."""
-        self._run = run
-        self._counters = {
-            name: counter(f"sphere_{name}_total", f"Number of {name} so far.", self._TAGS)
-            for name in self._COUNTED
-        }
-        self._gauges = {
-            name: gauge(f"sphere_{name}", description, self._TAGS)
-            for name, description in {
-                "phase": "1 while the phase runs, else 0.",
-                "phase_done": "Units of the phase that are done.",
-                "phase_total": "Units of the phase.",
-                "tokens_per_second": "Decoded tokens a second, mean over the phase.",
-                "loss": "Training loss of the last step.",
-                "accuracy": "Share of pairs whose chosen side has the higher implicit reward.",
-            }.items()
-        }
-        self._counted: Counter[tuple[str, str, str]] = Counter()
-
-    def on_progress(self, snapshot: Snapshot) -> None:
-        """Listen to a ProgressBoard."""
-        iteration = "" if snapshot.iteration is None else str(snapshot.iteration)
-        tags = {"run": self._run, "iteration": iteration, "phase": snapshot.name}
-        running = snapshot.state in (PhaseState.STARTED, PhaseState.RUNNING)
-        gauges = {
-            "phase": float(running),
-            "phase_done": snapshot.done,
-            "phase_total": snapshot.total,
-        }
-        if snapshot.tokens_per_second is not None:
-            gauges["tokens_per_second"] = snapshot.tokens_per_second
-        gauges |= {name: snapshot.counts[name] for name in self._VALUES if name in snapshot.counts}
-        for name, value in gauges.items():
-            self._gauges[name].set(value, tags)
-        totals = {snapshot.unit: snapshot.done - snapshot.first, **snapshot.counts}
-        for name, counter in self._counters.items():
-            self._count(counter, name, int(totals.get(name, 0)), tags)
-
-    def _count(self, counter: RayCounter, name: str, total: int, tags: dict[str, str]) -> None:
-        """Ray counters take increments; snapshots hold totals."""
-        key = (name, tags["iteration"], tags["phase"])
-        if total > self._counted[key]:
-            counter.inc(total - self._counted[key], tags)
-            self._counted[key] = total
+    shown: dict[str, Any] = {**counts}
+    tracker.update(tracker.snapshot.first + finished, details=details, **shown)

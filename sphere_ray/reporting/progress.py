@@ -7,13 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 Number = int | float
+
+STEP = "step"
+"""Details below this name are what training's last optimizer step measured."""
+SHOWN_OF_STEP = {"loss": "loss", "reward_accuracy": "accuracy", "margin": "margin"}
+"""Measurements of an optimizer step that people are shown, and under which names."""
 
 
 class PhaseState(StrEnum):
@@ -31,7 +37,8 @@ class Snapshot:
 
     `done` and `total` (0: not known yet) count units. An earlier session did the `first` of them,
     so rates leave these out. `counts` holds running totals (int) and current values such as a loss
-    (float). `seconds` have passed since this session began the phase.
+    (float). `details` are finer ones with a path for a name (`chains/diversity/wrong`), which
+    listeners get and nobody is shown. `seconds` have passed since this session began the phase.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Snapshot:
     first: int = 0
     done: int = 0
     counts: Mapping[str, Number] = field(default_factory=dict)
+    details: Mapping[str, Number] = field(default_factory=dict)
     seconds: float = 0.0
     state: PhaseState = PhaseState.STARTED
 
@@ -66,6 +74,12 @@ class Snapshot:
 
 
 Listener = Callable[[Snapshot], None]
+
+
+def details(snapshot: Snapshot, kind: str) -> dict[str, Number]:
+    """The details whose names begin with `kind/`, without that."""
+    found = ((name.partition("/"), value) for name, value in snapshot.details.items())
+    return {rest: value for (first, _, rest), value in found if first == kind}
 
 
 def clock_time(seconds: float) -> str:
@@ -163,7 +177,12 @@ class PhaseTracker:
         return self._snapshot
 
     def update(
-        self, done: int | None = None, *, total: int | None = None, **counts: Number
+        self,
+        done: int | None = None,
+        *,
+        total: int | None = None,
+        details: Mapping[str, Number] | None = None,
+        **counts: Number,
     ) -> None:
         """Replace `done`, `total` and the given numbers: totals so far, not increments."""
         with self._lock:
@@ -177,8 +196,19 @@ class PhaseTracker:
                     done=now.done if done is None else done,
                     total=now.total if total is None else total,
                     counts={**now.counts, **counts},
+                    details={**now.details, **(details or {})},
                 )
             )
+
+    def on_step(self, step: Any) -> None:
+        """Listen to training: `step` is a dataclass of what an optimizer step measured.
+
+        All its numbers become details, and those that it has of `SHOWN_OF_STEP` are shown.
+        """
+        measured = asdict(step)
+        shown = {SHOWN_OF_STEP[name]: measured[name] for name in measured if name in SHOWN_OF_STEP}
+        everything = {f"{STEP}/{name}": value for name, value in measured.items()}
+        self.update(step.step, total=step.steps, details=everything, **shown)
 
     def end(self, state: PhaseState) -> None:
         """Make the numbers final; a finished phase has done its total, counted or not."""
@@ -216,6 +246,10 @@ class ProgressBoard:
         self._listeners = tuple(listeners)
         self._interval_s = interval_s
         self._clock = clock
+
+    def listen(self, listener: Listener) -> None:
+        """Hand the changes of later phases to one more listener."""
+        self._listeners = (*self._listeners, listener)
 
     def log(self, text: str) -> None:
         """Print one line above the bars."""

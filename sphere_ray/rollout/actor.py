@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import ray
 
+from sphere_ray.compat import vllm_ray
 from sphere_ray.config.engines import EngineSpec
-from sphere_ray.engines.engine import Engine, EngineStats, Request, Response
+from sphere_ray.engines.engine import Engine, EngineStats, Listened, Request, Response
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError, RowError
 from sphere_ray.rollout.nodes import cores_here
@@ -145,7 +146,13 @@ class EngineActor:
     """One replica of a pool; `status` and `close` never queue behind generation."""
 
     def __init__(
-        self, spec: EngineSpec, *, name: str, ledger: str, share_cores: bool = False
+        self,
+        spec: EngineSpec,
+        *,
+        name: str,
+        ledger: str,
+        share_cores: bool = False,
+        vllm_metrics: bool = False,
     ) -> None:
         """Remember what to build; `ready` builds it. `ledger` names the actor of the `Ledger`.
 
@@ -155,6 +162,7 @@ class EngineActor:
         self._name = name
         self._ledger = ledger
         self._share_cores = share_cores
+        self._vllm_metrics = vllm_metrics
         self._engine: Engine | None = None
         self._gate = Gate()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -257,6 +265,8 @@ class EngineActor:
         engines = await ledger.placed.remote(self._name)
         os.environ.update(openmp(self._spec, cores_here(), engines, share_cores=self._share_cores))
         self._engine = build_engine(self._spec)
+        if self._vllm_metrics and isinstance(self._engine, Listened):
+            self._engine.listeners += vllm_ray.stat_loggers()
         await self._engine.start()
         self._heart = asyncio.create_task(self._beat())
 

@@ -19,7 +19,7 @@ def mark(rollouts: str, output: str) -> int:
         EngineError: a task failed for a reason outside of it.
     """
     files = enumerate(storage.data_files(rollouts))
-    return sum(in_tasks(_mark, [(file, part(output, index)) for index, file in files]))
+    return sum(in_tasks(_mark, [(file, part(output, index)) for index, file in files], output))
 
 
 def _mark(job: tuple[str, str]) -> int:

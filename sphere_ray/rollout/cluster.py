@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import ray
 
+from sphere_ray.compat import ray_log
 from sphere_ray.config.cluster import RayPlacement
 from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.run import RunSettings
@@ -36,6 +37,7 @@ def connected(settings: RunSettings) -> Iterator[str]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray_log.silence()
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers
     try:

@@ -1,5 +1,6 @@
 """One grader pool per node, as a Ray actor; clear cases are decided where they arise."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -93,6 +94,7 @@ def start_graders(settings: GradingSettings) -> GraderClient:
 
 def _launch(settings: GradingSettings, node: str) -> Any:
     options = {
+        "name": f"grader-{node[:8]}-{uuid.uuid4().hex[:6]}",
         "num_cpus": 0,
         "max_restarts": 3,
         "max_task_retries": 3,  # grading is pure, so a lost call may simply be repeated

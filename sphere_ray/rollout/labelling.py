@@ -83,6 +83,7 @@ def label(
             )
             for index, (file, trained) in enumerate(files)
         ],
+        output,
     )
     return LabelCounts(
         train=sum(train for train, _ in counts), held_out=sum(held for _, held in counts)

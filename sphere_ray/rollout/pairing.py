@@ -48,6 +48,12 @@ class PairCounts:
     kept: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def details(self) -> dict[str, int]:
+        """The counts by path; see `Snapshot.details`."""
+        kept = {f"pairs_kept/{stage}": count for stage, count in self.kept.items()}
+        return kept | {f"pairs_dropped/{reason}": count for reason, count in self.dropped.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
@@ -88,7 +94,7 @@ def pair(
             storage.remove(file)
     files = enumerate(storage.data_files(rollouts))
     tasks = [(file, part(proposals, index), method, known, audit) for index, file in files]
-    found = in_tasks(_propose, tasks)
+    found = in_tasks(_propose, tasks, output)
     unseen, changed = (sum(each[number] for each in found) for number in (0, 1))
     passed = pa.concat_tables([_PASSED.empty_table(), *(each[2] for each in found)])
     cuts = family_cuts(_by_family(passed), method.pairs)
@@ -108,7 +114,7 @@ def pair(
         for index, group in enumerate(bundles(storage.data_files(proposals), PAIRS_PER_FILE))
     ]
     kept, dropped, accepted = Counter[str](), Counter[str](), 0
-    for by_stage, by_reason, some in in_tasks(_split, jobs):
+    for by_stage, by_reason, some in in_tasks(_split, jobs, output):
         kept.update(by_stage)
         dropped.update(by_reason)
         accepted += some

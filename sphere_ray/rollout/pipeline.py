@@ -27,6 +27,7 @@ from sphere_ray.rollout.shards import (
     bundles,
     in_tasks,
     part,
+    title,
 )
 from sphere_ray.rollout.stages import ID_COLUMN, STAGES, Assignment, Evaluate, RowStage
 
@@ -85,7 +86,8 @@ def compact(output: str, rows_per_file: int = ROWS_PER_FILE) -> None:
         storage.remove(file)
     files = storage.data_files(parts_dir(output))
     groups = bundles(files, rows_per_file)
-    in_tasks(_joined, [(group, part(output, index)) for index, group in enumerate(groups)])
+    jobs = [(group, part(output, index)) for index, group in enumerate(groups)]
+    in_tasks(_joined, jobs, output)
 
 
 def _stream(
@@ -117,6 +119,7 @@ def _run_graph(
 ) -> None:
     settings = assignment.settings.rollout
     dataset = compat.read_parquet(storage.data_files(source), num_cpus=TASK_CPUS)
+    dataset.set_name(title(parts))
     compat.keep_ids(dataset, ID_COLUMN, f"{parts}/_checkpoint")
     # Small tables are read as one block; smaller ones keep all stage actors busy.
     dataset = dataset.repartition(target_num_rows_per_block=settings.batch_size)

@@ -1,9 +1,10 @@
 """The driver's side of the pools: start, share, release, and check that memory came back."""
 
 import logging
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.placement import engines_share_cores
+from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.records import PoolUse
@@ -30,6 +33,8 @@ ADMITTED = 3
 only one can start before the prompt is computed."""
 WORK_CONCURRENCY = 10_000
 POLL_S = 0.5
+LOOK_S = 5.0
+"""How often pools are looked at while they are metered."""
 RELEASE_TIMEOUT_S = 120.0
 
 
@@ -45,20 +50,36 @@ class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
     def __init__(
-        self, release_timeout_s: float = RELEASE_TIMEOUT_S, *, share_cores: bool = False
+        self,
+        release_timeout_s: float = RELEASE_TIMEOUT_S,
+        *,
+        run: str = "run",
+        share_cores: bool = False,
+        vllm_metrics: bool = False,
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
-        With `share_cores` several pools will work on the CPUs at once.
+        The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
+        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures.
         """
         compat.found_doubts()
         self._release_timeout_s = release_timeout_s
-        self._share_cores = share_cores
+        self._run = run
+        self._given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics}
         self._members: dict[EngineSpec, list[Member]] = {}
         self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
         self._ledger_name = f"engines-{uuid.uuid4().hex}"
         ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> "Pools":
+        """Make the pools of a run."""
+        return cls(
+            run=settings.name,
+            share_cores=engines_share_cores(settings),
+            vllm_metrics=settings.ray.vllm_metrics,
+        )
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
         """Run exactly the pools of `specs`: keep those that run, stop others, start the missing.
@@ -94,14 +115,41 @@ class Pools:
         return [status.stats for status in self.statuses(spec)]
 
     @contextmanager
-    def metered(self, specs: Sequence[EngineSpec]) -> Iterator[list[PoolUse]]:
-        """Meter running pools; the yielded list is filled when the block ends well."""
+    def metered(
+        self, specs: Sequence[EngineSpec], show: Callable[[dict[str, float]], object]
+    ) -> Iterator[list[PoolUse]]:
+        """Meter running pools; the yielded list is filled when the block ends well.
+
+        Meanwhile `show` gets the pools' `load` every `LOOK_S` seconds, as `pool/NAME/FIELD`.
+        """
         found: list[PoolUse] = []
         before, began = {spec: self.stats(spec) for spec in specs}, time.monotonic()
-        yield found
+        over = threading.Event()
+        looks = threading.Thread(target=self._look, args=(before, show, over), daemon=True)
+        looks.start()
+        try:
+            yield found
+        finally:
+            over.set()
+            looks.join()
         seconds = time.monotonic() - began
         for spec, old in before.items():
             found.append(_use(spec.name, old, self.stats(spec), seconds))
+
+    def _look(
+        self,
+        before: Mapping[EngineSpec, Sequence[EngineStats]],
+        show: Callable[[dict[str, float]], object],
+        over: threading.Event,
+    ) -> None:
+        last, began = before, time.monotonic()
+        while not over.wait(LOOK_S):
+            now, seconds = {spec: self.stats(spec) for spec in last}, time.monotonic() - began
+            began += seconds
+            for spec, stats in now.items():
+                found = load(last[spec], stats, seconds)
+                show({f"pool/{spec.name}/{name}": value for name, value in found.items()})
+            last = now
 
     def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
         """Return the status of each replica of a running pool that answers."""
@@ -150,7 +198,10 @@ class Pools:
 
     def _launch(self, spec: EngineSpec, replica: int) -> Member:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
+        # Planned starts are no deaths, so each launch has an account of its own.
+        name = f"{self._run}-{spec.name}-{replica}-{uuid.uuid4().hex[:6]}"
         actor = hosting.options(
+            name=name,
             num_cpus=0,
             num_gpus=spec.pool.gpus * spec.pool.tensor_parallel,
             max_restarts=-1,  # the ledger keeps the budget
@@ -158,9 +209,7 @@ class Pools:
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
         )
-        # Planned starts are no deaths, so each launch has an account of its own.
-        name = f"{spec.name}/{replica} ({uuid.uuid4().hex[:6]})"
-        arguments = {"name": name, "ledger": self._ledger_name, "share_cores": self._share_cores}
+        arguments = {"name": name, "ledger": self._ledger_name, **self._given}
         return Member(actor=actor.remote(spec, **arguments), name=name)
 
     def _share_out_cores(self, spec: EngineSpec) -> None:
@@ -222,20 +271,43 @@ class Pools:
         return f"node {state.node_id[:8]}: {', '.join(found)}" if found else ""
 
 
+def load(
+    before: Sequence[EngineStats], after: Sequence[EngineStats], seconds: float
+) -> dict[str, float]:
+    """The load of a pool's replicas: now, and over the `seconds` between two looks at them.
+
+    `running` and `waiting` are sequences, `kv_cache_use`, `prefix_hits` and `idle` shares; without
+    replicas or without prompts the shares are left out.
+    """
+    found = {
+        "running": float(sum(each.running for each in after)),
+        "waiting": float(sum(each.waiting for each in after)),
+        "tokens_per_second": _grown("generated_tokens", before, after) / seconds,
+    }
+    if after:
+        found["kv_cache_use"] = sum(each.kv_cache_use for each in after) / len(after)
+        busy = _grown("busy_s", before, after) / (len(after) * seconds)
+        found["idle"] = 1 - min(busy, 1.0)
+    if asked := _grown("prefix_queries", before, after):
+        found["prefix_hits"] = _grown("prefix_hits", before, after) / asked
+    return found
+
+
 def _use(
     name: str, before: Sequence[EngineStats], after: Sequence[EngineStats], seconds: float
 ) -> PoolUse:
-    def grown(counter: str) -> float:
-        # A replica that was restarted meanwhile counts from zero.
-        old, new = (sum(getattr(each, counter) for each in side) for side in (before, after))
-        return float(max(new - old, 0))
-
     return PoolUse(
         name=name,
         replicas=len(after),
         seconds=round(seconds, 3),
-        busy_s=round(grown("busy_s"), 3),
-        generated_tokens=int(grown("generated_tokens")),
-        prefix_queries=int(grown("prefix_queries")),
-        prefix_hits=int(grown("prefix_hits")),
+        busy_s=round(_grown("busy_s", before, after), 3),
+        generated_tokens=int(_grown("generated_tokens", before, after)),
+        prefix_queries=int(_grown("prefix_queries", before, after)),
+        prefix_hits=int(_grown("prefix_hits", before, after)),
     )
+
+
+def _grown(counter: str, before: Sequence[EngineStats], after: Sequence[EngineStats]) -> float:
+    # A replica that was restarted meanwhile counts from zero.
+    old, new = (sum(getattr(each, counter) for each in side) for side in (before, after))
+    return float(max(new - old, 0))

@@ -5,7 +5,7 @@ Nothing here holds more than a few row groups of a file in memory.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,17 @@ Result = TypeVar("Result")
 def part(directory: str, index: int) -> str:
     """Return the name of a data file."""
     return f"{directory}/part-{index:05}.parquet"
+
+
+def title(directory: str) -> str:
+    """A step's name for Ray's dashboard, from its directory: `laptop-iter-000-rollouts`.
+
+    It begins with the name of the run directory.
+    """
+    names = directory.removesuffix("/_parts").split("/")
+    iterations = [index for index, name in enumerate(names) if name.startswith("iter-")]
+    first = iterations[-1] - 1 if iterations else -3
+    return "-".join(names[first:])
 
 
 def small_tables(file: str) -> Iterator[pa.Table]:
@@ -79,18 +90,23 @@ class ShardWriter:
         self._open.__exit__(kind, *error)
 
 
-def in_tasks(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+def in_tasks(
+    function: Callable[[Job], Result], jobs: Sequence[Job], output: str = ""
+) -> list[Result]:
     """Run a function on every job in Ray tasks; return the results in the order of the jobs.
 
     A single job runs here: a small run should not wait seconds for the process of a task. As many
     tasks run at a time as the cluster has CPUs, because starting a process costs seconds of one.
+    The dashboard shows the tasks by their function and the step of the directory `output`.
 
     Raises:
         SphereError: a task raised it, or failed for another reason.
     """
     if len(jobs) == 1:
         return [function(jobs[0])]
-    task = ray.remote(num_cpus=TASK_CPUS, scheduling_strategy="SPREAD")(function)
+    name = f"{title(output)}:{function.__name__}"
+    options = {"num_cpus": TASK_CPUS, "scheduling_strategy": "SPREAD", "name": name}
+    task = cast(Any, ray.remote(function)).options(**options)
     most = max(1, int(sum(node.cpus for node in living_nodes())))
     results: dict[int, Result] = {}
     running: dict[Any, int] = {}

@@ -27,6 +27,7 @@ from sphere_ray.reward.audited import AuditedScorer
 from sphere_ray.reward.sources import Surroundings
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.grader import GraderClient
+from sphere_ray.rollout.tallies import tally_answers, tally_chains
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
@@ -193,7 +194,9 @@ class MethodStage(RowStage):
         if (name := row.problem.problem_id) in self._settled:
             self._settled.remove(name)
             world = self._frugal
-        return await enter(self.name, row, world, next(self._arrivals) - later * LATER)
+        done = await enter(self.name, row, world, next(self._arrivals) - later * LATER)
+        self._progress.add(**tally_chains(done.chains[len(row.chains) :]))
+        return done
 
     def failed(self, row: Rollout, error: RowError) -> Rollout:
         """See `RowStage.failed`."""
@@ -234,7 +237,9 @@ class Evaluate(RowStage):
 
     async def work(self, row: Problem) -> EvaluationRow:
         """See `RowStage.work`."""
-        return await evaluate_problem(row, self._exam)
+        answered = await evaluate_problem(row, self._exam)
+        self._progress.add(**tally_answers(answered))
+        return answered
 
     def failed(self, row: Problem, error: RowError) -> EvaluationRow:
         """See `RowStage.failed`."""

@@ -37,6 +37,7 @@ from sphere_ray.runs.steps.reward_model import (
     reward_base_dir,
 )
 from sphere_ray.runs.steps.rollouts import RolloutsStep
+from sphere_ray.trackers.feed import tracking
 
 UNKNOWN = ""
 """The fingerprint of a model that is only planned."""
@@ -65,12 +66,17 @@ def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     start = Run.open(origin) if origin else None
-    with WritableRun.create(settings.run_dir, settings) as directory, Session(run=directory) as at:
+    with (
+        WritableRun.create(settings.run_dir, settings) as directory,
+        tracking(directory.path, settings) as trackers,
+        Session(run=directory, trackers=trackers) as at,
+    ):
         executor = Executor(at, start)
         outcome = _Loop(settings=settings, steps=executor, session=at).evolve()
         directory.note_current([plan.path for plan in executor.plans], all_of_them=True)
         summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
         storage.write_json(summary, directory.file(SUMMARY))
+        trackers.finish(summary)
         return summary
 
 

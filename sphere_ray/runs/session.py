@@ -12,13 +12,11 @@ from typing import Self
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
-from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field
-from sphere_ray.reporting.metrics import RunMetrics
-from sphere_ray.reporting.progress import ProgressBoard, Snapshot
+from sphere_ray.reporting.progress import PhaseTracker, ProgressBoard
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.nodes import cluster_size
@@ -26,6 +24,8 @@ from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.directory import WritableRun
+from sphere_ray.trackers.feed import Trackers
+from sphere_ray.trackers.ray_metrics import RunMetrics
 from sphere_ray.training.job import TrainingJob
 
 
@@ -36,18 +36,20 @@ class Session:
     run: WritableRun
     needs: RunSettings | None = None
     """Settings that say what the cluster must have room for, if that is less than the run's."""
+    trackers: Trackers = field(default_factory=Trackers)
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
     _grader: GraderClient | None = None
-    _metrics: RunMetrics | None = None
+    _connected: bool = False
     _job: TrainingJob | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         """Start to record events."""
-        self.events = EventLog(self.run.append_event)
-        self.board = ProgressBoard(listeners=(self.events.on_progress, self._measure))
+        trackers = self.trackers
+        self.events = EventLog(self.run.append_event, listener=trackers.on_event)
+        self.board = ProgressBoard(listeners=(self.events.on_progress, trackers.on_progress))
 
     @property
     def settings(self) -> RunSettings:
@@ -68,10 +70,11 @@ class Session:
         Raises:
             PlacementError: there is no cluster, or it is too small.
         """
-        if self._metrics is not None:
+        if self._connected:
             return
         dashboard = self._open.enter_context(connected(self.settings))
-        self._metrics = RunMetrics(self.settings.name)
+        self._connected = True
+        self.board.listen(RunMetrics(self.settings.name).on_progress)
         self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
         if dashboard:
             self.log(f"Ray dashboard: {dashboard}")
@@ -85,7 +88,7 @@ class Session:
         self.connect()
         self.dismiss_workers()
         if self._pools is None:
-            self._pools = Pools(share_cores=engines_share_cores(self.settings))
+            self._pools = Pools.of(self.settings)
         self._pools.ensure(specs)
 
     def assignment(
@@ -107,10 +110,12 @@ class Session:
             iteration=iteration,
         )
 
-    def metered(self, specs: Sequence[EngineSpec]) -> AbstractContextManager[list[PoolUse]]:
+    def metered(
+        self, specs: Sequence[EngineSpec], tracker: PhaseTracker
+    ) -> AbstractContextManager[list[PoolUse]]:
         """Meter running pools; see `Pools.metered`."""
         assert self._pools is not None
-        return self._pools.metered(specs)
+        return self._pools.metered(specs, lambda loads: tracker.update(details=loads))
 
     def call_workers_early(self, iteration: int) -> None:
         """Start training's workers beside the running engines, if the cluster has room for both."""
@@ -146,7 +151,8 @@ class Session:
 
     def _start_workers(self, iteration: int) -> None:
         state = self._training_state(iteration)
-        self._job = TrainingJob("training", state, self.settings.trainer)
+        name = f"{self.settings.name}-iter-{iteration:03}-training"
+        self._job = TrainingJob(name, state, self.settings.trainer)
 
     def _training_state(self, iteration: int) -> str:
         return self.run.file(f"iter-{iteration:03}/_train")
@@ -173,7 +179,3 @@ class Session:
             self.log(str(late))  # what ended the run matters more
         finally:
             self._open.__exit__(kind, error, trace)
-
-    def _measure(self, snapshot: Snapshot) -> None:
-        if self._metrics is not None:
-            self._metrics.on_progress(snapshot)

@@ -275,6 +275,8 @@ class Executor(Planner):
             step=step.place,
         )
         storage.write_json(manifest.to_json(), f"{plan.path}/{MANIFEST}")
+        place = plan.path.removeprefix(f"{self._run.path}/")
+        self._session.record("committed", iteration=step.iteration, path=place)
         return FinishedStep(path=plan.path, manifest=manifest)
 
     def _clean(self, plan: Plan) -> None:

@@ -56,7 +56,8 @@ class TrainingJob:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         environment = {key: value for key, value in os.environ.items() if "RAY_TRAIN_" in key}
         relay = cast(Any, ray).remote(num_cpus=0, scheduling_strategy=here)(_Relay)
-        self._actor: Any = relay.remote(name, storage_path, placement, environment)
+        shown = relay.options(name=f"{name}-{os.urandom(3).hex()}")
+        self._actor: Any = shown.remote(name, storage_path, placement, environment)
         self._end = self._actor.run.remote()
         self._busy = False
 

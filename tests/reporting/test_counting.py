@@ -1,13 +1,12 @@
 import io
 import pickle
-from typing import ClassVar
 
 import pytest
 import ray
 from rich.console import Console
 
-from sphere_ray.reporting.metrics import CounterSink, RunMetrics, follow
-from sphere_ray.reporting.progress import PhaseState, ProgressBoard, Snapshot
+from sphere_ray.reporting.metrics import CounterSink, follow, update_from
+from sphere_ray.reporting.progress import ProgressBoard
 
 
 class Timers:
@@ -89,48 +88,14 @@ def test_counts_of_all_actors_reach_the_board(cluster):
     assert phase.snapshot.counts == {"tokens": 400}
 
 
-class FakeMetric:
-    """Keeps what Ray would export: counters by adding, gauges by replacing."""
-
-    exported: ClassVar[dict[tuple[str, ...], float]] = {}
-
-    def __init__(self, name, _description, tag_keys):
-        self.name = name
-        self.tag_keys = tag_keys
-
-    def inc(self, value, tags):
-        assert value > 0
-        key = self._key(tags)
-        self.exported[key] = self.exported.get(key, 0) + value
-
-    def set(self, value, tags):
-        self.exported[self._key(tags)] = value
-
-    def _key(self, tags):
-        return (self.name, *(tags[tag] for tag in self.tag_keys))
-
-
-def test_snapshots_become_ray_metrics():
-    metrics = RunMetrics("r1", counter=FakeMetric, gauge=FakeMetric)
-    state = {"name": "rollout", "unit": "problems", "total": 9, "iteration": 2, "first": 4}
-    first = {"done": 5, "counts": {"tokens": 70, "pairs": 0}, "state": PhaseState.RUNNING}
-    metrics.on_progress(Snapshot(**state, **first, seconds=2.0))
-    here = ("r1", "2", "rollout")
-    assert FakeMetric.exported["sphere_phase", *here] == 1
-    last = {"done": 9, "counts": {"tokens": 100, "pairs": 3}, "state": PhaseState.FINISHED}
-    metrics.on_progress(Snapshot(**state, **last, seconds=4.0))
-    trained = {"name": "train", "unit": "steps", "total": 2, "done": 1, "counts": {"loss": 0.7}}
-    metrics.on_progress(Snapshot(**trained))
-    assert FakeMetric.exported == {
-        ("sphere_problems_total", *here): 5,
-        ("sphere_tokens_total", *here): 100,
-        ("sphere_pairs_total", *here): 3,
-        ("sphere_phase", *here): 0,
-        ("sphere_phase_done", *here): 9,
-        ("sphere_phase_total", *here): 9,
-        ("sphere_tokens_per_second", *here): 25,
-        ("sphere_phase", "r1", "", "train"): 1,
-        ("sphere_phase_done", "r1", "", "train"): 1,
-        ("sphere_phase_total", "r1", "", "train"): 2,
-        ("sphere_loss", "r1", "", "train"): 0.7,
-    }
+def test_counts_with_a_path_are_details_and_nobody_is_shown_them():
+    shown = io.StringIO()
+    with ProgressBoard(Console(file=shown)).phase("rollouts", 9, "problems", first=2) as phase:
+        update_from(
+            phase, {"problems": 3, "tokens": 7, "verdicts/diversity/wrong": 4}, done="problems"
+        )
+        assert phase.snapshot.done == 5
+        assert phase.snapshot.counts == {"tokens": 7}
+        assert phase.snapshot.details == {"verdicts/diversity/wrong": 4}
+    assert "7 tokens" in shown.getvalue()
+    assert "diversity" not in shown.getvalue()

@@ -42,7 +42,7 @@ class PairsStep(Step):
             known, method = [each.path for each in self.kept], self.settings.method
             counts = pipeline.pair(self.rollouts.path, work.path, method, known, self.audit)
             kept, dropped = sum(counts.kept.values()), counts.dropped
-            tracker.update(done=rows, pairs=kept)
+            tracker.update(done=rows, pairs=kept, details=counts.details)
         return Result(rows_in=kept + sum(dropped.values()), rows_out=kept, dropped=dropped)
 
 

@@ -12,7 +12,7 @@ from sphere_ray.models.source import model_fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Result, Step, Work
-from sphere_ray.training.messages import StepMetrics, TrainRequest
+from sphere_ray.training.messages import TrainRequest
 
 COLLAPSED = "collapsed"
 OUTCOME = "training.json"
@@ -74,18 +74,8 @@ class PolicyStep(Step):
 
     def _train(self, work: Work, request: TrainRequest) -> tuple[dict[str, Any], str | None]:
         with work.progress(0, "steps") as tracker:
-
-            def show(step: StepMetrics) -> None:
-                tracker.update(
-                    done=step.step,
-                    total=step.steps,
-                    loss=step.loss,
-                    accuracy=step.reward_accuracy,
-                    margin=step.margin,
-                )
-
             try:
-                result = work.session.workers(work.iteration or 0).run(request, show)
+                result = work.session.workers(work.iteration or 0).run(request, tracker.on_step)
             except CollapseError as error:
                 work.session.log(f"training was stopped: {error}")
                 return {"error": str(error)}, None

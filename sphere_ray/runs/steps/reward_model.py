@@ -80,10 +80,8 @@ class RewardModelStep(Step):
             request = self._request(work)
             try:
                 _require_both_sides(counts)
-                result = work.session.workers(work.iteration or 0).run(
-                    request,
-                    lambda step: tracker.update(done=step.step, total=step.steps, loss=step.loss),
-                )
+                workers = work.session.workers(work.iteration or 0)
+                result = workers.run(request, tracker.on_step)
                 outcome = {
                     "problems": result.problems,
                     "labels": result.labels,

@@ -87,7 +87,7 @@ class StreamedStep(Step):
         with work.progress(total, "problems", first=first) as tracker:
             with follow(tracker, done="problems") as hub:
                 given = session.assignment(self.settings, roles, work.iteration or 0, hub.sink())
-                with session.metered(roles.specs) as pools:
+                with session.metered(roles.specs, tracker) as pools:
                     self.graph(self.rows_of, work.path, given)
             # The last counts of a stage actor are lost when it ends; the files are the truth.
             tracker.update(done=storage.count_rows(parts))

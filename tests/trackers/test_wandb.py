@@ -1,0 +1,61 @@
+"""An offline run of W&B, read back from its transaction log."""
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+
+from tests.trackers.runs import (
+    SECRET,
+    TRAINED,
+    by_step,
+    kept_id,
+    run,
+    secrets_below,
+    settings_with,
+)
+
+BLOCK, HEADER = 1 << 15, 7
+
+
+def records(file: Path) -> Iterator[Record]:
+    """The records of a `.wandb` file: a log of LevelDB behind seven bytes of W&B's own."""
+    data, place, parts = file.read_bytes(), HEADER, b""
+    while place + HEADER <= len(data):
+        if BLOCK - place % BLOCK < HEADER:  # too little for a record is left of the block
+            place += BLOCK - place % BLOCK
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        place += HEADER + length
+        parts += data[place - length : place]
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sphere", "--set", f"token={SECRET}"])
+    monkeypatch.setenv("SOME_TOKEN", SECRET)
+    chosen = settings_with(tmp_path / "r", {"kind": "wandb", "offline": True})
+    run(chosen)
+    # W&B names a session's directory by the second.
+    (first,) = (tmp_path / "r" / "wandb").glob("offline-run-*")
+    first.rename(first.with_name("offline-run-first"))
+    run(chosen, iterations=2)
+    sessions = sorted((tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(sessions) == 2
+    assert {file.name for file in sessions} == {f"run-{kept_id(tmp_path / 'r', 'wandb')}.wandb"}
+    found = [
+        {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        for file in sessions
+        for record in records(file)
+    ]
+    for iteration in ("iter-000", "iter-001"):
+        loss, axis = f"{iteration}/policy/loss", f"{iteration}/policy/x"
+        points = ((int(row[axis]), float(row[loss])) for row in found if loss in row)
+        assert by_step(points) == TRAINED
+    assert not secrets_below(tmp_path / "r" / "wandb")
