@@ -107,8 +107,8 @@ def run(
             _show_plan(settings, origin)
             return
         from sphere_ray.report.page import write_report
-        from sphere_ray.reporting.table import print_summary
         from sphere_ray.runs.evolve import run as evolve
+        from sphere_ray.tables.run import print_summary
 
         summary = evolve(settings, origin)
         print_summary(summary, Console())
@@ -170,14 +170,14 @@ def _measure(context: typer.Context, models: list[str], options: EvaluationOptio
         settings = options.applied_to(chosen)
         if options.problems is None or options.by_set(models):
             from sphere_ray.commands.benchmarks import measure
-            from sphere_ray.reporting.benchmark_table import print_benchmarks
+            from sphere_ray.tables.benchmarks import print_benchmarks
 
             figures, told = measure(settings, models, options, _tell)
             print_benchmarks(figures, Console(), told)
             return
         from sphere_ray.commands import evaluate_model as command
         from sphere_ray.config.problems import SplitSettings
-        from sphere_ray.reporting.table import print_comparison, print_evaluation
+        from sphere_ray.tables.run import print_comparison, print_evaluation
 
         split = SplitSettings(source=options.problems, limit=options.limit)
         if len(models) == 1:
@@ -246,7 +246,7 @@ def train_prm(
     """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import train_prm as command
-        from sphere_ray.reporting.table import print_trained_reward
+        from sphere_ray.tables.run import print_trained_reward
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
         print_trained_reward(summary, Console())
@@ -272,7 +272,7 @@ def tune(
     """Try settings of training over the pairs a run has, and choose; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import tune as command
-        from sphere_ray.reporting.table import print_tuning
+        from sphere_ray.tables.run import print_tuning
 
         summary = command.tune(
             run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
@@ -300,7 +300,7 @@ def score_report(
     """Measure a run's reward sources against fresh rollout values; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import score_report as command
-        from sphere_ray.reporting.table import print_score_report
+        from sphere_ray.tables.run import print_score_report
 
         report = command.score_report(
             run_dir,
@@ -323,7 +323,7 @@ def proof(
     """Compare variants of a configuration over seeds; repeated, it continues."""
     with _outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands.proof import prove
-        from sphere_ray.reporting.proof_table import print_proof
+        from sphere_ray.tables.proof import print_proof
 
         target, found = prove(spec, overrides or [])
         print_proof(found, Console())

@@ -17,7 +17,6 @@ from sphere_ray.config.proof import ProofSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.problems.sources import local_file
 from sphere_ray.records import EvaluationRow, Problem
-from sphere_ray.reporting.proof_plot import draw_proof
 from sphere_ray.reporting.proof_summary import (
     Paired,
     ProofRun,
@@ -30,6 +29,7 @@ from sphere_ray.reporting.proof_summary import (
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import Run
+from sphere_ray.tables.proof_plot import draw_proof
 
 TOKENS, SECONDS = "{tokens}", "{seconds}"
 FEWEST_SAMPLES = 2

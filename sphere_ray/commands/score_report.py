@@ -20,7 +20,6 @@ from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, Problem, Rollout, ScoreRow, Verdict
-from sphere_ray.reporting.reliability_plot import draw_reliability
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
@@ -32,6 +31,7 @@ from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
 from sphere_ray.runs.steps.reward_model import labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
+from sphere_ray.tables.reliability_plot import draw_reliability
 
 TRAINED = "trained"
 _FEWEST_STEPS = 2

@@ -12,10 +12,10 @@ from rich.console import Console
 from sphere_ray import cli, storage
 from sphere_ray.commands.proof import prove
 from sphere_ray.records import EvaluationRow, PhaseReport, PoolUse, Problem, StageName, Verdict
-from sphere_ray.reporting.proof_table import print_proof
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.schema import to_table
+from sphere_ray.tables.proof import print_proof
 
 FAMILIES = ("ages", "boats")
 SAMPLED = ["method.search.strategy=sampled", "method.search.num_samples={tokens}"]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sphere_ray.records import EvaluationRow, Verdict
 from sphere_ray.reporting.benchmark_summary import benchmark_summary
-from sphere_ray.reporting.benchmark_table import print_benchmarks
+from sphere_ray.tables.benchmarks import print_benchmarks
 
 RIGHT, WRONG = Verdict.CORRECT, Verdict.WRONG
 

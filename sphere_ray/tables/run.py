@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from sphere_ray.records import StageName
-from sphere_ray.reporting.benchmark_table import print_benchmarks
 from sphere_ray.reporting.policy_summary import CandidateSummary
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
@@ -21,6 +20,7 @@ from sphere_ray.reporting.summary import (
 )
 from sphere_ray.reporting.tune_summary import TunedSummary, TuneSummary
 from sphere_ray.reward.process import Estimate, Metric, ProcessComparison, ProcessSummary
+from sphere_ray.tables.benchmarks import print_benchmarks
 
 _UNKNOWN = "-"
 _PROCESS_ROWS: Mapping[Metric, str] = {

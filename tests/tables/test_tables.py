@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sphere_ray.reporting.table import (
+from sphere_ray.tables.run import (
     print_comparison,
     print_evaluation,
     print_score_report,
