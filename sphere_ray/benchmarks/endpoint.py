@@ -4,7 +4,6 @@ An answer that the endpoint did not give is an error of the row and never wrong.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -114,7 +113,8 @@ def _refuse_failures(rows: Sequence[EvaluationRow], allowed: float) -> None:
     errors = Counter(row.error for row in rows if row.error is not None)
     if errors.total() > allowed * len(rows) or errors.total() == len(rows):
         reason, _ = errors.most_common(1)[0]
-        hint = " (lower --max-tokens)" if re.search("max_(completion_)?tokens", reason) else ""
+        too_long = "max_tokens" in reason and "nsupported" not in reason
+        hint = " (lower --max-tokens)" if too_long else ""
         raise EngineError(
             f"{errors.total()} of {len(rows)} problems failed, more than rollout.max_failed_share "
             f"allows (never all); most often: {reason}{hint}; the same command again asks only for "

@@ -22,7 +22,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.endpoint import EndpointSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.problems.contamination import HeldOut
-from sphere_ray.records import Problem
+from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 
 PROBLEMS = "problems"
@@ -44,26 +44,35 @@ def measure(
     sets = _sets(settings, options, tell)
     for model in models:
         _tell_what_it_saw(model, sets, tell)
+    # First the endpoint: what it answered is kept if something fails later.
+    strong, told = _ask_endpoint(settings, options, sets)
     found = dict(zip(models, answers_of(settings, models, sets), strict=True)) if models else {}
-    told = ""
-    if options.endpoint is not None and options.endpoint_model is not None:
-        counts = Counter[str]()
-        endpoint = EndpointSettings(
-            base_url=options.endpoint,
-            model=options.endpoint_model,
-            api_key_env=options.endpoint_key_env,
-            timeout_s=_TIMEOUT_S,
-            cache_dir=str(Path(settings.run_dir).expanduser().absolute().parent / _CACHE),
-        )
-        answers = asyncio.run(answers_of_endpoint(endpoint, sets, counts))
-        found[f"{endpoint.model} (endpoint)"] = answers
-        told = (
-            f"endpoint: {counts['endpoint_requests']:,} requests, {counts['endpoint_cached']:,} "
-            f"answers kept from earlier, {counts['endpoint_input_tokens']:,} tokens read and "
-            f"{counts['endpoint_output_tokens']:,} written"
-        )
+    found |= strong
     by_set = {name: {who: answers[name] for who, answers in found.items()} for name in sets}
     return summaries(settings, by_set, {PROBLEMS: options.problems or ""}), told
+
+
+def _ask_endpoint(
+    settings: RunSettings, options: EvaluationOptions, sets: dict[str, Asked]
+) -> tuple[dict[str, dict[str, list[EvaluationRow]]], str]:
+    """Its answers by set under its name, and what they took; nothing where there is none."""
+    if options.endpoint is None or options.endpoint_model is None:
+        return {}, ""
+    counts = Counter[str]()
+    endpoint = EndpointSettings(
+        base_url=options.endpoint,
+        model=options.endpoint_model,
+        api_key_env=options.endpoint_key_env,
+        timeout_s=_TIMEOUT_S,
+        cache_dir=str(Path(settings.run_dir).expanduser().absolute().parent / _CACHE),
+    )
+    answers = asyncio.run(answers_of_endpoint(endpoint, sets, counts))
+    told = (
+        f"endpoint: {counts['endpoint_requests']:,} requests, {counts['endpoint_cached']:,} "
+        f"answers kept from earlier, {counts['endpoint_input_tokens']:,} tokens read and "
+        f"{counts['endpoint_output_tokens']:,} written"
+    )
+    return {f"{endpoint.model} (endpoint)": answers}, told
 
 
 def _sets(settings: RunSettings, options: EvaluationOptions, tell: Tell) -> dict[str, Asked]:

@@ -25,7 +25,6 @@ from sphere_ray.runs.steps.problems import GivenProblemsStep
 
 SPLIT = "test"
 
-
 Tell = Callable[[str], None]
 """Says a line to the user."""
 

@@ -1,5 +1,9 @@
-"""The judge against `vllm serve` with a toy: grammar makes grades of its nonsense, or it fails."""
+"""The judge and benchmarks against `vllm serve` with a toy.
 
+Grammar makes grades of its nonsense, or the judge fails; benchmarks grade its nonsense as it is.
+"""
+
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -22,6 +27,7 @@ from sphere_ray.records import Candidate, Problem, StopReason
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 START_S, POLL_S = 240, 0.5
+Sphere = Callable[..., tuple[int, str, str]]
 REQUEST = ScoreRequest(
     problem=Problem(problem_id="p", question="What is 2 + 2?", answer="4", source="test"),
     messages=(),
@@ -112,3 +118,35 @@ async def test_what_a_toy_says_freely_is_an_error_and_no_score(url: str) -> None
 async def test_a_model_the_server_does_not_have_stops_the_run(url: str) -> None:
     with pytest.raises(EngineError, match="does not know the model"):
         await ask(url, model="another")
+
+
+def test_a_served_model_answers_three_benchmarks_once(
+    url: str, sphere: Sphere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gsm8k", "svamp", "math500"):
+        rows = [json.dumps({"question": f"What is {n} + 2?", "answer": str(n)}) for n in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    command = (
+        *("evaluate", "--benchmarks", "gsm8k,svamp,math500", "--benchmark-dir", str(tmp_path)),
+        *("--endpoint", url, "--endpoint-model", "judge", "--samples", "2", "--max-tokens", "16"),
+    )
+    code, out, err = sphere(*command)
+    assert (code, err) == (0, "")
+    assert "27 requests, 0 answers kept" in " ".join(out.split())
+    code, out, err = sphere(*command)
+    assert (code, err) == (0, "")
+    assert "0 requests, 27 answers kept" in " ".join(out.split())
+
+
+def test_answers_longer_than_the_served_context_say_what_to_do(
+    url: str, sphere: Sphere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "math500.jsonl").write_text('{"question": "What is 1 + 2?", "answer": "3"}')
+    monkeypatch.chdir(tmp_path)
+    code, _, err = sphere(
+        *("evaluate", "--benchmarks", "math500", "--benchmark-dir", str(tmp_path)),
+        *("--endpoint", url, "--endpoint-model", "judge"),
+    )
+    assert code == 1
+    assert "--max-tokens" in err

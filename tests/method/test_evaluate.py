@@ -1,6 +1,10 @@
 import asyncio
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sphere_ray.config.evaluation import EvaluationSettings
 from sphere_ray.config.method import PromptSettings
@@ -12,6 +16,7 @@ from sphere_ray.method.evaluate import (
     failed_row,
 )
 from sphere_ray.method.metrics import maj_at_k
+from sphere_ray.method.ports import Grade
 from sphere_ray.records import EvaluationRow, FinishReason, StopReason, Verdict
 
 from .fakes import PROBLEM, FakeGenerator, FakeGrader, FakeProgress, always, candidate
@@ -91,3 +96,27 @@ async def test_the_majority_counts_values_and_not_spellings():
     right = [verdict is Verdict.CORRECT for verdict in row.sample_verdicts]
     assert right == [False, False, True, False, False, False]
     assert not maj_at_k(row.sample_answers, right)
+
+
+class ByValue(FakeGrader):
+    async def grade(self, response, gold):
+        answer = response.removeprefix("#### ")
+        right = Fraction(answer) == Fraction(gold)
+        return Grade(verdict=Verdict.CORRECT if right else Verdict.WRONG, answer=answer)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(2, 5), st.sampled_from(["{}", "{}.0", "{}/1", "0{}"])), min_size=1
+    )
+)
+def test_maj_at_k_is_the_commonest_value(drawn):
+    said = [spelling.format(value) for value, spelling in drawn]
+    texts = iter(["1", *said])
+    policy = FakeGenerator(lambda r: [candidate(f"#### {next(texts)}") for _ in range(r.n)])
+    there = replace(context(policy, num_samples=len(said)), grader=ByValue())
+    row = asyncio.run(evaluate_problem(PROBLEM, there))
+    right = [verdict is Verdict.CORRECT for verdict in row.sample_verdicts]
+    values = [value for value, _ in drawn]
+    commonest = max(dict.fromkeys(values), key=values.count)  # of equals the first
+    assert maj_at_k(row.sample_answers, right) is (commonest == int(PROBLEM.answer))
