@@ -13,6 +13,8 @@ from sphere_ray.audit.app import create_app
 from sphere_ray.audit.journal import Journal
 from sphere_ray.audit.library import Library
 from sphere_ray.records import Branch, PreferencePair, Rollout, StageName
+from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.audits import load_audit
 from sphere_ray.runs.directory import Run
 from tests.audit.made_run import HOSTILE, chain, made_run, rollout
 
@@ -293,3 +295,41 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     app = create_app(Library(Run.open(run.path)), Journal(str(tmp_path / "a.jsonl")), "ann")
     with TestClient(app, base_url="http://localhost") as client:
         assert "no finished rollouts yet" in client.get("/").text
+
+
+def opened(run: Run, journal: Journal) -> TestClient:
+    app = create_app(Library(run), journal, "ann")
+    return TestClient(app, base_url="http://localhost", follow_redirects=False)
+
+
+def test_a_run_without_pairs_has_pages_too(tmp_path: Path, journal: Journal) -> None:
+    with opened(made_run(tmp_path / "made", rollouts()[8:10]), journal) as client:
+        for path in ("/", "/i/0/problems", "/i/0/pairs", f"/i/0/problem/{8:032x}"):
+            assert client.get(path).status_code == 200
+        assert "This queue has no pairs" in client.get("/i/0/queue?order=margin").text
+
+
+def test_step_level_pairs_are_judged_as_steps(tmp_path: Path, journal: Journal) -> None:
+    run = made_run(tmp_path / "made", [rollout(3)], level="step", step_margin=0.05)
+    step = run.step("pairs", 0)
+    assert step is not None
+    pair = next(step.rows(PreferencePair))
+    page = f"/i/0/pair/{pair.pair_id}"
+    with opened(run, journal) as client:
+        html = client.get(page).text
+        assert "Chosen step" in html
+        assert "is wrong" not in html
+        assert decide(client, page, pair_id=pair.pair_id, decision="chosen").status_code == 400
+        assert decide(client, page, pair_id=pair.pair_id, decision="reject").status_code == 303
+    journal.refresh()
+    (line,) = journal.lines
+    assert [side.verdict for side in line.sides] == [None, None]
+    assert line.sides[0].text_id != line.sides[1].text_id
+    counts = pipeline.pair(
+        run.file("iter-000/rollouts"),
+        str(tmp_path / "again"),
+        run.settings.method,
+        (),
+        load_audit(journal.path),
+    )
+    assert counts.dropped["audit_rejected"] == 1
