@@ -160,7 +160,7 @@ def test_decisions_that_mean_nothing_are_refused(
     assert decide(client, page, pair_id=pair_id, decision="love").status_code == 400
     problem = pairs[0].problem_id
     for chain_id in ("nothing", ""):
-        form = {"problem_id": problem, "chain_id": chain_id, "decision": "confirm"}
+        form = {"problem_id": problem, "chain_id": chain_id, "decision": "wrong"}
         assert decide(client, page, **form).status_code == 404
     dropped = links(client.get("/i/0/pairs?kind=dropped").text, "pair")[0]
     assert decide(client, page, pair_id=dropped, decision="accept").status_code == 400
@@ -253,10 +253,11 @@ def test_verdicts_are_turned_confirmed_and_taken_back(
     pair = pairs[0]
     page, problem = f"/i/0/pair/{pair.pair_id}", f"/i/0/problem/{pair.problem_id}"
     about = {"problem_id": pair.problem_id, "chain_id": pair.chosen_chain}
-    decide(client, page, pair_id=pair.pair_id, decision="chosen")
-    decide(client, page, pair_id=pair.pair_id, decision="rejected")
-    decide(client, problem, **about, decision="confirm")  # as it counts now: wrong
-    decide(client, problem, **about, decision="correct")  # that was wrong: right again
+    decide(client, page, pair_id=pair.pair_id, decision="chosen wrong")
+    decide(client, page, pair_id=pair.pair_id, decision="rejected correct")
+    decide(client, problem, **about, decision="wrong")
+    decide(client, problem, **about, decision="correct")
+    decide(client, problem, **about, decision="comment")  # says nothing, so it is not written
     journal.refresh()
     assert [line.decision for line in journal.lines] == ["wrong", "correct", "wrong", "correct"]
     assert sorted(journal.standing.verdicts.values()) == [True, True]
@@ -319,7 +320,9 @@ def test_step_level_pairs_are_judged_as_steps(tmp_path: Path, journal: Journal) 
         html = client.get(page).text
         assert "Chosen step" in html
         assert "is wrong" not in html
-        assert decide(client, page, pair_id=pair.pair_id, decision="chosen").status_code == 400
+        assert (
+            decide(client, page, pair_id=pair.pair_id, decision="chosen wrong").status_code == 400
+        )
         assert decide(client, page, pair_id=pair.pair_id, decision="reject").status_code == 303
     journal.refresh()
     (line,) = journal.lines
