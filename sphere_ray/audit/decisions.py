@@ -24,6 +24,8 @@ from sphere_ray.records import Rollout
 from sphere_ray.reward.judgements import AuditLine, Judged
 
 Form: TypeAlias = Mapping[str, str]
+_SIDES = ("chosen", "rejected")
+_VERDICTS = ("correct", "wrong")
 _MAX_COMMENT_CHARS = 4000
 
 
@@ -44,7 +46,8 @@ class Decisions:
         else:
             line = self._about_chain(index, form, decision, iteration)
         comment = form.get("comment", "").strip()[:_MAX_COMMENT_CHARS]
-        self._append(line | {"comment": comment})
+        if comment or line["decision"] != "comment":
+            self._append(line | {"comment": comment})
         order, stage = queue_of(form)
         if order and pair_id and line["decision"] != "comment":
             where = urlencode({"order": order, "stage": stage, "after": pair_id})
@@ -71,7 +74,7 @@ class Decisions:
             ) from None
 
     def _about_pair(self, row: PairRow, decision: str, iteration: int) -> dict[str, Any]:
-        """A line about a pair, or about the verdict of one of its sides."""
+        """A line about a pair, or about the verdict of one of its sides (`chosen wrong`)."""
         about = {
             "iteration": iteration,
             "problem_id": row.problem_id,
@@ -85,9 +88,9 @@ class Decisions:
             sides = tuple(
                 self._judged(row.rollout, name) for name in (row.chosen_chain, row.rejected_chain)
             )
-        if decision in ("chosen", "rejected") and not row.is_step:
-            side = sides[decision == "rejected"]
-            held = "wrong" if self._is_right(side) else "correct"
+        name, _, held = decision.partition(" ")
+        if name in _SIDES and held in _VERDICTS and not row.is_step:
+            side = sides[_SIDES.index(name)]
             return about | {"chain_id": side.chain_id, "decision": held, "sides": (side,)}
         allowed = ("accept", "reject", "comment") if row.reason is None else ("comment",)
         if decision not in allowed:
@@ -99,25 +102,19 @@ class Decisions:
     ) -> dict[str, Any]:
         """A line about the verdict of a chain."""
         number = index.problem(form.get("problem_id", ""))
-        if number is None or decision not in ("confirm", "correct", "comment"):
+        if number is None or decision not in (*_VERDICTS, "comment"):
             raise HTTPException(400, "This is no decision about a chain of this iteration.")
         rollout = rollout_of(index, number)
         side = self._judged(rollout, form.get("chain_id", ""))
         chain = next(each for each in rollout.chains if side.chain_id.startswith(each.chain_id))
-        right = self._is_right(side) == (decision == "confirm")
-        held = "comment" if decision == "comment" else ("correct" if right else "wrong")
         return {
             "iteration": iteration,
             "problem_id": rollout.problem.problem_id,
             "chain_id": side.chain_id,
             "stage": chain.stage,
-            "decision": held,
+            "decision": decision,
             "sides": (side,),
         }
-
-    def _is_right(self, side: Judged) -> bool:
-        held = self._journal.standing.verdicts.get(side.text_id)
-        return side.verdict == "correct" if held is None else held
 
     def _judged(self, rollout: Rollout, solution_id: str) -> Judged:
         view = view_of(rollout, solution_id, {})

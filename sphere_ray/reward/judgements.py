@@ -92,26 +92,26 @@ class Standing:
 
     def __init__(self, lines: Iterable[AuditLine] = ()) -> None:
         """Take the lines in their order."""
-        self._histories: dict[str, list[AuditLine]] = {}
+        self._left: list[AuditLine] = []
         self.comments: list[AuditLine] = []
         for line in lines:
             self._take(line)
 
     def _take(self, line: AuditLine) -> None:
-        history = self._histories.setdefault(line.item, [])
         if line.comment.strip():
             self.comments.append(line)
         if line.decision == "undo":
-            own = [index for index, each in enumerate(history) if each.who == line.who]
+            mark = (line.item, line.who)
+            own = [at for at, each in enumerate(self._left) if (each.item, each.who) == mark]
             if own:
-                del history[own[-1]]
+                del self._left[own[-1]]
         elif line.decision != "comment":
-            history.append(line)
+            self._left.append(line)
 
     @cached_property
     def lines(self) -> dict[str, AuditLine]:
         """The line that counts, by item."""
-        return {item: each[-1] for item, each in self._histories.items() if each}
+        return {line.item: line for line in self._left}
 
     @cached_property
     def seen(self) -> frozenset[str]:
@@ -136,8 +136,7 @@ class Standing:
 
     def last_of(self, who: str) -> AuditLine | None:
         """The latest decision of a person that was not taken back."""
-        own = [line for each in self._histories.values() for line in each if line.who == who]
-        return max(own, key=lambda line: line.when, default=None)
+        return next((line for line in reversed(self._left) if line.who == who), None)
 
 
 def audit_of(lines: Iterable[AuditLine]) -> Audit:

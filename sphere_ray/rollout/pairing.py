@@ -119,6 +119,7 @@ def pair(
         dropped.update(by_reason)
         accepted += some
     storage.remove(proposals)
+    storage.remove(f"{output}/{AUDITED}")
     if audit.inputs():
         audited: AuditedPairs = {
             "accepted": accepted,
@@ -143,6 +144,7 @@ def _propose(
     chunks = [chunk for table in earlier for chunk in table["pair_id"].chunks]
     ids = pa.chunked_array(chunks, pa.large_string())
     unseen, changed, passed = 0, 0, [_PASSED.empty_table()]
+    accepted = audit.accepted_ids
     with ShardWriter(output) as writer:
         for table in small_tables(file):
             judged = [corrected(each, audit) for each in rollouts_of(table)]
@@ -160,7 +162,7 @@ def _propose(
             fit = pairs.select(_PASSED.names).filter(pc.is_null(reasons))
             some = fit if method.pairs.max_family_ratio else fit.filter(_is_off_policy(fit))
             unseen += fit.num_rows - some.num_rows
-            passed.append(some.set_column(0, _PASSED.field(0), _rank(some, audit.accepted_ids)))
+            passed.append(some.set_column(0, _PASSED.field(0), _rank(some, accepted)))
     return unseen, changed, pa.concat_tables(passed)
 
 

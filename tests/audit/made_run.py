@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -113,14 +114,14 @@ def rollout(number: int) -> Rollout:
     return Rollout(problem=problem, chains=chains, route=("self_generation:pair",), tokens=20)
 
 
-def settings_for(folder: Path) -> RunSettings:
-    """Settings of a run in `folder`."""
+def settings_for(folder: Path, **pairs: Any) -> RunSettings:
+    """Settings of a run in `folder`, with some rules for pairs."""
     config = {
         "name": "made",
         "run_dir": str(folder),
         "problems": {s: {"source": f"file:{s}"} for s in ("train", "validation", "test")},
         "engines": {"policy": {"path": "tiny:llama"}, "policy_pool": {"kv_cache_gib": 1}},
-        "method": {"pairs": {"min_edit_distance": 3}},
+        "method": {"pairs": {"min_edit_distance": 3, **pairs}},
     }
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
@@ -140,9 +141,9 @@ def finished(run: WritableRun, place: str, rows: int, **inputs: str) -> str:
     return run.file(place)
 
 
-def made_run(folder: Path, rollouts: Sequence[Rollout]) -> Run:
+def made_run(folder: Path, rollouts: Sequence[Rollout], **rules: Any) -> Run:
     """Write a run with one iteration: the rollouts and the pairs that the package makes of them."""
-    settings = settings_for(folder)
+    settings = settings_for(folder, **rules)
     with WritableRun.create(str(folder), settings) as run:
         rows = run.file("iter-000/rollouts")
         storage.write_table(rollout_table(rollouts), f"{rows}/part-00000.parquet")

@@ -10,6 +10,7 @@ import pytest
 from sphere_ray import storage
 from sphere_ray.records import PreferencePair
 from sphere_ray.reporting.audit_summary import audit_summary
+from sphere_ray.reward.judgements import Standing
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.audits import load_audit, read_audit
 from sphere_ray.runs.directory import Run
@@ -99,6 +100,36 @@ def test_twenty_pairs_by_keyboard_change_what_the_next_pairing_makes(
         assert seen.complaints == []
         assert seen.foreign_requests == []
     check_pairs(run, before, pressed, tmp_path / "again")
+
+
+def test_chains_of_a_problem_are_judged_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    run = made_run(tmp_path / "made", [rollout(number) for number in range(3)])
+    with (
+        served(run.path) as address,
+        visit(browser, f"{address}/i/0/problem/{1:032x}", width=1400) as seen,
+    ):
+        page = seen.page
+        page.keyboard.press("e")
+        assert page.locator("details.siblings[open]").count() == 2
+        page.keyboard.press("j")
+        page.keyboard.press("j")  # Sol_min, which the grader called wrong
+        for key, expected in (
+            ("w", ["correct"]),
+            ("y", ["correct"]),
+            ("u", ["correct"]),
+            ("u", []),
+        ):
+            with page.expect_navigation():
+                page.keyboard.press(key)
+            standing = Standing(read_audit(run.file("audit.jsonl"))).lines.values()
+            assert [line.decision for line in standing] == expected
+            assert page.locator("text=person: correct").count() == len(expected)
+            page.keyboard.press("j")
+            page.keyboard.press("j")
+        assert {
+            line.chain_id.rpartition(":")[2] for line in read_audit(run.file("audit.jsonl"))
+        } == {"min"}
+        assert seen.complaints == []
 
 
 def check_pairs(

@@ -13,6 +13,8 @@ from sphere_ray.audit.app import create_app
 from sphere_ray.audit.journal import Journal
 from sphere_ray.audit.library import Library
 from sphere_ray.records import Branch, PreferencePair, Rollout, StageName
+from sphere_ray.rollout import pipeline
+from sphere_ray.rollout.audits import load_audit
 from sphere_ray.runs.directory import Run
 from tests.audit.made_run import HOSTILE, chain, made_run, rollout
 
@@ -158,7 +160,7 @@ def test_decisions_that_mean_nothing_are_refused(
     assert decide(client, page, pair_id=pair_id, decision="love").status_code == 400
     problem = pairs[0].problem_id
     for chain_id in ("nothing", ""):
-        form = {"problem_id": problem, "chain_id": chain_id, "decision": "confirm"}
+        form = {"problem_id": problem, "chain_id": chain_id, "decision": "wrong"}
         assert decide(client, page, **form).status_code == 404
     dropped = links(client.get("/i/0/pairs?kind=dropped").text, "pair")[0]
     assert decide(client, page, pair_id=dropped, decision="accept").status_code == 400
@@ -251,10 +253,11 @@ def test_verdicts_are_turned_confirmed_and_taken_back(
     pair = pairs[0]
     page, problem = f"/i/0/pair/{pair.pair_id}", f"/i/0/problem/{pair.problem_id}"
     about = {"problem_id": pair.problem_id, "chain_id": pair.chosen_chain}
-    decide(client, page, pair_id=pair.pair_id, decision="chosen")
-    decide(client, page, pair_id=pair.pair_id, decision="rejected")
-    decide(client, problem, **about, decision="confirm")  # as it counts now: wrong
-    decide(client, problem, **about, decision="correct")  # that was wrong: right again
+    decide(client, page, pair_id=pair.pair_id, decision="chosen wrong")
+    decide(client, page, pair_id=pair.pair_id, decision="rejected correct")
+    decide(client, problem, **about, decision="wrong")
+    decide(client, problem, **about, decision="correct")
+    decide(client, problem, **about, decision="comment")  # says nothing, so it is not written
     journal.refresh()
     assert [line.decision for line in journal.lines] == ["wrong", "correct", "wrong", "correct"]
     assert sorted(journal.standing.verdicts.values()) == [True, True]
@@ -293,3 +296,43 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     app = create_app(Library(Run.open(run.path)), Journal(str(tmp_path / "a.jsonl")), "ann")
     with TestClient(app, base_url="http://localhost") as client:
         assert "no finished rollouts yet" in client.get("/").text
+
+
+def opened(run: Run, journal: Journal) -> TestClient:
+    app = create_app(Library(run), journal, "ann")
+    return TestClient(app, base_url="http://localhost", follow_redirects=False)
+
+
+def test_a_run_without_pairs_has_pages_too(tmp_path: Path, journal: Journal) -> None:
+    with opened(made_run(tmp_path / "made", rollouts()[8:10]), journal) as client:
+        for path in ("/", "/i/0/problems", "/i/0/pairs", f"/i/0/problem/{8:032x}"):
+            assert client.get(path).status_code == 200
+        assert "This queue has no pairs" in client.get("/i/0/queue?order=margin").text
+
+
+def test_step_level_pairs_are_judged_as_steps(tmp_path: Path, journal: Journal) -> None:
+    run = made_run(tmp_path / "made", [rollout(3)], level="step", step_margin=0.05)
+    step = run.step("pairs", 0)
+    assert step is not None
+    pair = next(step.rows(PreferencePair))
+    page = f"/i/0/pair/{pair.pair_id}"
+    with opened(run, journal) as client:
+        html = client.get(page).text
+        assert "Chosen step" in html
+        assert "is wrong" not in html
+        assert (
+            decide(client, page, pair_id=pair.pair_id, decision="chosen wrong").status_code == 400
+        )
+        assert decide(client, page, pair_id=pair.pair_id, decision="reject").status_code == 303
+    journal.refresh()
+    (line,) = journal.lines
+    assert [side.verdict for side in line.sides] == [None, None]
+    assert line.sides[0].text_id != line.sides[1].text_id
+    counts = pipeline.pair(
+        run.file("iter-000/rollouts"),
+        str(tmp_path / "again"),
+        run.settings.method,
+        (),
+        load_audit(journal.path),
+    )
+    assert counts.dropped["audit_rejected"] == 1

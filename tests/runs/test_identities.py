@@ -11,8 +11,11 @@ import yaml
 from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
+from sphere_ray.errors import ConfigError
+from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout.roles import Roles
+from sphere_ray.runs.evolve import plan
 from sphere_ray.runs.step import Made, Step
 from sphere_ray.runs.steps.evaluation import EvaluationStep
 from sphere_ray.runs.steps.pairs import PairsStep
@@ -246,3 +249,40 @@ def test_kept_pairs_are_inputs_of_pairs_and_reference(load: Any) -> None:
         ReferenceStep(pairs=MADE, model=MODEL, **common),
     ):
         assert replace(MADE, name="earlier") in step.inputs().values()
+
+
+def test_an_audit_counts_by_what_was_decided(load: Any) -> None:
+    decided = Audit(rejected=frozenset({"x"}))
+    judged = Audit(verdicts={"p": {"t": True}})
+    trained = "pool: {kv_cache_gib: 1}, shape: classifier"
+    settings = load(f"engines.scorer={{kind: rollout_value, trained: {{{trained}}}}}")
+
+    def inputs(audit: Audit) -> tuple[Any, Any]:
+        pairs = PairsStep(settings=settings, rollouts=MADE, audit=audit)
+        model = RewardModelStep(
+            settings=settings,
+            trained=settings.engines.scorer.trained,
+            recorded=(),
+            base=MODEL,
+            audit=audit,
+        )
+        return pairs.inputs().get("audit"), model.inputs().get("audit")
+
+    assert inputs(NOTHING) == (None, None)
+    assert inputs(decided)[0] is not None
+    assert inputs(decided)[1] is None  # labels know no pairs
+    assert None not in inputs(judged)
+    assert inputs(judged)[0] != inputs(decided)[0]
+    # The path alone decides nothing.
+    assert changed(load(), load("method.pairs.audit=somewhere/audit.jsonl")) == set()
+
+
+def test_a_missing_audit_is_noticed_before_any_work(load: Any, tmp_path: Path) -> None:
+    settings = load(
+        f"run_dir={tmp_path / 'run'}",
+        "engines.backend=simulated",
+        "engines.scorer={kind: simulated}",
+        f"method.pairs.audit={tmp_path / 'audit.jsonl'}",
+    )
+    with pytest.raises(ConfigError, match=r"method\.pairs\.audit: .*cannot be read"):
+        plan(settings)

@@ -21,6 +21,7 @@ from sphere_ray.errors import (
     TooFewLabelsError,
     TrainingError,
 )
+from sphere_ray.method.audit import Audit, corrected
 from sphere_ray.models.source import model_fingerprint, resolve_model
 from sphere_ray.records import (
     Branch,
@@ -70,14 +71,14 @@ def rollout(index: int, *, valued: bool) -> Rollout:
 def labels_in_this_process(rollouts: list[Rollout]) -> Callable[..., LabelCounts]:
     """In the place of the Ray Data graph that labels recorded steps."""
 
-    def label(sources: Any, output: str, *, share: float, seed: int) -> LabelCounts:
+    def label(sources: Any, output: str, *, share: float, seed: int, audit: Audit) -> LabelCounts:
         counts = {}
         for side, wanted in (("train", False), ("held_out", True)):
             steps = [
                 step
                 for each in rollouts
                 if (int(each.problem.problem_id) % 5 == 0) is wanted
-                for step in labelled_steps(each, trained=False)
+                for step in labelled_steps(corrected(each, audit)[0], trained=False)
             ]
             storage.write_table(to_table(steps, LabelledStep), f"{output}/{side}/part.parquet")
             counts[side] = len(steps)
