@@ -19,6 +19,7 @@ from sphere_ray import __version__
 from sphere_ray.errors import SphereError
 from sphere_ray.interruption import Interrupted, catch_signals
 from sphere_ray.redaction import redact
+from sphere_ray.untrusted import printable
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
@@ -31,8 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-_out = Console(soft_wrap=True, highlight=False, markup=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+_out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+_tables = Console(markup=False, emoji=False)
 
 
 _MAX_MESSAGE_CHARS = 4000
@@ -108,7 +110,7 @@ def run(
         from sphere_ray.runs.evolve import run as evolve
 
         summary = evolve(settings, origin)
-        print_summary(summary, Console())
+        print_summary(summary, _tables)
         _out.print(f"results are in {settings.run_dir}")
 
 
@@ -131,7 +133,7 @@ def evaluate(
 
         settings = _evaluation_settings(config, model)
         figures = evaluate_model(settings, model, problems, limit, samples)
-        print_evaluation(figures, Console())
+        print_evaluation(figures, _tables)
 
 
 @app.command()
@@ -152,7 +154,7 @@ def compare(
         from sphere_ray.reporting.table import print_comparison
 
         settings = _evaluation_settings(config, model)
-        print_comparison(compare_models(settings, (base, model), problems, limit), Console())
+        print_comparison(compare_models(settings, (base, model), problems, limit), _tables)
 
 
 @app.command()
@@ -191,7 +193,7 @@ def train_prm(
         from sphere_ray.reporting.table import print_trained_reward
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
-        print_trained_reward(summary, Console())
+        print_trained_reward(summary, _tables)
         if path is not None:
             _out.print(path)
 
@@ -219,7 +221,7 @@ def tune(
         summary = command.tune(
             run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
         )
-        print_tuning(summary, Console())
+        print_tuning(summary, _tables)
 
 
 @app.command()
@@ -251,7 +253,7 @@ def score_report(
             output=output,
             overrides=overrides or [],
         )
-        print_score_report(report, Console())
+        print_score_report(report, _tables)
 
 
 @app.command()
@@ -268,7 +270,7 @@ def proof(
         from sphere_ray.reporting.proof_table import print_proof
 
         target, found = prove(spec, overrides or [])
-        print_proof(found, Console())
+        print_proof(found, _tables)
         _out.print(f"results are in {target}/proof.json and {target}/proof.png")
 
 
@@ -333,7 +335,7 @@ def _disk_trouble(error: Exception) -> SphereError | None:
 
 def _one_line(text: str) -> str:
     """A message that cannot flood or steer a terminal, whatever strangers' text it quotes."""
-    line = "".join(each if each.isprintable() else " " for each in text)
+    line = printable(text)
     return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}..."
 
 

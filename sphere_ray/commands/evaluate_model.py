@@ -95,9 +95,9 @@ def answers(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     chosen = _settings_for(settings, model, samples)
-    found = {}
+    found, ref = {}, base_model(chosen.engines)
     with WritableRun.create(directory, chosen) as run, Session(run=run) as session:
-        executor, ref = Executor(session), base_model(chosen.engines)
+        executor = Executor(session)
         for name, some in problems.items():
             step = GivenProblemsStep(label=name, split=SPLIT, problems=tuple(some))
             given = executor.make(step)

@@ -13,6 +13,8 @@ from enum import StrEnum
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from sphere_ray.untrusted import printable
+
 Number = int | float
 
 
@@ -212,14 +214,14 @@ class ProgressBoard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Show on `console`, by default standard output."""
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         self._listeners = tuple(listeners)
         self._interval_s = interval_s
         self._clock = clock
 
     def log(self, text: str) -> None:
         """Print one line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def phase(
