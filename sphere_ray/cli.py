@@ -4,6 +4,8 @@ Owns no behaviour of its own. What the commands need is imported when they run, 
 and mistyped options answer at once.
 """
 
+import io
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +57,8 @@ Overrides = Annotated[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, 1 (system), 2 (user), 128 + signal."""
     catch_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # words of strangers on a terminal without them
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(args=None if arguments is None else list(arguments), prog_name="sphere")
 
 

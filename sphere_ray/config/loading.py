@@ -1,6 +1,7 @@
 """From a YAML file and `--set` overrides to settings, or one sentence about what is wrong."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -104,7 +105,7 @@ def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
     """The key or list index that `part` means in `target`, which lies at `dotted`."""
     if isinstance(target, dict):
         return part
-    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+    if isinstance(target, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(target):
         return int(part)
     length = f" of {len(target)} entries, counted from 0" if isinstance(target, list) else ""
     raise ConfigError(

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -232,6 +234,15 @@ def test_pairs_that_are_none(sphere, tmp_path, kind):
 )
 def test_a_number_or_a_name_without_bounds(sphere, config, override):
     told(sphere, "run", str(config), "--dry-run", "--set", override)
+
+
+def test_a_terminal_that_lacks_letters_shows_something_for_them(config):
+    simulated(config, run_dir="runs/\u00e9")
+    command = [sys.executable, "-m", "sphere_ray.cli", "run", str(config), "--dry-run"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"run_dir: runs/\xe9" in done.stdout
 
 
 STEERING = "[/b] [red] :x: \x1b[2J"

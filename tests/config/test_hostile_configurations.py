@@ -156,6 +156,20 @@ def test_a_hostile_override_is_one_short_sentence(
     assert len(str(caught.value)) < 2000
 
 
+@pytest.mark.parametrize("index", ["9" * 5000, "\u0663", "-1", "1", "1_0", "+0", ""])
+def test_an_entry_of_a_list_that_is_none_is_one_sentence(
+    tmp_path: Path, minimal: dict[str, Any], index: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    examples = [{"question": "1+1?", "response": "2"}]
+    path.write_text(yaml.safe_dump(minimal | {"method": {"prompts": {"examples": examples}}}))
+    load_config(path, ["method.prompts.examples.0.question=2+2?"])
+    with in_time(), pytest.raises(ConfigError) as caught:
+        load_config(path, [f"method.prompts.examples.{index}.question=x"])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
 @pytest.mark.parametrize(
     "run_dir", ["a\0b", "a\nb", "a\udc80", "", "~nobody-of-this-name/run", "\x1b[2J", "no://x"]
 )

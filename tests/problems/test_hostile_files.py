@@ -155,12 +155,18 @@ def test_a_file_that_never_ends_is_one_sentence(tmp_path: Path, suffix: str) -> 
         "file:p.jsonl?question=a&question=b",
         "file:p.jsonl?answer=",
         "file:p.exe",
+        f"generated:arithmetic?split=train&count={10**11}",
+        f"generated:arithmetic?split=train&count={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&seed={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&levels={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&max_answer={'9' * 5000}",
     ],
 )
 def test_a_source_that_cannot_be_is_one_sentence(source: str) -> None:
     with in_time(), pytest.raises(ProblemSourceError) as caught:
         ingest_splits({"train": SplitSettings.model_construct(source=source, limit=0)})
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 6000
 
 
 LINES: dict[str, tuple[str, str]] = {
