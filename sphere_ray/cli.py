@@ -4,6 +4,8 @@ Owns no behaviour of its own. What the commands need is imported when they run, 
 and mistyped options answer at once.
 """
 
+import io
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from sphere_ray.commands.options import EvaluationOptions, with_options
 from sphere_ray.errors import ConfigError, SphereError
 from sphere_ray.interruption import Interrupted, catch_signals
 from sphere_ray.redaction import redact
+from sphere_ray.untrusted import printable
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
@@ -32,8 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-_out = Console(soft_wrap=True, highlight=False, markup=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+_out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+_tables = Console(markup=False, emoji=False)
 
 
 _MAX_MESSAGE_CHARS = 4000
@@ -55,6 +59,8 @@ Overrides = Annotated[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, 1 (system), 2 (user), 128 + signal."""
     catch_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # words of strangers on a terminal without them
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(args=None if arguments is None else list(arguments), prog_name="sphere")
 
 
@@ -111,7 +117,7 @@ def run(
         from sphere_ray.tables.run import print_summary
 
         summary = evolve(settings, origin)
-        print_summary(summary, Console())
+        print_summary(summary, _tables)
         page = write_report([settings.run_dir])
         _out.print(f"results are in {settings.run_dir}, the report is {page}")
 
@@ -173,7 +179,7 @@ def _measure(context: typer.Context, models: list[str], options: EvaluationOptio
             from sphere_ray.tables.benchmarks import print_benchmarks
 
             figures, told = measure(settings, models, options, _tell)
-            print_benchmarks(figures, Console(), told)
+            print_benchmarks(figures, _tables, told)
             return
         from sphere_ray.commands import evaluate_model as command
         from sphere_ray.config.problems import SplitSettings
@@ -183,9 +189,9 @@ def _measure(context: typer.Context, models: list[str], options: EvaluationOptio
         if len(models) == 1:
             samples = options.samples or 0
             found = command.evaluate_model(settings, models[0], split, samples, _tell)
-            print_evaluation(found, Console())
+            print_evaluation(found, _tables)
         else:
-            print_comparison(command.compare_models(settings, models, split, _tell), Console())
+            print_comparison(command.compare_models(settings, models, split, _tell), _tables)
 
 
 def _tell(line: str) -> None:
@@ -249,7 +255,7 @@ def train_prm(
         from sphere_ray.tables.run import print_trained_reward
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
-        print_trained_reward(summary, Console())
+        print_trained_reward(summary, _tables)
         if path is not None:
             _out.print(path)
 
@@ -277,7 +283,7 @@ def tune(
         summary = command.tune(
             run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
         )
-        print_tuning(summary, Console())
+        print_tuning(summary, _tables)
 
 
 @app.command()
@@ -309,7 +315,7 @@ def score_report(
             output=output,
             overrides=overrides or [],
         )
-        print_score_report(report, Console())
+        print_score_report(report, _tables)
 
 
 @app.command()
@@ -326,7 +332,7 @@ def proof(
         from sphere_ray.tables.proof import print_proof
 
         target, found = prove(spec, overrides or [])
-        print_proof(found, Console())
+        print_proof(found, _tables)
         _out.print(f"results are in {target}/proof.json and {target}/proof.png")
 
 
@@ -410,7 +416,7 @@ def _disk_trouble(error: Exception) -> SphereError | None:
 
 def _one_line(text: str) -> str:
     """A message that cannot flood or steer a terminal, whatever strangers' text it quotes."""
-    line = "".join(each if each.isprintable() else " " for each in text)
+    line = printable(text)
     return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}..."
 
 

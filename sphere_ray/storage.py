@@ -13,7 +13,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import pyarrow as pa
@@ -23,9 +23,12 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from sphere_ray.errors import EngineError, RunDirectoryError, StorageError
+from sphere_ray.untrusted import read_bounded
 
 _TEMPORARY = ".tmp-"
 _NO_PATH = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+_MAX_PATH_CHARS = 1000
+_MAX_TEXT_BYTES = 1 << 30
 _REMEDY = "remove this directory and run the same command again"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN)
@@ -63,22 +66,25 @@ def resolve(uri: str) -> str:
     """Make a run directory absolute: a local path without a scheme, anything else as its URI.
 
     Raises:
-        RunDirectoryError: the scheme is unknown, its package is not installed, or no path can have
-            this name.
+        RunDirectoryError: the scheme is unknown, its package is not installed, its server cannot be
+            reached, or no path can have this name.
     """
-    if not uri or _NO_PATH.search(uri):
+    if not uri or len(uri) > _MAX_PATH_CHARS or _NO_PATH.search(uri):
         raise RunDirectoryError(
-            f"run_dir {uri!r} is empty or holds a control character or half of a pair; "
-            "give a path of ordinary text"
+            f"run_dir {uri[:_MAX_PATH_CHARS]!r} is empty or long, or holds a control character or "
+            f"half of a pair; give a path of ordinary text, up to {_MAX_PATH_CHARS} characters"
         )
     try:
-        path = UPath(uri)
-        return str(path.expanduser().absolute() if "://" not in uri else path.fs and path)
-    except (ImportError, ValueError, RuntimeError) as error:  # RuntimeError: an unknown ~user
+        path = UPath(uri) if "://" in uri else UPath(uri).expanduser().absolute()
+        _ = path.fs  # for an archive it opens that
+        with suppress(FileNotFoundError, NotADirectoryError):
+            next(iter(path.iterdir()), None)
+    except Exception as error:  # each filesystem has errors of its own
         raise RunDirectoryError(
-            f"run_dir {uri} cannot be used: {error}; install what this filesystem needs, "
-            "or use a local directory"
-        ) from None
+            f"run_dir {uri} cannot be used: {' '.join(str(error).split())}; correct it, install "
+            "what this filesystem needs, or use a local directory"
+        ) from error
+    return str(path)
 
 
 def is_local(path: str) -> bool:
@@ -166,14 +172,18 @@ def read_text(path: str) -> str | None:
     """Read a text file, None if it does not exist.
 
     Raises:
-        RunDirectoryError: the file is not UTF-8 text.
+        RunDirectoryError: it is no file of UTF-8 text that ends.
     """
     try:
-        return str(UPath(path).read_text(encoding="utf-8"))
+        is_here = is_local(path)
+        data = read_bounded(path, _MAX_TEXT_BYTES) if is_here else UPath(path).read_bytes()
+        return bytes(data).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError:
-        raise RunDirectoryError(f"{path} is damaged: it is not UTF-8 text; {_REMEDY}") from None
+    except (OSError, ValueError) as error:
+        if disk_trouble(error):
+            raise
+        raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
 def read_json(path: str) -> Any:
@@ -185,7 +195,7 @@ def read_json(path: str) -> Any:
     text = read_text(path)
     try:
         return None if text is None else json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}; {_REMEDY}") from None
 
 
@@ -214,7 +224,9 @@ def num_rows(path: str) -> int:
     try:
         with UPath(path).open("rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
         # Ray Data writes in place: its writer was killed here, and a resumed one removes the file.
         return 0
 

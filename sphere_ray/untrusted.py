@@ -10,7 +10,8 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 from typing import IO, Any
 
 _MAX_MARKS = 30
@@ -19,6 +20,7 @@ _MAX_LINE_BYTES = 16 << 20
 _MAX_UNPACKED_TIMES = 200
 """Texts unpack to 3 to 30 times their size; what unpacks to more was made to fill memory."""
 _ALWAYS_UNPACKED_BYTES = 16 << 20
+_PIECE = 1 << 20
 
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if not chr(c).isspace()}
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -27,6 +29,11 @@ _MAYBE_MARKS = re.compile(f"[^\0-\u02ff]{{{_MAX_MARKS + 1}}}")
 
 class EndlessError(ValueError):
     """A file that never ends, or that was made to fill memory."""
+
+
+def printable(text: str) -> str:
+    """A text as one line that cannot steer a terminal."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def unusable(text: str) -> str | None:
@@ -67,8 +74,11 @@ def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
     """
     # Opened without waiting: a pipe that nobody writes to would hold us for ever.
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-        require_regular(os.fstat(file.fileno()))
-        data = file.read(most + 1)
+        status = os.fstat(file.fileno())
+        require_regular(status)
+        if status.st_size > most:
+            raise EndlessError(f"it has more than {most >> 20} MiB")
+        data = b"".join(islice(iter(partial(file.read, _PIECE), b""), most // _PIECE + 1))
     if len(data) > most:
         raise EndlessError(f"it has more than {most >> 20} MiB")
     return data

@@ -130,11 +130,11 @@ def answers_of(
 def _answers(
     model: str, sets: Mapping[str, Asked], directory: str
 ) -> dict[str, list[EvaluationRow]]:
-    found = {}
     first, _ = next(iter(sets.values()))
     served = _serving(first, model)
+    found, ref = {}, base_model(served.engines)
     with WritableRun.create(directory, served) as run, Session(run=run) as session:
-        executor, ref = Executor(session), base_model(served.engines)
+        executor = Executor(session)
         for name, (settings, some) in sets.items():
             chosen = _serving(settings, model)
             step = GivenProblemsStep(label=name, split=SPLIT, problems=tuple(some))

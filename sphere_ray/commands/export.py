@@ -49,8 +49,8 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
     RUN/export/trl. Files appear whole or not at all and replace those of an earlier export.
 
     Raises:
-        RunDirectoryError: not a run directory, it has no committed pairs, or `output` cannot be
-            written.
+        RunDirectoryError: not a run directory, it has no committed pairs or others than it made, or
+            `output` cannot be written.
     """
     run = Run.open(run_dir)
     steps = pairs_steps(run, iteration)
@@ -67,13 +67,26 @@ def export_trl(run_dir: str, *, output: str | None, iteration: int | None) -> Ex
 
 def _write_trl(steps: list[FinishedStep], jsonl: str, parquet: str) -> int:
     num_pairs = 0
+    for step in steps:
+        found, made = storage.count_rows(step.path), step.manifest.report.rows_out
+        if found != made:
+            raise RunDirectoryError(
+                f"{step.path} holds {found} pairs, but the run made {made}; take out what was put "
+                "there, or run again to make them anew"
+            )
     with (
         storage.replacing(jsonl) as lines,
         storage.replacing(parquet) as columns,
         pq.ParquetWriter(columns, TRL_SCHEMA) as writer,
     ):
-        for table in (table for step in steps for table in step.tables()):
-            rows = [trl_row(pair) for pair in from_table(table, PreferencePair)]
+        for path, table in ((step.path, table) for step in steps for table in step.tables()):
+            try:
+                rows = [trl_row(pair) for pair in from_table(table, PreferencePair)]
+            except (LookupError, TypeError, ValueError, pa.ArrowException) as error:
+                raise RunDirectoryError(
+                    f"{path} holds rows that are no pairs of this version of sphere "
+                    f"({error}); export with the version that wrote them, or run again"
+                ) from error
             lines.writelines(_line(row) for row in rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=TRL_SCHEMA))
             num_pairs += len(rows)

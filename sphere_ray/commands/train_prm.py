@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
+from sphere_ray.config.base import dump
 from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.errors import RunDirectoryError
@@ -61,13 +62,15 @@ def settings_of_run(
     To `train`, a run without a trained reward model gets default settings for one.
 
     Raises:
-        ConfigError: an override cannot be used.
+        ConfigError: an override, or the run's config.json, cannot be used.
     """
-    document = source.document | {"run_dir": target}
-    scorer = document["engines"]["scorer"]
-    if train and not scorer.get("trained"):
-        scorer["trained"] = {"pool": document["engines"]["policy_pool"]}
-    return settings_of(document, source.file(CONFIG), overrides)
+    document, file = source.document | {"run_dir": target}, source.file(CONFIG)
+    if train:
+        engines = dump(settings_of(document, file))["engines"]
+        if not engines["scorer"].get("trained"):
+            engines["scorer"]["trained"] = {"pool": engines["policy_pool"]}
+        document["engines"] = engines
+    return settings_of(document, file, overrides)
 
 
 def recorded_rollouts(source: Run) -> list[Recorded]:

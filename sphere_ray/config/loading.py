@@ -1,6 +1,7 @@
 """From a YAML file and `--set` overrides to settings, or one sentence about what is wrong."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,6 +14,7 @@ from sphere_ray.config.base import Settings
 from sphere_ray.config.documents import parse_yaml, read_document, shown, whereabouts
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
+from sphere_ray.untrusted import printable
 
 Kind = TypeVar("Kind", bound=Settings)
 
@@ -89,21 +91,26 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _origin(override: str) -> str:
-    """An override as messages name it; a long one is cut."""
-    cut = "..." if len(override) > _MAX_SHOWN_CHARS else ""
-    return f"--set {override[:_MAX_SHOWN_CHARS]}{cut}"
+    """An override as messages name it."""
+    return f"--set {_cut(override)}"
+
+
+def _cut(text: str) -> str:
+    """Words of strangers as messages show them: on one line, and not all of a long text."""
+    dots = "..." if len(text) > _MAX_SHOWN_CHARS else ""
+    return f"{printable(text[:_MAX_SHOWN_CHARS])}{dots}"
 
 
 def _key(target: Any, part: str, override: str, dotted: str) -> str | int:
     """The key or list index that `part` means in `target`, which lies at `dotted`."""
     if isinstance(target, dict):
         return part
-    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+    if isinstance(target, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(target):
         return int(part)
     length = f" of {len(target)} entries, counted from 0" if isinstance(target, list) else ""
     raise ConfigError(
-        f"{_origin(override)}: {dotted} holds {shown(target)}{length}, so '{part}' cannot be "
-        f"set in it; set {dotted} as a whole"
+        f"{_origin(override)}: {_cut(dotted)} holds {shown(target)}{length}, so '{_cut(part)}' "
+        f"cannot be set in it; set {_cut(dotted)} as a whole"
     )
 
 
@@ -126,8 +133,7 @@ def _sentence(
     dotted = _dotted(first, document)
     origin = next((_origin(o) for o in reversed(overrides) if _concerns(o, dotted)), path)
     others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    # Keys are written by strangers: no line breaks of theirs.
-    return " ".join(f"{origin}: {_explain(first, kind, dotted)}{others}".split())
+    return " ".join(f"{origin}: {_explain(first, kind, _cut(dotted))}{others}".split())
 
 
 def _branch_of(error: ErrorDetails) -> bool:

@@ -19,10 +19,10 @@ from sphere_ray.records import StageName
 class RunSettings(Settings):
     """One run: everything the command needs, resolved."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     run_dir: str
-    seed: int = Field(0, ge=0)
-    iterations: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    iterations: int = Field(1, ge=1, le=1000)
     problems: ProblemSettings
     method: MethodSettings = MethodSettings()
     engines: EngineSettings

@@ -57,7 +57,7 @@ def prepare_step_tags(
     if keeps_head(config.architectures or (), "step_tags"):
         target.mkdir(parents=True, exist_ok=True)
         copy_others(str(base), target)
-        for file in (*base.glob("*.index.json"), *weight_files(base)):
+        for file in weight_files(base):
             shutil.copyfile(file, target / file.name)
         return
     require_step_tags(base)

@@ -16,9 +16,9 @@ _OF_WEIGHTS = ("index.json", "adapter_config.json", "quantize_config.json", "qua
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that transformers loads a model from, with shards by their index.
+    """The files that transformers loads a model from: one, or an index and the shards it names.
 
-    They need not be there; none are named where there is neither such a file nor an index.
+    Shards need not be there. None are named where there is neither such a file nor an index.
 
     Raises:
         ModelError: the index is damaged.
@@ -30,7 +30,7 @@ def weight_files(directory: Path) -> list[Path]:
         if index.is_file():
             try:
                 shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-                return [directory / str(shard) for shard in sorted(shards)]
+                return [index, *(directory / str(shard) for shard in sorted(shards))]
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 raise ModelError(
                     f"{index} is no index of the shards of a model; copy the model again"

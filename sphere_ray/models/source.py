@@ -16,9 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.models.directory import weight_files
+from sphere_ray.untrusted import read_bounded
 
 MADE = {
     "embedded:smollm2-135m-instruct": "embedded",
@@ -34,6 +37,7 @@ CONTENT_SUFFIXES = frozenset({".json", ".jinja", ".model", ".txt", ".safetensors
 FINGERPRINT_FILE = "FINGERPRINT"
 REMEMBERED = "fingerprints.json"
 SETTLED_S = 10.0
+_MAX_CONFIG_BYTES = 16 << 20
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -58,8 +62,8 @@ def resolve_model(settings: ModelSettings, cache_dir: Path | None = None) -> str
     path = settings.path
     if path.startswith(("embedded:", "tiny:")):
         return str(_made_model(path, cache_dir or models_dir()))
-    directory = Path(path).expanduser()
-    if directory.exists() or path.startswith((".", "/", "~")):
+    directory = Path(os.path.expanduser(path))
+    if os.path.exists(directory) or path.startswith((".", "/", "~")):
         check_directory(directory)
         return str(directory.resolve())
     if not _HUB_NAME.fullmatch(path):
@@ -78,17 +82,18 @@ def check_directory(directory: Path) -> None:
     Raises:
         ModelError: naming what is missing.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise ModelError(f"model directory {directory} does not exist; correct the path")
     config = directory / "config.json"
     try:
-        json.loads(config.read_text(encoding="utf-8"))
+        if not isinstance(json.loads(read_bounded(config, _MAX_CONFIG_BYTES)), dict):
+            raise ValueError("it is no object")
     except FileNotFoundError as error:
         raise ModelError(
             f"model directory {directory} has no config.json; name a directory that transformers "
             "can load"
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{config} is not valid JSON ({error}); copy the model again") from error
     missing = _missing_weights(directory)
     if missing:
@@ -100,6 +105,18 @@ def check_directory(directory: Path) -> None:
             f"model directory {directory} has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy "
             "the tokenizer of its base model there"
         )
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, without its chat template.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library has no errors of its own
+        raise ModelError(f"{file} is no tokenizer ({error}); copy the model again") from error
 
 
 def model_fingerprint(path: str) -> str:

@@ -48,6 +48,8 @@ _MAX_MISSES = 2000
 _GYM_SEED_STRIDE = 1_000_000
 """reasoning-gym makes item i of a data set from seed + i, so its seeds must lie far apart."""
 
+_MAX_COUNT = 10_000_000
+
 _ARITHMETIC_ONLY = ("levels", "families", "max_answer")
 
 
@@ -97,16 +99,17 @@ def parse_generated(uri: str) -> GeneratedSpec:
         source=source,
         split=split,
         seed=_number(uri, "seed", values.get("seed", "0"), 0),
-        count=_number(uri, "count", values.get("count", ""), 1),
+        count=_number(uri, "count", values.get("count", ""), 1, _MAX_COUNT),
         cells=cells if is_arithmetic else (),
         max_answer=_number(uri, "max_answer", values.get("max_answer", "0"), 0),
     )
 
 
-def _number(uri: str, name: str, text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
+def _number(uri: str, name: str, text: str, least: int, most: int = 10**18) -> int:
+    if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
         raise ProblemSourceError(
-            f"{uri}: {name} is {text!r}; give a whole number of at least {least}"
+            f"{uri}: {name} is {text[:50]!r}; give a whole number of at least {least} and at most "
+            f"{most:,}"
         )
     return int(text)
 

@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from sphere_ray.untrusted import printable
+
 Number = int | float
 
 STEP = "step"
@@ -242,7 +244,7 @@ class ProgressBoard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Show on `console`, by default standard output."""
-        self.console = console or Console()
+        self.console = console or Console(emoji=False)
         self._listeners = tuple(listeners)
         self._interval_s = interval_s
         self._clock = clock
@@ -253,7 +255,7 @@ class ProgressBoard:
 
     def log(self, text: str) -> None:
         """Print one line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def phase(

@@ -184,7 +184,8 @@ class Planner:
                 finished = FinishedStep(path=variant, manifest=manifest)
                 return _reuse(step, finished, mark)
         begun = {variant: storage.read_json(f"{variant}/{BEGUN}") for variant, _ in found}
-        half = next((v for v, note in begun.items() if note and note["fingerprint"] == mark), None)
+        notes = {v: note for v, note in begun.items() if isinstance(note, dict)}
+        half = next((v for v, note in notes.items() if note.get("fingerprint") == mark), None)
         if half is not None and step.resumable:
             reason = "an earlier session began it"
             return Plan(step=step, state=State.CONTINUE, path=half, reason=reason, fingerprint=mark)

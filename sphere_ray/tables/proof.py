@@ -15,12 +15,12 @@ _FEW_SEEDS = 5
 
 def print_proof(proof: ProofSummary, console: Console) -> None:
     """Print the gain and the cost of each variant, the differences, and the guards."""
-    console.print(_gains(proof))
-    console.print(_costs(proof))
+    console.print(_gains(proof), markup=False)
+    console.print(_costs(proof), markup=False)
     if proof["comparisons"]:
-        console.print(_comparisons(proof))
+        console.print(_comparisons(proof), markup=False)
     if proof["guards"] or proof["left_out"]:
-        console.print(_guards(proof))
+        console.print(_guards(proof), markup=False)
 
 
 def _gains(proof: ProofSummary) -> Table:

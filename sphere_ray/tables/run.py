@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from sphere_ray.records import StageName
@@ -36,14 +35,14 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     """Print the tables of a run: each iteration, the test by family, the time."""
     parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
     test = summary["test"]
-    console.print(Group(*parts, _held_out(test), _process(test["process"])))
+    console.print(Group(*parts, _held_out(test), _process(test["process"])), markup=False)
     print_benchmarks(summary["benchmarks"], console)
-    console.print(_time(summary["seconds_by_phase"]))
+    console.print(_time(summary["seconds_by_phase"]), markup=False)
 
 
 def print_comparison(summary: HeldOutSummary, console: Console) -> None:
     """Print the tables of a base and another model on the same problems."""
-    console.print(Group(_held_out(summary), _process(summary["process"])))
+    console.print(Group(_held_out(summary), _process(summary["process"])), markup=False)
 
 
 def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
@@ -56,7 +55,7 @@ def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
     table.add_section()
     table.add_row("all", str(summary["n"]), *_score_cells(summary))
     table.caption = _not_answered(summary["failed"])
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def print_trained_reward(summary: TrainedRewardSummary, console: Console) -> None:
@@ -91,7 +90,7 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
         )
     pairs = (f"{names} {_figure(value)}" for names, value in report["agreement"].items())
     table.caption = f"agreement: {', '.join(pairs) or 'one source only'}"
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def print_tuning(summary: TuneSummary, console: Console) -> None:
@@ -104,7 +103,7 @@ def print_tuning(summary: TuneSummary, console: Console) -> None:
     table.columns[0].no_wrap = True
     for found in summary["candidates"]:
         names = (setting.removeprefix("training.") for setting in found["settings"])
-        name = escape("\n".join(names)) or "default"
+        name = "\n".join(names) or "default"
         if found["score"] is None or found["pair_accuracy"] is None:
             figures = ["collapsed", *(_UNKNOWN,) * 4]
         else:
@@ -121,7 +120,7 @@ def print_tuning(summary: TuneSummary, console: Console) -> None:
     )
     chosen = {None: "none, for trainings collapsed", "": "the run's own settings"}
     arguments = summary["arguments"]
-    console.print(table)
+    console.print(table, markup=False)
     console.print(f"chosen: {chosen.get(arguments, arguments)}", soft_wrap=True, markup=False)
 
 

@@ -105,6 +105,14 @@ def test_a_damaged_file_leaves_no_export_behind(tmp_path):
     assert list((tmp_path / "export" / "trl").iterdir()) == []
 
 
+def test_pairs_that_the_run_did_not_make_are_not_exported(tmp_path):
+    folder = commit(tmp_path, {0: [PAIR]})
+    write_table(to_table([STEP], PreferencePair), f"{folder}/part-9.parquet")
+    with pytest.raises(RunDirectoryError, match="holds 2 pairs, but the run made 1"):
+        export_trl(str(tmp_path), output=None, iteration=None)
+    assert not (tmp_path / "export").exists()
+
+
 @pytest.mark.parametrize(("files", "told"), [([], "no config.json"), (["config.json"], "no commi")])
 def test_what_is_no_finished_run_is_refused(tmp_path, files, told):
     for name in files:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, Qwen2Model
 
 from sphere_ray.engines.reward_base import prepare_classifier, prepare_step_tags
-from sphere_ray.models.tiny import make_llama, make_qwen2
+from sphere_ray.models.tiny import make_llama, make_qwen2, make_qwen2_prm
 
 TEXT = "Tom has 3 apples and buys 30 more."
 
@@ -49,3 +49,23 @@ def test_the_body_computes_what_the_first_layers_of_the_base_do(
         found = prepared(base, tmp_path / "made", layers)(ids).last_hidden_state
     assert torch.allclose(found, first if layers == 1 else last, atol=1e-5)
     assert not torch.allclose(first, last, atol=1e-2)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_base_that_is_a_reward_model_is_taken_over_without_what_lies_beside_it(
+    tmp_path: Path, sharded: bool
+) -> None:
+    base, target = tmp_path / "base", tmp_path / "made"
+    base.mkdir()
+    make_qwen2_prm(base)
+    index = base / "model.safetensors.index.json"
+    if sharded:
+        (base / "model.safetensors").rename(base / "a.safetensors")
+        index.write_text('{"weight_map": {"w": "a.safetensors"}}')
+    ours = {file.name: file.read_bytes() for file in base.iterdir()}
+    foreign = ["pytorch_model.bin", "b.safetensors", "model.gguf", "original/model.pth"]
+    for name in (*foreign, *([] if sharded else [index.name])):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("{}")
+    prepare_step_tags(base, target, step_tag="<extra_0>", seed=1)
+    assert {file.name: file.read_bytes() for file in target.iterdir()} == ours

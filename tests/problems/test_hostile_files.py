@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sphere_ray.config.problems import SplitSettings
@@ -23,6 +23,7 @@ from sphere_ray.errors import ProblemSourceError
 from sphere_ray.problems.ingest import IngestResult, ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import Problem
 from sphere_ray.schema import to_table
+from tests.linear_time import linear_time, repeated
 
 MOST_SECONDS = 20  # of this process's CPU; on an idle machine all take less than 2
 
@@ -154,12 +155,18 @@ def test_a_file_that_never_ends_is_one_sentence(tmp_path: Path, suffix: str) -> 
         "file:p.jsonl?question=a&question=b",
         "file:p.jsonl?answer=",
         "file:p.exe",
+        f"generated:arithmetic?split=train&count={10**11}",
+        f"generated:arithmetic?split=train&count={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&seed={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&levels={'9' * 5000}",
+        f"generated:arithmetic?split=train&count=1&max_answer={'9' * 5000}",
     ],
 )
 def test_a_source_that_cannot_be_is_one_sentence(source: str) -> None:
     with in_time(), pytest.raises(ProblemSourceError) as caught:
         ingest_splits({"train": SplitSettings.model_construct(source=source, limit=0)})
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 6000
 
 
 LINES: dict[str, tuple[str, str]] = {
@@ -284,6 +291,26 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
+
+
+PIECES = [
+    *(*UNITS, " and", "*", "\n", "\u0301", "\u4e00", "_", "-1.", "apple ", "7 ", "(", ")", ","),
+    *("A. ", "(B) ", "$x$", "\\text{", "\\\\", "\\frac", "answer: ", "So ", "\ud83d", "\0"),
+]  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(*[repeated(PIECES, 1 << 15)] * 3)
+def test_any_long_row_is_read_in_linear_time(
+    tmp_path_factory: pytest.TempPathFactory, question: str, answer: str, family: str
+) -> None:
+    folder = tmp_path_factory.mktemp("long")
+    lines = [row(question[:size], answer, family=family) for size in (4000, 7000, len(question))]
+    paths = [write(folder / f"{name}.jsonl", "\n".join(lines)) for name in ("test", "train")]
+    with linear_time(6 * len(question + answer + family), micros_a_char=60, seconds=2):
+        splits = {p.stem: SplitSettings(source=f"file:{p}") for p in paths}
+        result = ingest_splits(splits)
+    assert result.report()
 
 
 @given(st.lists(st.tuples(values, values, values, values), max_size=8))

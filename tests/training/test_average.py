@@ -93,6 +93,15 @@ def test_models_that_differ_in_their_weights_have_no_mean(tmp_path: Path, fault:
     assert not (tmp_path / "mean").exists()
 
 
+def test_weights_that_lie_beside_the_start_do_not_enter_the_mean(tmp_path: Path) -> None:
+    start, trained = (model(tmp_path / name, 0, torch.float32) for name in ("start", "trained"))
+    other = {k: v + 1 for k, v in load_file(start / "model.safetensors").items()}
+    save_file(other, start / "model.variant.safetensors", {"format": "pt"})
+    average(str(start), str(trained), str(tmp_path / "mean"))
+    mean, expected = tensors(tmp_path / "mean"), tensors(trained)
+    assert all(torch.equal(mean[name], weight) for name, weight in expected.items())
+
+
 def test_an_average_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
     start = model(tmp_path / "start", 0, torch.float32)
     trained = model(tmp_path / "trained", 1, torch.float32, max_shard_size="4KB")

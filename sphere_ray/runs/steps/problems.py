@@ -6,8 +6,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tokenizers import Tokenizer
-
 from sphere_ray import storage
 from sphere_ray.benchmarks.named import SCHEME
 from sphere_ray.benchmarks.sources import content_mark, read_benchmark, reader_for
@@ -15,6 +13,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.config.identities import question_prompts
 from sphere_ray.method.prompts import question_messages
+from sphere_ray.models.source import open_tokenizer
 from sphere_ray.problems.ingest import (
     SPLITS,
     IngestResult,
@@ -89,7 +88,7 @@ class ProblemsStep(Step):
         file = self._tokenizer_file()
         if file is None:
             return None
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = open_tokenizer(file)
         prompts = self.settings.method.prompts
 
         def count(question: str) -> int:
