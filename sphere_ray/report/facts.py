@@ -19,7 +19,7 @@ from sphere_ray.runs.directory import FinishedStep, Run
 
 Facts = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-MAX_STEPS = 200
+MAX_STEPS = 100
 """Optimizer steps of a training that a page shows."""
 _TRAINED = {"policy": "trained", "half_rate": "half_rate"}
 """Kinds of steps that train a candidate, and its name."""

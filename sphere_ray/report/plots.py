@@ -15,6 +15,7 @@ from sphere_ray.report.svg import (
     MUTED,
     ORANGE,
     PAPER,
+    PURPLE,
     SERIES,
     SKY,
     VERMILLION,
@@ -34,6 +35,12 @@ _OUTCOMES = {
     "both_right": (GREEN, HATCHES[1]),
     "both_wrong": (VERMILLION, HATCHES[2]),
     "inversion": (ORANGE, HATCHES[3]),
+    "kept": (GREEN, HATCHES[0]),
+    "lost": (VERMILLION, HATCHES[3]),
+    "no_attempt": (SKY, HATCHES[1]),
+    "undecided": (PURPLE, HATCHES[2]),
+    "all_right": (GREEN, HATCHES[1]),
+    "all_wrong": (VERMILLION, HATCHES[2]),
 }
 
 

@@ -68,6 +68,7 @@ def reward_facts(tables: Iterable[pa.Table]) -> RewardFacts:
         scores, right = outcomes_by_reward(table)
         for row, weights in zip(bins, (None, scores, right), strict=True):
             row += np.bincount(_tenth(scores), weights=weights, minlength=BINS)
+    positions = int(spreads.sum())
     return {
         "by_depth": [
             {
@@ -81,9 +82,9 @@ def reward_facts(tables: Iterable[pa.Table]) -> RewardFacts:
             if depths[0, number, depth]
         ],
         "spread": {
-            "positions": int(spreads.sum()),
-            "mean": total / spreads.sum() if spreads.sum() else None,
-            "equal": equal / int(spreads.sum()) if spreads.sum() else None,
+            "positions": positions,
+            "mean": total / positions if positions else None,
+            "equal": equal / positions if positions else None,
             "bins": spreads.tolist(),
         },
         "calibration": [
