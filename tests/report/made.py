@@ -103,7 +103,7 @@ class _Writer:
         refused = [
             self._trial(
                 name,
-                self._training(1, kind, steps=450) if kind == "policy" else self._step(place),
+                self._training(1, kind, steps=150) if kind == "policy" else self._step(place),
                 after,
                 self._answers(f"iter-001/evaluation/{name}", 0.3),
             )

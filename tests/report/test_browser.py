@@ -50,6 +50,7 @@ def test_a_report_is_printed_on_white_and_cuts_nothing_off(browser, pages):
         assert background == "rgb(255, 255, 255)"
         assert not seen.page.locator("nav").first.is_visible()
         assert seen.page.locator("svg").first.is_visible()
+        assert seen.overflowing() == []
         assert seen.page.pdf().startswith(b"%PDF")
 
 
