@@ -1,6 +1,6 @@
 """Numbers and texts of a page, each with the place in the facts that it was taken from.
 
-A number becomes `<data value="0.434" data-of="/runs/0/summary/..." data-as="percent">43.4</data>`, so
+A number becomes `<data value="0.4" data-of="/runs/0/summary/..." data-as="percent">40.0</data>`, so
 that whoever doubts a page, a test for example, can look every number up.
 """
 

@@ -3,26 +3,32 @@
 They are the first that are found, not chosen by hand, and little is read to find them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from sphere_ray.records import Chain, Outcome, PreferencePair, Problem, Rollout, StageName, Verdict
-from sphere_ray.runs.directory import FinishedStep, Run
+from sphere_ray.runs.directory import FinishedStep
 from sphere_ray.schema import from_table
 
-_MAX_GROUPS = 50
-"""Row groups of rollouts that are read in search of an example."""
+_MAX_PAIRS, _MAX_GROUPS = 1000, 50
+"""Pairs, and row groups of rollouts, that are looked at for an example."""
+_CHANGES = {
+    (True, True): "right_in_both",
+    (False, False): "wrong_in_both",
+    (False, True): "gained",
+    (True, False): "lost",
+}
 _ANSWERS = ["problem_id", "verdict", "error"]
 Facts = dict[str, Any]
 
 
 def pair_example(rollouts: FinishedStep, pairs: FinishedStep) -> Facts | None:
     """The first pair whose problem is near the beginning, with its chains' steps and rewards."""
-    first = next(pairs.tables(), None)
-    if first is None or not first.num_rows:
+    first = next((table.slice(0, _MAX_PAIRS) for table in pairs.tables()), None)
+    if first is None:
         return None
     ids = dict[str, int]()
     # A pair of two whole chains shows more than one with a completion, so it is taken first.
@@ -65,37 +71,35 @@ def repaired_example(rollouts: FinishedStep) -> Facts | None:
     return None
 
 
-def flips(run: Run) -> Facts:
+def flips(problems: FinishedStep, base: FinishedStep, final: FinishedStep) -> Facts:
     """Test problems by whether the base and the final model solve them, with an example of a flip.
 
     `gained` is one that only the final model solves, `lost` one that only the base model solves.
     """
-    answers = [step for step in run.steps if step.kind == "test"]
-    problems = run.step("problems")
-    if problems is None or len(answers) < 2:
-        return {"counts": None, "gained": None, "lost": None}
-    base, final = (_right(step) for step in (answers[0], answers[-1]))
-    cells = {(name, base[name], final[name]) for name in base.keys() & final.keys()}
-    changed = {
-        "gained": sorted(name for name, before, after in cells if after and not before),
-        "lost": sorted(name for name, before, after in cells if before and not after),
-    }
-    counts = {
-        "right_in_both": sum(before and after for _, before, after in cells),
-        "wrong_in_both": sum(not before and not after for _, before, after in cells),
-    }
+    before, after = _right(base), _right(final)
+    found = dict[str, list[str]]()
+    for name in sorted(before.keys() & after.keys()):
+        found.setdefault(_CHANGES[before[name], after[name]], []).append(name)
     return {
-        "counts": counts | {name: len(ids) for name, ids in changed.items()},
-        **{name: _flip(problems, answers, ids) for name, ids in changed.items()},
+        "counts": {change: len(found.get(change, [])) for change in _CHANGES.values()},
+        **{
+            change: _flip(problems, base, final, found[change][0]) if change in found else None
+            for change in ("gained", "lost")
+        },
     }
 
 
-def _flip(problems: FinishedStep, answers: Sequence[FinishedStep], ids: list[str]) -> Facts | None:
-    row = _row(problems, ids[0], "test") if ids else None
+def _flip(
+    problems: FinishedStep, base: FinishedStep, final: FinishedStep, problem_id: str
+) -> Facts | None:
+    row = _row(problems, problem_id, "test")
     if row is None:
         return None
-    before, after = (_answer(step, ids[0]) for step in (answers[0], answers[-1]))
-    return {"problem": _problem(from_table(row, Problem)[0]), "before": before, "after": after}
+    return {
+        "problem": _problem(from_table(row, Problem)[0]),
+        "before": _answer(base, problem_id),
+        "after": _answer(final, problem_id),
+    }
 
 
 def _sides(pairs: pa.Table, index: int) -> str:

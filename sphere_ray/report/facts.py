@@ -3,6 +3,7 @@
 `summary` is summary.json as it is. `data` holds what the files of the run say besides.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from sphere_ray.reporting.summary import IterationSummary, RunSummary
 from sphere_ray.runs.directory import FinishedStep, Run
 
 Facts = dict[str, Any]
+_FINAL = re.compile(r"iter-\d+")
 SPLITS = ("train", "validation", "test")
-MAX_STEPS = 200
+MAX_STEPS = 100
 """Optimizer steps of a training that a page shows."""
 _TRAINED = {"policy": "trained", "half_rate": "half_rate"}
 """Kinds of steps that train a candidate, and its name."""
@@ -43,20 +45,20 @@ def run_facts(run: Run) -> Facts:
             f"{run.path}/summary.json was written by an earlier version of sphere; the same "
             "`sphere run` again counts anew, and reuses all that is finished"
         )
-    by_path = {step.path: step for step in run.steps}
+    by_path = {step.path: step for step in run.variants}
     steps = [by_path[path] for name in summary["steps"] if (path := run.file(name)) in by_path]
-    found = flips(run)
+    found = _flips(steps)
     return {
         "summary": summary,
         "data": {
             "about": _about(run, steps),
             "settings": changed_settings(run.settings),
             "outcome": _outcome(summary),
-            "iterations": [_iteration(run, item) for item in summary["iterations"]],
+            "iterations": [_iteration(steps, item) for item in summary["iterations"]],
             "flips": found["counts"],
             "cost": cost_of(steps, run.settings),
             "steps": [_record(run, step) for step in steps],
-            "examples": _examples(run, summary)
+            "examples": _examples(steps, summary)
             | {name: found[name] for name in ("gained", "lost")},
         },
     }
@@ -70,12 +72,28 @@ def _outcome(summary: RunSummary) -> str:
     return "gain" if difference > 0 else "loss" if difference < 0 else "equal"
 
 
+def _step(
+    steps: Sequence[FinishedStep], kind: str, iteration: int | None = None, label: str = ""
+) -> FinishedStep | None:
+    wanted = (kind, iteration, label)
+    return next((s for s in steps if (s.kind, s.iteration, s.label) == wanted), None)
+
+
+def _flips(steps: Sequence[FinishedStep]) -> Facts:
+    """Test problems that went from right to wrong or back; nothing where no policy was promoted."""
+    problems, base = _step(steps, "problems"), _step(steps, "test", None, "base")
+    final = [each for each in steps if each.kind == "test" and _FINAL.fullmatch(each.label)]
+    if problems is None or base is None or not final:
+        return {"counts": None, "gained": None, "lost": None}
+    return flips(problems, base, final[-1])
+
+
 def _about(run: Run, steps: Sequence[FinishedStep]) -> Facts:
     settings, manifests = run.settings, [step.manifest for step in steps]
     engines, made = settings.engines, [each.created for each in manifests if each.created]
     environment = dict(manifests[-1].versions) if manifests else {}
     connected = [each for each in run.events() if each.get("event") == "connected"]
-    problems = run.step("problems")
+    problems = _step(steps, "problems")
     return {
         "name": settings.name,
         "run_dir": settings.run_dir,
@@ -107,10 +125,10 @@ def _num_problems(problems: FinishedStep | None, split: str) -> int | None:
     return sum(int(table.num_rows) for table in problems.tables(["problem_id"], below=split))
 
 
-def _iteration(run: Run, item: IterationSummary) -> Facts:
+def _iteration(steps: Sequence[FinishedStep], item: IterationSummary) -> Facts:
     """What the files of an iteration say beyond the summary."""
     number = item["iteration"]
-    rollouts = run.step("rollouts", number)
+    rollouts = _step(steps, "rollouts", number)
     dropped = item["pairs"]["dropped"]
     return {
         "routes": outcome_rows(item["rollout"]["routes"]),
@@ -119,7 +137,7 @@ def _iteration(run: Run, item: IterationSummary) -> Facts:
         "trainings": [
             {"candidate": candidate, **_thinned(storage.read_json(f"{step.path}/{_TRAINING}"))}
             for kind, candidate in _TRAINED.items()
-            if (step := run.step(kind, number)) is not None
+            if (step := _step(steps, kind, number)) is not None
         ],
     }
 
@@ -138,11 +156,12 @@ def _thinned(training: Facts) -> Facts:
     return training | {"history": kept, "every": every}
 
 
-def _examples(run: Run, summary: RunSummary) -> Facts:
+def _examples(steps: Sequence[FinishedStep], summary: RunSummary) -> Facts:
     """The first examples of the first iterations that have them."""
     found: Facts = {"pair": None, "repaired": None}
     for item in summary["iterations"]:
-        rollouts, pairs = (run.step(kind, item["iteration"]) for kind in ("rollouts", "pairs"))
+        number = item["iteration"]
+        rollouts, pairs = (_step(steps, kind, number) for kind in ("rollouts", "pairs"))
         if rollouts is not None and pairs is not None and found["pair"] is None:
             found["pair"] = pair_example(rollouts, pairs)
         if rollouts is not None and item["rollout"]["wrong_to_correct"] and not found["repaired"]:

@@ -15,9 +15,10 @@ from sphere_ray.report.svg import (
     MUTED,
     ORANGE,
     PAPER,
+    PURPLE,
     SERIES,
     SKY,
-    VERMILLION,
+    VERMILION,
     Canvas,
     Plot,
     canvas,
@@ -32,8 +33,14 @@ _MOST_FAMILIES = 40
 _OUTCOMES = {
     "pair": (BLUE, HATCHES[0]),
     "both_right": (GREEN, HATCHES[1]),
-    "both_wrong": (VERMILLION, HATCHES[2]),
+    "both_wrong": (VERMILION, HATCHES[2]),
     "inversion": (ORANGE, HATCHES[3]),
+    "kept": (GREEN, HATCHES[0]),
+    "lost": (VERMILION, HATCHES[3]),
+    "no_attempt": (SKY, HATCHES[1]),
+    "undecided": (PURPLE, HATCHES[2]),
+    "all_right": (GREEN, HATCHES[1]),
+    "all_wrong": (VERMILION, HATCHES[2]),
 }
 
 
@@ -117,7 +124,7 @@ def pairs(facts: Facts, number: int, name: str) -> Plot:
     dropped = sorted(found["dropped"].items(), key=lambda each: -each[1])
     rows = [("kept", found["total"]), *dropped]
     with canvas(_FRAME_IN + _ROW_IN * len(rows)) as drawn:
-        colours = [BLUE, *[VERMILLION] * len(dropped)]
+        colours = [BLUE, *[VERMILION] * len(dropped)]
         hatches = [HATCHES[0], *[HATCHES[1]] * len(dropped)]
         bars = drawn.axes.barh(
             range(len(rows)),

@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sphere_ray.records import StageName
@@ -57,7 +58,7 @@ def reward_facts(tables: Iterable[pa.Table]) -> RewardFacts:
     for table in tables:
         found = scored_steps(table)
         rewards = found.rewards.to_numpy(False)
-        index = np.array([stages.index(StageName(s)) for s in found.stages.to_pylist()], dtype=int)
+        index = pc.index_in(found.stages, pa.array(map(str, stages))).to_numpy(False)
         deep = np.minimum(found.depths, DEEPEST)
         np.add.at(depths[0], (index, deep), 1)
         np.add.at(depths[1], (index, deep), rewards)
@@ -68,6 +69,7 @@ def reward_facts(tables: Iterable[pa.Table]) -> RewardFacts:
         scores, right = outcomes_by_reward(table)
         for row, weights in zip(bins, (None, scores, right), strict=True):
             row += np.bincount(_tenth(scores), weights=weights, minlength=BINS)
+    positions = int(spreads.sum())
     return {
         "by_depth": [
             {
@@ -81,9 +83,9 @@ def reward_facts(tables: Iterable[pa.Table]) -> RewardFacts:
             if depths[0, number, depth]
         ],
         "spread": {
-            "positions": int(spreads.sum()),
-            "mean": total / spreads.sum() if spreads.sum() else None,
-            "equal": equal / int(spreads.sum()) if spreads.sum() else None,
+            "positions": positions,
+            "mean": total / positions if positions else None,
+            "equal": equal / positions if positions else None,
             "bins": spreads.tolist(),
         },
         "calibration": [

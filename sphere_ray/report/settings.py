@@ -73,5 +73,7 @@ def _text(value: Any) -> str:
         if isinstance(value, tuple | list)
         else value
     )
-    text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    # Quotes show what is blank.
+    bare = isinstance(plain, str) and plain.strip() == plain != ""
+    text = str(plain) if bare else json.dumps(plain, ensure_ascii=False)
     return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}..."

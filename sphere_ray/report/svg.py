@@ -21,9 +21,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
-BLUE, VERMILLION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
+BLUE, VERMILION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
 PURPLE, SKY = "#cc79a7", "#56b4e9"
-SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY)
+SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 MARKERS, DASHES, HATCHES = (
     "osD^vP",
     ("-", "--", "-.", ":", "-", "--"),
@@ -35,7 +35,7 @@ _VARIABLES = {
     LINE: "line",
     PAPER: "paper",
     BLUE: "blue",
-    VERMILLION: "vermillion",
+    VERMILION: "vermilion",
     GREEN: "green",
     ORANGE: "orange",
     PURPLE: "purple",

@@ -31,7 +31,7 @@ Flags = NDArray[np.bool_]
 class Estimate(TypedDict):
     """A mean over the `n` solutions that it is defined for, with its 95% interval.
 
-    Null where there are none; the interval also where there is one.
+    Null where there are none; the interval may be null where there is one.
     """
 
     value: float | None
@@ -221,16 +221,20 @@ def _per_solution(steps: JudgedSteps, chosen: Flags) -> Integers:
     return counts
 
 
-def _estimate(top: Floats, bottom: Floats, name: str) -> Estimate:
-    """The ratio of two sums over solutions, with a t-interval of its linearised error.
+def _estimate(top: Floats, bottom: Floats, name: Metric) -> Estimate:
+    """The ratio of two sums over solutions, with an interval.
 
-    Var(sum x / sum y) is about sum (x - r y)^2 / (sum y)^2 (ratio estimator: Cochran, Sampling
-    Techniques, 1977, section 2.11). Steps of one solution are not independent; solutions are.
+    Where solutions are counted it is Wilson's, which is right for 0 of n too. Elsewhere it is a
+    t-interval of the linearised error: Var(sum x / sum y) is about sum (x - r y)^2 / (sum y)^2
+    (ratio estimator: Cochran, Sampling Techniques, 1977, section 2.11), for the steps of one
+    solution are not independent, and solutions are.
     """
     total, n = bottom.sum(), int((bottom > 0).sum())
     if not total:
         return {"value": None, "ci95": None, "n": 0}
     value = float(top.sum() / total)
+    if name in ("flawed_right", "recovery"):
+        return {"value": value, "ci95": _wilson(int(top.sum()), n), "n": n}
     low, high = (1.0, np.inf) if name == "first_error" else (0.0, 1.0)
     interval = _interval(value, (top - value * bottom) / total, n)
     clipped = interval and [float(np.clip(bound, low, high)) for bound in interval]
@@ -238,12 +242,12 @@ def _estimate(top: Floats, bottom: Floats, name: str) -> Estimate:
 
 
 def _difference(base: tuple[Floats, Floats], final: tuple[Floats, Floats]) -> Estimate:
-    """The second ratio less the first, with the interval of `_estimate`, paired by problem."""
-    n = int(((base[1] > 0) | (final[1] > 0)).sum())
+    """The second ratio less the first, with a t-interval as above, paired by problem."""
     if len(base[0]) != len(final[0]):
         raise ValueError(
             f"{len(base[0])} and {len(final[0])} solutions are not of the same problems"
         )
+    n = int(((base[1] > 0) | (final[1] > 0)).sum())
     if not (base[1].sum() and final[1].sum()):
         return {"value": None, "ci95": None, "n": 0}
     old, new = (float(top.sum() / bottom.sum()) for top, bottom in (base, final))

@@ -106,6 +106,14 @@ def test_the_job_shows_its_figures(story):
     assert "paired by problem" in continued.log
 
 
+def test_the_job_ends_with_a_report(run_dir, story):
+    _, _, continued = story
+    assert "the report is" in continued.log
+    page = (run_dir / "report.html").read_text("utf-8")
+    assert "/runs/0/summary/test/difference" in page
+    assert "cores (" in page  # the machine
+
+
 def test_every_stage_is_entered_and_no_problem_fails(summary):
     rollout = summary["iterations"][0]["rollout"]
     entered = {stage: counts["problems"] for stage, counts in rollout["by_stage"].items()}

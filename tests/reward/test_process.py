@@ -79,9 +79,11 @@ def test_what_is_undefined_is_null():
     assert nothing["step_validity"] == {"value": None, "ci95": None, "n": 0}
     assert nothing["by_depth"][0]["broken"] is None
     one = process_summary(judged_by_equations([("3 + 4 = 8.", True)], "\n"))
-    assert one["recovery"] == {"value": 1.0, "ci95": None, "n": 1}
+    assert one["step_validity"] == {"value": 0.0, "ci95": None, "n": 1}
+    low, high = one["recovery"]["ci95"]
+    assert 0 < low < 0.3 < high == pytest.approx(1)
     assert process_summary(JudgedSteps.joined([]))["by_depth"] == []
-    pair = judged_by_equations(ANSWERS[:1], "\n"), judged_by_equations(ANSWERS[:2], "\n")
+    pair = judged_by_equations(ANSWERS[:2], "\n"), judged_by_equations(ANSWERS[:3], "\n")
     with pytest.raises(ValueError, match="of the same problems"):
         process_comparison(*pair)
 
