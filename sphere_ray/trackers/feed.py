@@ -15,6 +15,7 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import dump
 from sphere_ray.config.trackers import TrackerSettings
+from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
 from sphere_ray.trackers import registry
 from sphere_ray.trackers.channel import Channel
@@ -148,9 +149,14 @@ def tracking(
     `directory` is the run directory, resolved and writable.
 
     Raises:
-        ConfigError: a library is not installed.
+        ConfigError: a library is not installed, or the run directory is no path.
     """
     registry.require_installed(settings.trackers)
+    if settings.trackers and not storage.is_local(directory):
+        raise ConfigError(
+            f"trackers keep files in run_dir, and {directory} is no path; mount that storage and "
+            "give the path of the mount, or remove trackers"
+        )
     memory, basename = Memory(directory), directory.rpartition("/")[2]
     name = settings.name if basename == settings.name else f"{settings.name}-{basename}"
     channels = []

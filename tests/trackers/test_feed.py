@@ -165,6 +165,15 @@ def test_a_missing_library_is_one_sentence_at_the_start(
         run(settings_with(tmp_path / "r", "wandb"))
 
 
+def test_a_run_directory_that_is_no_path_is_refused(tmp_path: Path) -> None:
+    chosen = settings_with(tmp_path, "tensorboard")
+    with (
+        pytest.raises(ConfigError, match=r"memory://r is no path; mount"),
+        feed.tracking("memory://r", chosen),
+    ):
+        pass
+
+
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
     run(settings_with(tmp_path / "r"))
     assert not (tmp_path / "r" / feed.STATE).exists()
