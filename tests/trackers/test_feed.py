@@ -83,6 +83,7 @@ def test_a_later_session_continues_the_run_and_repeats_nothing(tmp_path: Path) -
     assert (first.openings[0].run_id, second.openings[0].run_id) == (None, "run-7")
     assert ("iter-000/policy", 1) not in second.numbers
     assert ("iter-001/policy", 1) in second.numbers
+    assert [group for group in second.numbers if group[0] == "decision"] == [("decision", 1)]
     assert "iter-000" in second.texts["lineage"]
     assert "iter-001" in second.texts["lineage"]
 
