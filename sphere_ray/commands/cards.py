@@ -73,7 +73,7 @@ def model_card(
 
 # {name}
 
-`{_shown_base(settings)}`, trained to solve mathematical problems by its own solutions. {_METHOD}
+{_shown_base(settings)}, trained to solve mathematical problems by its own solutions. {_METHOD}
 
 ## Figures
 
@@ -119,7 +119,7 @@ def dataset_card(settings: RunSettings, summary: RunSummary, name: str) -> Datas
 
 # {name}
 
-Preference pairs that `{_shown_base(settings)}` made of its own solutions. {_METHOD}
+Preference pairs that {_shown_base(settings)} made of its own solutions. {_METHOD}
 
 `prompt`, `chosen` and `rejected` are conversations, as TRL takes them. The other columns say where
 a pair comes from: `iteration` and `stage` made it, `problem_id` with `question`, `answer` and
@@ -141,8 +141,10 @@ def public_source(source: str) -> str:
 
 
 def _shown_base(settings: RunSettings) -> str:
-    name, _ = base_of(settings)
-    return name or settings.engines.policy.path.rstrip("/").rpartition("/")[2]
+    """The base model as text: no directory of this machine, and whether its weights are whole."""
+    path, (name, _) = settings.engines.policy.path, base_of(settings)
+    shown = f"`{name or path.rstrip('/').rpartition('/')[2]}`"
+    return f"{shown} (4-bit weights, de-quantised)" if path in KNOWN_BASES else shown
 
 
 def _results(settings: RunSettings, test: HeldOutSummary) -> list[EvalResult]:

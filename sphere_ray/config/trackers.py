@@ -1,4 +1,7 @@
-"""Where a run's numbers go besides its own directory; nothing of it decides a result."""
+"""Where a run's numbers go besides its own directory; nothing of it decides a result.
+
+`sphere run` feeds trackers, and so does each run of `sphere proof`; other commands do not.
+"""
 
 from typing import Annotated, Any, Literal
 

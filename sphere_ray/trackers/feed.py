@@ -15,6 +15,7 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import dump
 from sphere_ray.config.trackers import TrackerSettings
+from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
 from sphere_ray.trackers import registry
 from sphere_ray.trackers.channel import Channel
@@ -48,6 +49,8 @@ class Trackers:
         self._began = began
         self._clock = clock
         self._shown: dict[str, float] = {}
+        # A later session decides again what an earlier one has logged.
+        self._worked_on = set[int | None]()
 
     def on_progress(self, snapshot: Snapshot) -> None:
         """Listen to a ProgressBoard: the numbers of a phase over time, and training's steps."""
@@ -68,17 +71,20 @@ class Trackers:
         """Listen to an EventLog: what steps came to, and what was decided."""
         match event["event"]:
             case "committed":
+                self._worked_on.add(event.get("iteration"))
                 self._put(partial(_keep_results, f"{self._directory}/{event['path']}"))
                 self._put(partial(_keep_lineage, self._directory))
             case "decided":
-                self._log("decision", event["iteration"], {"promoted": event["promoted"]})
+                if event["iteration"] in self._worked_on:
+                    self._log("decision", event["iteration"], {"promoted": event["promoted"]})
                 what = event["candidate"] or f"no candidate: {event['reason']}"
                 name = f"decision/iteration-{event['iteration']:03}"
                 self._put(partial(_keep_text, name, f"promoted: {what}"))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Note what the run came to."""
-        self._log(RESULT, 0, test_result(summary))
+        if self._worked_on:
+            self._log(RESULT, 0, test_result(summary))
         self._put(partial(_keep_text, RESULT, summary["test"]["conclusion"]))
 
     def close(self, *, ok: bool, seconds: float = CLOSE_S) -> None:
@@ -148,9 +154,14 @@ def tracking(
     `directory` is the run directory, resolved and writable.
 
     Raises:
-        ConfigError: a library is not installed.
+        ConfigError: a library is not installed, or the run directory is no path.
     """
     registry.require_installed(settings.trackers)
+    if settings.trackers and not storage.is_local(directory):
+        raise ConfigError(
+            f"trackers keep files in run_dir, and {directory} is no path; mount that storage and "
+            "give the path of the mount, or remove trackers"
+        )
     memory, basename = Memory(directory), directory.rpartition("/")[2]
     name = settings.name if basename == settings.name else f"{settings.name}-{basename}"
     channels = []

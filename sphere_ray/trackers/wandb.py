@@ -9,6 +9,8 @@ import wandb
 from sphere_ray.config.trackers import WandbSettings
 from sphere_ray.trackers.port import Opening, Tracker
 
+_INIT_S = 30.0
+"""How long W&B may take to begin; a process that ends earlier waits for it."""
 _FINISH_S = 10.0
 """How long the end of a run waits for an upload; less than a channel does."""
 
@@ -46,6 +48,7 @@ class WandbTracker(Tracker):
                 silent=True,
                 disable_git=True,
                 save_code=False,
+                init_timeout=_INIT_S,
                 finish_timeout=_FINISH_S,
                 x_disable_meta=True,
                 x_disable_stats=True,

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.executor import uniproc_executor
+from vllm.v1.metrics import ray_wrappers
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-from sphere_ray.compat import names, vllm
+from sphere_ray.compat import names, vllm, vllm_ray
 from sphere_ray.compat.vllm import Use
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
@@ -103,3 +105,15 @@ def test_counters_stay_at_zero_in_another_version(newer: None) -> None:
     counters = Counters()
     counters.record(SchedulerStats(num_running_reqs=3), IterationStats())
     assert counters.running == 0
+
+
+def test_vllms_own_metrics_go_through_rays_without_ray_serve() -> None:
+    (made,) = vllm_ray.stat_loggers()
+    assert issubclass(made, PrometheusStatLogger)
+    gauge = ray_wrappers.RayGaugeWrapper("vllm:num_requests_running", "Running.", ["engine"])
+    assert gauge.metric.info["name"] == "vllm_num_requests_running"
+    assert gauge.metric.info["tag_keys"] == ("engine", "ReplicaId")
+
+
+def test_another_vllm_exports_nothing_of_its_own(newer: None) -> None:
+    assert vllm_ray.stat_loggers() == []

@@ -83,6 +83,7 @@ def test_a_later_session_continues_the_run_and_repeats_nothing(tmp_path: Path) -
     assert (first.openings[0].run_id, second.openings[0].run_id) == (None, "run-7")
     assert ("iter-000/policy", 1) not in second.numbers
     assert ("iter-001/policy", 1) in second.numbers
+    assert [group for group in second.numbers if group[0] == "decision"] == [("decision", 1)]
     assert "iter-000" in second.texts["lineage"]
     assert "iter-001" in second.texts["lineage"]
 
@@ -163,6 +164,15 @@ def test_a_missing_library_is_one_sentence_at_the_start(
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"not installed; install sphere-ray\[wandb\]"):
         run(settings_with(tmp_path / "r", "wandb"))
+
+
+def test_a_run_directory_that_is_no_path_is_refused(tmp_path: Path) -> None:
+    chosen = settings_with(tmp_path, "tensorboard")
+    with (
+        pytest.raises(ConfigError, match=r"memory://r is no path; mount"),
+        feed.tracking("memory://r", chosen),
+    ):
+        pass
 
 
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:

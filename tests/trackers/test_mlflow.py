@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from sphere_ray.config import RunSettings
+from sphere_ray.trackers import feed
 from tests.trackers.runs import (
     SECRET,
     TRAINED,
@@ -81,11 +84,26 @@ def mlflow_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
         server.wait()
 
 
-def test_mlflow_server_on_loopback(tmp_path: Path) -> None:
+def killed_in_mid_run(server: subprocess.Popen[bytes], chosen: RunSettings) -> None:
+    """Kill the server of a run; what is said afterwards is lost, and nothing else."""
+    directory = Path(chosen.run_dir)
+    with feed.tracking(str(directory), chosen) as trackers:
+        while not (directory / feed.STATE).exists():
+            assert server.poll() is None
+        server.kill()
+        for _ in range(100):
+            trackers.on_event({"event": "decided", "iteration": 0, "promoted": 1, "candidate": "x"})
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+
+
+def test_mlflow_server_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "server").mkdir()
     (tmp_path / "copy").mkdir()
     with mlflow_server(tmp_path / "server") as (uri, server):
         assert server.poll() is None
         twice(settings_with(tmp_path / "r", {"kind": "mlflow", "uri": uri}))
         mlflow_left(uri, kept_id(tmp_path / "r", "mlflow"), tmp_path / "copy")
-    assert not secrets_below(tmp_path / "server")
+        assert not secrets_below(tmp_path / "server")
+        monkeypatch.setattr(feed, "CLOSE_S", 1.0)
+        killed_in_mid_run(server, settings_with(tmp_path / "k", {"kind": "mlflow", "uri": uri}))

@@ -1,6 +1,8 @@
 """An offline run of W&B, read back from its transaction log."""
 
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,3 +61,37 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         points = ((int(row[axis]), float(row[loss])) for row in found if loss in row)
         assert by_step(points) == TRAINED
     assert not secrets_below(tmp_path / "r" / "wandb")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from threading import Event
+import psutil
+from tests.trackers import runs
+from tests.trackers.runs import run, settings_with
+
+def kill(*_):
+    while not Path(sys.argv[1], "trackers.json").exists():
+        Event().wait(0.05)  # until the tracker is open
+    for process in psutil.Process().children(recursive=True):
+        if "wandb" in process.name():
+            process.kill()
+
+answers = runs.Answers.run
+runs.Answers.run = lambda step, work: (kill(), answers(step, work))[1]
+run(settings_with(Path(sys.argv[1]), {"kind": "wandb", "offline": True}))
+"""
+
+
+def test_a_run_whose_wandb_service_is_killed_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "r")],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert "tracker wandb failed, and the run goes on: ConnectionResetError" in done.stderr
+    assert (tmp_path / "r" / "iter-000" / "policy" / "manifest.json").is_file()
