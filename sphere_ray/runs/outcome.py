@@ -74,19 +74,14 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
     """Count everything anew from the files of the steps."""
     seconds: dict[str, float] = defaultdict(float)
     for made in outcome.steps:
-        report = made.report
-        seconds[report.phase.partition("/")[0]] += report.seconds
+        seconds[made.report.phase.partition("/")[0]] += made.report.seconds
     root = storage.resolve(settings.run_dir)
     return {
         "run": settings.name,
-        "base": {
-            "path": settings.engines.policy.path,
-            "fingerprint": outcome.base.fingerprint,
-        },
+        "base": {"path": settings.engines.policy.path, "fingerprint": outcome.base.fingerprint},
         "iterations": [_iteration(settings, item, root) for item in outcome.iterations],
         "test": held_out_summary(
-            rows([outcome.base_test]),
-            rows([outcome.final_test]),
+            *(rows([made]) for made in (outcome.base_test, outcome.final_test)),
             seed=settings.seed,
             boundary=settings.method.search.boundary,
         ),
