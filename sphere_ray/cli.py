@@ -116,10 +116,8 @@ def run(
         from sphere_ray.runs.evolve import run as evolve
         from sphere_ray.tables.run import print_summary
 
-        summary = evolve(settings, origin)
-        print_summary(summary, _tables)
-        page = write_report([settings.run_dir])
-        _out.print(f"results are in {settings.run_dir}, the report is {page}")
+        print_summary(evolve(settings, origin, write_report), _tables)
+        _out.print(f"results are in {settings.run_dir}; read {settings.run_dir}/report.html")
 
 
 @app.command()
@@ -174,6 +172,9 @@ def _measure(context: typer.Context, models: list[str], options: EvaluationOptio
         options.check(models)
         chosen = _evaluation_settings(options.config, models[-1] if models else "")
         settings = options.applied_to(chosen)
+        from sphere_ray.commands import evaluate_model as command
+
+        command.require_models(settings, models)
         if options.problems is None or options.by_set(models):
             from sphere_ray.commands.benchmarks import measure
             from sphere_ray.tables.benchmarks import print_benchmarks
@@ -181,7 +182,6 @@ def _measure(context: typer.Context, models: list[str], options: EvaluationOptio
             figures, told = measure(settings, models, options, _tell)
             print_benchmarks(figures, _tables, told)
             return
-        from sphere_ray.commands import evaluate_model as command
         from sphere_ray.config.problems import SplitSettings
         from sphere_ray.tables.run import print_comparison, print_evaluation
 

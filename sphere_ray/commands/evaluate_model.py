@@ -147,6 +147,16 @@ def _answers(
     return found
 
 
+def require_models(settings: RunSettings, models: Sequence[str]) -> None:
+    """Check that models are there, before a large problem file is read for them.
+
+    Raises:
+        ModelError: one is not, or lacks something.
+    """
+    for model in models:
+        base_model(_serving(settings, model).engines)
+
+
 def read_problems(
     settings: RunSettings, split: SplitSettings, tell: Tell | None = None
 ) -> tuple[Problem, ...]:

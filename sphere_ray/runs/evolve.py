@@ -4,7 +4,7 @@
 only says what it would do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +57,15 @@ class _State:
     """Pairs by this policy that made nothing better yet; the next ones join them."""
 
 
-def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
+def run(
+    settings: RunSettings,
+    origin: str | None = None,
+    report: Callable[[Sequence[str]], object] | None = None,
+) -> RunSummary:
     """Run or continue the loop; returns (and writes) the summary.
 
     `origin` is another run, whose finished steps count as made here (`sphere run --from RUN`).
+    `report` writes a page about the finished run, before trackers are given what it left.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
@@ -76,6 +81,8 @@ def run(settings: RunSettings, origin: str | None = None) -> RunSummary:
         directory.note_current([plan.path for plan in executor.plans], all_of_them=True)
         summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
         storage.write_json(summary, directory.file(SUMMARY))
+        if report is not None:
+            report([directory.path])
         trackers.finish(summary)
         return summary
 

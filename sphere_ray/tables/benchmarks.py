@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
 
@@ -46,7 +46,7 @@ def print_benchmarks(
 def _table(title: str, headings: Iterable[str], rows: list[list[str]], caption: str) -> Table:
     """A table without the columns that say nothing."""
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = escape(caption)
+    table.caption = Text(caption)
     table.add_column("set", no_wrap=True)
     table.add_column("model", overflow="fold")
     shown = [0, 1]
@@ -55,7 +55,7 @@ def _table(title: str, headings: Iterable[str], rows: list[list[str]], caption: 
             table.add_column(heading, justify="right")
             shown.append(place)
     for row in rows:
-        table.add_row(*(escape(row[place]) for place in shown))
+        table.add_row(*(Text(row[place]) for place in shown))
     return table
 
 
