@@ -33,7 +33,7 @@ _LOST = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.
 _WORDS = {
     **{os.strerror(number): number for number in (*_FULL, errno.EROFS, errno.ESTALE)},
     "disk's utilization is over capacity": errno.ENOSPC,  # Ray
-    "unexpected pos": errno.ENOSPC,  # torch, which says no more
+    "] . unexpected pos ": errno.ENOSPC,  # torch, which says no more
     "PytorchStreamWriter failed writing": errno.ENOSPC,
 }
 """How errors without a number tell that the disk is at fault."""
