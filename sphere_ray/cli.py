@@ -390,14 +390,15 @@ def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
     """Turn what ends a command early into a sentence and an exit code."""
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has left
+        raise
     except Exception as error:
         told = error if isinstance(error, SphereError) else _disk_trouble(error)
-        if told is None:
-            raise
-        if debug:
+        if debug or told is None:  # a mistake of ours; Python would print its secrets too
             _err.print(redact(traceback.format_exc()), end="")
-        _err.print(f"error: {_one_line(str(told))}")
-        raise typer.Exit(told.exit_code) from error
+        if told is not None:
+            _err.print(f"error: {_one_line(str(told))}")
+        raise typer.Exit(1 if told is None else told.exit_code) from error
     except KeyboardInterrupt as error:
         code = error.exit_code if isinstance(error, Interrupted) else 130
         _err.print(f"stopped; {hint}")

@@ -35,23 +35,24 @@ _LOST = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.
 _WORDS = {
     **{os.strerror(number): number for number in (*_FULL, errno.EROFS, errno.ESTALE)},
     "disk's utilization is over capacity": errno.ENOSPC,  # Ray
-    "unexpected pos": errno.ENOSPC,  # torch, which says no more
+    "] . unexpected pos ": errno.ENOSPC,  # torch, which says no more
     "PytorchStreamWriter failed writing": errno.ENOSPC,
 }
 """How errors without a number tell that the disk is at fault."""
 
 
-def disk_trouble(error: BaseException) -> StorageError | None:
+def disk_trouble(error: BaseException, place: str = "a file") -> StorageError | None:
     """One sentence, if a disk that is full, read-only or lost is behind an error; else None.
 
-    It looks into the causes, those that Ray wrapped included.
+    It looks into the causes, those that Ray wrapped included. `place` is named where no cause
+    knows its file.
     """
     cause: BaseException | None = error
     while cause is not None:
         number = getattr(cause, "errno", None)
         number = number or next((n for words, n in _WORDS.items() if words in str(cause)), None)
         if number in (*_FULL, *_LOST):
-            place = getattr(cause, "filename", None) or "a file of this command"
+            place = getattr(cause, "filename", None) or place
             remedy = "free some space" if number in _FULL else "correct the mount or its rights"
             return StorageError(
                 f"{place} cannot be used: {os.strerror(number)}; {remedy} there, then run the same "

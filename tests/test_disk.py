@@ -103,6 +103,8 @@ def test_it_is_found_wherever_it_hides(number: int, remedy: str) -> None:
     assert isinstance(wrapped, RayError)
     assert isinstance(cause_of(wrapped), StorageError)
     assert isinstance(sphere_error(wrapped, "stream"), StorageError)
+    nameless = RayTaskError("write", "Traceback\n...", OSError(number, os.strerror(number)))
+    assert str(sphere_error(nameless, "stream", "/data/run/_parts")).startswith("/data/run/_parts ")
 
 
 def test_ray_without_room_is_told_too() -> None:

@@ -36,7 +36,8 @@ def connected(settings: RunSettings) -> Iterator[str]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What fails is raised to us, and told in one sentence; Ray Data would log its traceback too.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray_log.silence()
     address = _join_or_start(settings.ray)
     catch_signals()  # Ray has replaced the handlers

@@ -12,7 +12,13 @@ def cause_of(error: RayError) -> Exception:
     return compat.cause_of(error, SphereError) or storage.disk_trouble(error) or error
 
 
-def sphere_error(error: RayError, work: str) -> SphereError:
-    """Return what `cause_of` finds, or an error of ours that says that `work` stopped."""
-    cause = cause_of(error)
-    return cause if isinstance(cause, SphereError) else EngineError(f"the {work} stopped: {error}")
+def sphere_error(error: RayError, work: str, place: str = "a file of the run") -> SphereError:
+    """Return the error of ours or of a disk inside, or one of ours that says that `work` stopped.
+
+    The work wrote to `place`.
+    """
+    return (
+        compat.cause_of(error, SphereError)
+        or storage.disk_trouble(error, place)
+        or EngineError(f"the {work} stopped: {error}")
+    )

@@ -110,7 +110,7 @@ def _stream(
             attempts = 1 if files > committed else attempts + 1
             committed = files
             if isinstance(cause_of(error), SphereError) or attempts >= ATTEMPTS:
-                raise sphere_error(error, "stream of problems") from error
+                raise sphere_error(error, "stream of problems", parts) from error
             logger.warning("the stream of problems lost an actor and goes on (%s)", error)
 
 

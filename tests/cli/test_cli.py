@@ -4,7 +4,6 @@ from types import ModuleType
 
 import pytest
 
-from sphere_ray import cli
 from sphere_ray.errors import EngineError, PlacementError
 from sphere_ray.interruption import Interrupted
 
@@ -18,7 +17,7 @@ def evolve(monkeypatch):
 
 
 def raises(error):
-    def run(settings, origin):
+    def run(settings, origin, report=None):
         raise error
 
     return run
@@ -44,11 +43,12 @@ def test_debug_adds_the_traceback(sphere, evolve, config):
     assert err.endswith("error: the policy pool is gone\n")
 
 
-def test_an_unexpected_error_keeps_its_traceback(evolve, config, monkeypatch):
-    monkeypatch.setattr(cli, "catch_signals", lambda: None)
+def test_an_unexpected_error_keeps_its_traceback(sphere, evolve, config):
     evolve.run = raises(ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["run", str(config)])
+    code, _, err = sphere("run", str(config))
+    assert code == 1
+    assert err.startswith("Traceback")
+    assert "ZeroDivisionError" in err
 
 
 @pytest.mark.parametrize(

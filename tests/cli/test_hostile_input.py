@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from sphere_ray import cli
 from sphere_ray.errors import ProblemSourceError
 
 SECRET = "s3cr3t"
@@ -85,14 +84,14 @@ def test_settings_are_shown_without_secrets(sphere, config, evolve):
     assert SECRET not in out + err
     assert SECRET not in told(sphere, "run", str(config), *chosen, "--set", "seed=x")
     for debug in ((), ("--debug",)):
-        evolve.run = lambda settings, origin: fail(settings.problems.train.source)
+        evolve.run = lambda settings, origin, report: fail(settings.problems.train.source)
         code, out, err = sphere(*debug, "run", str(config), *chosen)
         assert code == 2
         assert SECRET not in out + err
 
 
 def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config, evolve):
-    def run(settings, origin):
+    def run(settings, origin, report=None):
         raise OSError(errno.ENOSPC, "No space left on device", "/data/run/part.parquet")
 
     evolve.run = run
@@ -107,14 +106,16 @@ def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config,
     assert "Traceback" in err
 
 
-def test_a_mistake_of_ours_stays_a_traceback(config, evolve, monkeypatch):
-    def run(settings, origin):
-        raise KeyError("a mistake")
+def test_a_mistake_of_ours_is_a_traceback_without_secrets(sphere, config, evolve):
+    def run(settings, origin, report=None):
+        raise KeyError(f"https://user:{SECRET}@host/p?token={SECRET}")
 
     evolve.run = run
-    monkeypatch.setattr(cli, "catch_signals", lambda: None)
-    with pytest.raises(KeyError, match="a mistake"):
-        cli.main(["run", str(config)])
+    code, out, err = sphere("run", str(config))
+    assert (code, out) == (1, "")
+    assert "Traceback" in err
+    assert "KeyError: 'https://***@host/p?token=***" in err
+    assert SECRET not in err
 
 
 def fail(source):

@@ -11,7 +11,7 @@ WITH_A_RUN_THAT_WAITS = textwrap.dedent(
     import signal, sys
     from types import ModuleType
 
-    def run(settings, origin):
+    def run(settings, origin, report=None):
         try:
             print("running", flush=True)
             signal.pause()
