@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-_tables = Console(markup=False, emoji=False)
+_tables = partial(Console, markup=False, emoji=False)
 
 
 _MAX_MESSAGE_CHARS = 4000
@@ -116,7 +117,7 @@ def run(
         from sphere_ray.runs.evolve import run as evolve
         from sphere_ray.tables.run import print_summary
 
-        print_summary(evolve(settings, origin, write_report), _tables)
+        print_summary(evolve(settings, origin, write_report), _tables())
         _out.print(f"results are in {settings.run_dir}; read {settings.run_dir}/report.html")
 
 
@@ -170,28 +171,9 @@ def compare(
 def _measure(context: typer.Context, models: list[str], options: EvaluationOptions) -> None:
     with _outcomes(debug=context.obj, hint="only answers of an endpoint were kept"):
         options.check(models)
-        chosen = _evaluation_settings(options.config, models[-1] if models else "")
-        settings = options.applied_to(chosen)
-        from sphere_ray.commands import evaluate_model as command
+        from sphere_ray.commands.measure import measure
 
-        command.require_models(settings, models)
-        if options.problems is None or options.by_set(models):
-            from sphere_ray.commands.benchmarks import measure
-            from sphere_ray.tables.benchmarks import print_benchmarks
-
-            figures, told = measure(settings, models, options, _tell)
-            print_benchmarks(figures, _tables, told)
-            return
-        from sphere_ray.config.problems import SplitSettings
-        from sphere_ray.tables.run import print_comparison, print_evaluation
-
-        split = SplitSettings(source=options.problems, limit=options.limit)
-        if len(models) == 1:
-            samples = options.samples or 0
-            found = command.evaluate_model(settings, models[0], split, samples, _tell)
-            print_evaluation(found, _tables)
-        else:
-            print_comparison(command.compare_models(settings, models, split, _tell), _tables)
+        measure(models, options, _tell, _tables())
 
 
 def _tell(line: str) -> None:
@@ -255,7 +237,7 @@ def train_prm(
         from sphere_ray.tables.run import print_trained_reward
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
-        print_trained_reward(summary, _tables)
+        print_trained_reward(summary, _tables())
         if path is not None:
             _out.print(path)
 
@@ -283,7 +265,7 @@ def tune(
         summary = command.tune(
             run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
         )
-        print_tuning(summary, _tables)
+        print_tuning(summary, _tables())
 
 
 @app.command()
@@ -315,7 +297,7 @@ def score_report(
             output=output,
             overrides=overrides or [],
         )
-        print_score_report(report, _tables)
+        print_score_report(report, _tables())
 
 
 @app.command()
@@ -332,7 +314,7 @@ def proof(
         from sphere_ray.tables.proof import print_proof
 
         target, found = prove(spec, overrides or [])
-        print_proof(found, _tables)
+        print_proof(found, _tables())
         _out.print(f"results are in {target}/proof.json and {target}/proof.png")
 
 
@@ -353,16 +335,6 @@ def audit(
         from sphere_ray.audit.server import serve
 
         serve(run_dir, port=port, user=user, file=file, say=_out.print)
-
-
-def _evaluation_settings(config: Path | None, model: str) -> "RunSettings":
-    if config is None:
-        from sphere_ray.commands.evaluate_model import evaluation_settings
-
-        return evaluation_settings(model)
-    from sphere_ray.config import load_config
-
-    return load_config(config)
 
 
 def _show_settings(settings: "RunSettings") -> None:

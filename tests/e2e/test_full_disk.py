@@ -13,7 +13,7 @@ from recompute import rows
 
 from tests.simulated_problems import simulated_problem
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(2 * HANGS_S)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2 * HANGS_S)]
 
 COUNTS = {"train": 300, "validation": 4, "test": 4}
 

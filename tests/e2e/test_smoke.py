@@ -108,7 +108,7 @@ def test_the_job_shows_its_figures(story):
 
 def test_the_job_ends_with_a_report(run_dir, story):
     _, _, continued = story
-    assert "the report is" in continued.log
+    assert "report.html" in continued.log
     page = (run_dir / "report.html").read_text("utf-8")
     assert "/runs/0/summary/test/difference" in page
     assert "cores (" in page  # the machine

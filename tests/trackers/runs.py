@@ -105,7 +105,7 @@ class Policy(Step):
         storage.write_text("weights", f"{work.path}/model/weights")
         outcome = {"loss_first": 1.0, "loss_last": 1 / 3, "model_dir": "x", "history": []}
         storage.write_json(outcome, f"{work.path}/training.json")
-        return Result(rows_in=8, rows_out=8, model="model0")
+        return Result(rows_in=8, rows_out=8, output="model0")
 
 
 def settings_with(run_dir: Path, *trackers: Any) -> RunSettings:

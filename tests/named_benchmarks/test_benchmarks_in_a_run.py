@@ -78,7 +78,8 @@ def test_base_and_final_model_are_scored_on_each_benchmark(
         assert found["models"]["base"] == found["models"]["final"]
         assert found["changes"]["final"]["difference"] == 0
     small = summary["benchmarks"]["aime24"]["models"]["base"]
-    rows = pq.read_table(folder / "runs" / "one" / "benchmarks" / "aime24" / "base").to_pylist()
+    files = (folder / "runs" / "one" / "benchmarks" / "aime24" / "base").glob("*.parquet")
+    rows = pq.read_table(sorted(files)).to_pylist()
     assert small["samples"] == 32
     assert {len(row["sample_verdicts"]) for row in rows} == {32}
     right = [row["sample_verdicts"].count("correct") / 32 for row in rows]
