@@ -337,6 +337,22 @@ class PoolUse:
     prefix_queries: int
     prefix_hits: int
 
+    @property
+    def replica_seconds(self) -> float:
+        """The seconds of all replicas together."""
+        return self.replicas * self.seconds
+
+    @property
+    def idle(self) -> float | None:
+        """The share of its time in which a replica had no request; None over no time."""
+        total = self.replica_seconds
+        return 1 - min(self.busy_s / total, 1) if total else None
+
+    @property
+    def prefix_share(self) -> float | None:
+        """The share of the prompt tokens that the prefix cache had; None where none was asked."""
+        return self.prefix_hits / self.prefix_queries if self.prefix_queries else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseReport:

@@ -20,6 +20,7 @@ from sphere_ray.runs.directory import FinishedStep
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 STAGES = tuple(map(str, StageName))
 VERDICTS = tuple(map(str, Verdict))
@@ -79,7 +80,7 @@ class Problems:
     inverted: Flags
     failed: Flags
     pairs: Integers
-    margin: NDArray[np.float64]
+    margin: Floats
     reasons: Integers
 
 
@@ -95,7 +96,7 @@ class Pairs:
     stages: pa.ChunkedArray
     reasons: pa.ChunkedArray
     problems: Integers
-    margin: NDArray[np.float64]
+    margin: Floats
 
 
 class Index:

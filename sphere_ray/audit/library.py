@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from starlette.exceptions import HTTPException
 
 from sphere_ray import storage
-from sphere_ray.audit.index import STAGES, VERDICTS, Flags, Index, Integers, equals, has
+from sphere_ray.audit.index import STAGES, VERDICTS, Flags, Floats, Index, Integers, equals, has
 from sphere_ray.records import Dropped, PreferencePair, Rollout
 from sphere_ray.runs.directory import CURRENT, FinishedStep, Run
 from sphere_ray.schema import from_table
@@ -147,10 +147,7 @@ def find_problems(index: Index, query: Mapping[str, str]) -> Page:
         wanted &= known.inverted
     if text := query.get("q", "").strip():
         wanted &= index.search(text)
-    found = np.flatnonzero(wanted)
-    if query.get("sort") == "margin":
-        found = found[np.argsort(known.margin[found], kind="stable")]
-    return _page(found, query)
+    return _page(wanted, known.margin, query)
 
 
 def find_pairs(index: Index, query: Mapping[str, str], decided: frozenset[str]) -> Page:
@@ -167,10 +164,7 @@ def find_pairs(index: Index, query: Mapping[str, str], decided: frozenset[str]) 
         wanted &= equals(index.problems.families, family)[known.problems]
     if (state := query.get("decided")) in ("yes", "no"):
         wanted &= is_decided(index, decided) == (state == "yes")
-    found = np.flatnonzero(wanted)
-    if query.get("sort") == "margin":
-        found = found[np.argsort(known.margin[found], kind="stable")]
-    return _page(found, query)
+    return _page(wanted, known.margin, query)
 
 
 def is_decided(index: Index, decided: frozenset[str]) -> Flags:
@@ -188,9 +182,7 @@ def _ordered(index: Index, order: str, stage: str) -> Integers:
     ids = index.pairs.ids.take(pa.array(found))
     by_id = pc.sort_indices(ids).to_numpy()
     found = found[by_id]
-    if order == "margin":
-        found = found[np.argsort(index.pairs.margin[found], kind="stable")]
-    return found
+    return _by_margin(found, index.pairs.margin) if order == "margin" else found
 
 
 def next_in(numbers: Integers, decided: Flags, after: int | None) -> int | None:
@@ -202,10 +194,18 @@ def next_in(numbers: Integers, decided: Flags, after: int | None) -> int | None:
     return int(left[0]) if len(left) else None
 
 
-def _page(found: Integers, query: Mapping[str, str]) -> Page:
+def _by_margin(numbers: Integers, margin: Floats) -> Integers:
+    found: Integers = numbers[np.argsort(margin[numbers], kind="stable")]
+    return found
+
+
+def _page(wanted: Flags, margin: Floats, query: Mapping[str, str]) -> Page:
+    found = np.flatnonzero(wanted)
+    if query.get("sort") == "margin":
+        found = _by_margin(found, margin)
     pages = max(1, -(-len(found) // PAGE))
-    wanted = query.get("page", "1")
-    number = min(int(wanted), pages) if wanted.isascii() and wanted.isdecimal() else 1
+    asked = query.get("page", "1")
+    number = min(int(asked), pages) if asked.isascii() and asked.isdecimal() else 1
     number = max(number, 1)
     some = found[(number - 1) * PAGE : number * PAGE]
     return Page(numbers=some, number=number, pages=pages, total=len(found))

@@ -15,6 +15,7 @@ from sphere_ray.commands.evaluate_model import (
     answers_of,
     read_problems,
     run_of,
+    sampling,
     usable,
 )
 from sphere_ray.commands.options import EvaluationOptions
@@ -82,8 +83,7 @@ def _sets(settings: RunSettings, options: EvaluationOptions, tell: Tell) -> dict
         sets[name] = asked(settings, name, options.samples, options.max_tokens), problems
     if options.problems is not None:
         split = SplitSettings(source=options.problems, limit=options.limit)
-        evaluation = settings.evaluation.model_copy(update={"num_samples": options.samples or 0})
-        plain = settings.model_copy(update={"evaluation": evaluation})
+        plain = sampling(settings, options.samples or 0)
         sets[PROBLEMS] = plain, read_problems(settings, split, tell)
     return sets
 

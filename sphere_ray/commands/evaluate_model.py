@@ -41,7 +41,7 @@ def evaluate_model(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     problems = read_problems(settings, split, tell)
-    (found,) = answers_of(settings, (model,), {SPLIT: (_sampling(settings, samples), problems)})
+    (found,) = answers_of(settings, (model,), {SPLIT: (sampling(settings, samples), problems)})
     return evaluation_summary(found[SPLIT], seed=settings.seed)
 
 
@@ -54,7 +54,7 @@ def compare_models(
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
     problems = read_problems(settings, split, tell)
-    asked = {SPLIT: (_sampling(settings, 0), problems)}
+    asked = {SPLIT: (sampling(settings, 0), problems)}
     base, other = (found[SPLIT] for found in answers_of(settings, models, asked))
     boundary = settings.method.search.boundary
     return held_out_summary(base, other, seed=settings.seed, boundary=boundary)
@@ -108,7 +108,7 @@ def answers(
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
     """
-    chosen = _sampling(settings, samples)
+    chosen = sampling(settings, samples)
     return _answers(model, {name: (chosen, some) for name, some in problems.items()}, directory)
 
 
@@ -192,7 +192,8 @@ def usable(
     return tuple(problems)
 
 
-def _sampling(settings: RunSettings, samples: int) -> RunSettings:
+def sampling(settings: RunSettings, samples: int) -> RunSettings:
+    """The settings with so many samples besides each greedy answer."""
     evaluation = settings.evaluation.model_copy(update={"num_samples": samples})
     return settings.model_copy(update={"evaluation": evaluation})
 

@@ -82,13 +82,13 @@ def export_hf(
         raise RunDirectoryError(
             f"{folder} cannot be written: {error.strerror or error}; choose another --output"
         ) from error
-    written = HubExport(num_pairs=num_pairs, model=model, dataset=dataset)
-    if push is None or pairs_name is None:
-        return written
-    pushed = (
-        _pushed(api or HfApi(), model, push, "model"),
-        _pushed(api or HfApi(), dataset, pairs_name, "dataset"),
-    )
+    pushed: tuple[str, ...] = ()
+    if push is not None and pairs_name is not None:
+        hub = api or HfApi()
+        pushed = (
+            _pushed(hub, model, push, "model"),
+            _pushed(hub, dataset, pairs_name, "dataset"),
+        )
     return HubExport(num_pairs=num_pairs, model=model, dataset=dataset, pushed=pushed)
 
 

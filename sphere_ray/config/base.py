@@ -42,6 +42,15 @@ def identity(**groups: Any) -> dict[str, Any]:
     }
 
 
+def leaves(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by dotted name; an empty mapping is a value."""
+    for name, value in document.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """One line per name whose value differs: `training.learning_rate: 3e-05 there, 1e-05 here`."""
     names = [*here, *(name for name in there if name not in here)]

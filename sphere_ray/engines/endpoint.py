@@ -9,12 +9,12 @@ import json
 import os
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from aiolimiter import AsyncLimiter
 from openai import APIError, APITimeoutError, AsyncOpenAI
 from openai.types.chat.chat_completion import Choice
 
+from sphere_ray import storage
 from sphere_ray.config.endpoint import EndpointSettings
 from sphere_ray.errors import DeadlineExceededError, EngineError, RequestError
 from sphere_ray.method.ports import Progress
@@ -94,7 +94,7 @@ class EndpointClient:
         """What was kept for a question (any JSON value), if something was."""
         file = self._file(question)
         # Files may lie on a network mount, where reading one would hold up all other requests.
-        text = None if file is None else await asyncio.to_thread(_read, file)
+        text = None if file is None else await asyncio.to_thread(storage.read_text, file)
         if text is not None:
             self._count(cached=1)
         return text
@@ -103,7 +103,7 @@ class EndpointClient:
         """Keep a text for a question, if there is a directory for that."""
         file = self._file(question)
         if file is not None:
-            await asyncio.to_thread(_write, text, file)
+            await asyncio.to_thread(storage.write_text, text, file)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -111,12 +111,12 @@ class EndpointClient:
             await self._client.close()
             self._client = None
 
-    def _file(self, question: Any) -> Path | None:
+    def _file(self, question: Any) -> str | None:
         if self._settings.cache_dir is None:
             return None
         asked = json.dumps([self._settings.base_url, question], sort_keys=True)
         name = hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
-        return Path(self._settings.cache_dir).expanduser() / name[:2] / f"{name}.json"
+        return str(Path(self._settings.cache_dir).expanduser() / name[:2] / f"{name}.json")
 
     def _count(self, **counts: int) -> None:
         self._progress.add(**{f"{self._role}_{name}": count for name, count in counts.items()})
@@ -133,18 +133,3 @@ class EndpointClient:
         if status in _UNUSABLE:
             return EngineError(f"{who} {_UNUSABLE[status]} ({error.message})")
         return RequestError(f"{who} failed ({status or error!r}): {error.message}")
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text("utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _write(text: str, file: Path) -> None:
-    """Write an answer by rename: several processes share the directory."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{uuid4().hex}.tmp")
-    partial.write_text(text, "utf-8")
-    partial.replace(file)

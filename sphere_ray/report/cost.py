@@ -103,7 +103,7 @@ def outcome_rows(routes: dict[str, int]) -> list[dict[str, str | int]]:
 
 
 def _engine(step: FinishedStep, use: PoolUse, settings: RunSettings) -> EngineUse:
-    at_work, asked = use.replicas * use.seconds, use.prefix_queries
+    at_work = use.replica_seconds
     return {
         "step": step.name,
         "pool": use.name,
@@ -111,8 +111,8 @@ def _engine(step: FinishedStep, use: PoolUse, settings: RunSettings) -> EngineUs
         "seconds": use.seconds,
         "tokens": use.generated_tokens,
         "tokens_per_second": use.generated_tokens / at_work if at_work else None,
-        "prefix_hits": use.prefix_hits / asked if asked else None,
-        "idle": 1 - min(use.busy_s / at_work, 1) if at_work else None,
+        "prefix_hits": use.prefix_share,
+        "idle": use.idle,
         "engine_hours": at_work / _HOUR,
         "gpu_hours": at_work * _gpus_of(use.name, settings) / _HOUR,
     }

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from pydantic_core import PydanticUndefined
 
 from sphere_ray.config import RunSettings
-from sphere_ray.config.base import Settings, dump
+from sphere_ray.config.base import Settings, dump, leaves
 
 _SHOWN_ELSEWHERE = {"name", "run_dir"}
 _MAX_CHARS = 200
@@ -33,7 +33,7 @@ def changed_settings(settings: RunSettings) -> list[Changed]:
 
 def differing_settings(settings: Sequence[RunSettings]) -> list[tuple[str, list[str]]]:
     """Each setting in which runs differ, with its value in every run."""
-    flat = [dict(_leaves(dump(each), "")) for each in settings]
+    flat = [{name: _text(value) for name, value in leaves(dump(each))} for each in settings]
     names = dict.fromkeys(name for each in flat for name in each)
     found = [(name, [each.get(name, "-") for each in flat]) for name in names]
     return [
@@ -56,14 +56,6 @@ def _changes(settings: Settings, defaults: Settings | None, prefix: str) -> Iter
             yield {"name": f"{prefix}{name}", "default": None, "value": _text(value)}
         elif value != default:
             yield {"name": f"{prefix}{name}", "default": _text(default), "value": _text(value)}
-
-
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix, _text(value)
 
 
 def _text(value: Any) -> str:

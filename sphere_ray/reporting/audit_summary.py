@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from scipy.stats import binomtest
-
 from sphere_ray.method.audit import UNDECIDED
+from sphere_ray.method.metrics import wilson_interval
 from sphere_ray.records import Verdict
 from sphere_ray.reward.judgements import AuditLine, Standing
 
@@ -69,8 +68,8 @@ def agreement(same: Iterable[bool]) -> Agreement:
     n, agreed = len(found), sum(found)
     if not n:
         return {"n": 0, "agreed": 0, "share": None, "ci95": None}
-    low, high = binomtest(agreed, n).proportion_ci(0.95, method="wilson")
-    return {"n": n, "agreed": agreed, "share": agreed / n, "ci95": [float(low), float(high)]}
+    interval = list(wilson_interval(agreed, n))
+    return {"n": n, "agreed": agreed, "share": agreed / n, "ci95": interval}
 
 
 def _graded_alike(standing: Standing) -> list[bool]:

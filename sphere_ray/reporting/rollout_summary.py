@@ -134,13 +134,13 @@ def _repaired(routes: Mapping[str, int]) -> int:
 
 
 def _pool_summary(use: PoolUse) -> PoolSummary:
-    asked, at_work = use.prefix_queries, use.replicas * use.seconds
+    hits, idle = use.prefix_share, use.idle
     return {
         "replicas": use.replicas,
         "tokens_per_second": round(use.generated_tokens / use.seconds, 3) if use.seconds else 0.0,
-        "prefilled_tokens": asked - use.prefix_hits,
-        "prefix_hits": round(use.prefix_hits / asked, 4) if asked else None,
-        "idle": round(1 - min(use.busy_s / at_work, 1), 4) if at_work else 1.0,
+        "prefilled_tokens": use.prefix_queries - use.prefix_hits,
+        "prefix_hits": None if hits is None else round(hits, 4),
+        "idle": 1.0 if idle is None else round(idle, 4),
     }
 
 

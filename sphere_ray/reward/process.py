@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sphere_ray.method.equations import equations, is_of_other_arithmetic
+from sphere_ray.method.metrics import wilson_interval
 
 BROKEN, VALID, UNJUDGED = 0, 1, -1
 DEEPEST = 8
@@ -298,5 +299,4 @@ def _share(part: int, whole: int) -> float | None:
 def _wilson(part: int, whole: int) -> list[float] | None:
     if not whole:
         return None
-    found = stats.binomtest(part, whole).proportion_ci(_LEVEL, method="wilson")
-    return [float(found.low), float(found.high)]
+    return list(wilson_interval(part, whole, level=_LEVEL))

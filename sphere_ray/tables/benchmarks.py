@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
+from sphere_ray.tables.cells import UNKNOWN, percent, points
 
-_UNKNOWN = "-"
 _HEADINGS = ("n", "pass@1 %", "95%", "k", "mean@k %", "95%", "maj@k %", "pass@4 %", "pass@8 %")
 
 
@@ -21,19 +21,19 @@ def print_benchmarks(
         for model, score in summary["models"].items():
             cells = [
                 f"{score['n']:,}",
-                _percent(score["pass@1"]),
+                percent(score["pass@1"]),
                 _interval(score["ci95"]),
-                str(score["samples"] or _UNKNOWN),
-                _percent(score["mean@k"]),
+                str(score["samples"] or UNKNOWN),
+                percent(score["mean@k"]),
                 _interval(score["mean_ci95"]),
-                *(_percent(value) for value in (score["maj@k"], score["pass@4"], score["pass@8"])),
+                *(percent(value) for value in (score["maj@k"], score["pass@4"], score["pass@8"])),
             ]
             figures.append([name, model, *cells])
         for model, change in summary["changes"].items():
-            points = _points(change["difference"])
-            interval = " to ".join(map(_points, change["ci95"]))
+            gain = points(change["difference"])
+            interval = " to ".join(map(points, change["ci95"]))
             p = f"{change['p_value']:.2g}"
-            changes.append([name, model, change["of"], f"{change['n']:,}", points, interval, p])
+            changes.append([name, model, change["of"], f"{change['n']:,}", gain, interval, p])
     if figures:
         remarks = "\n".join([*_remarks(summaries), *filter(None, [caption])])
         console.print(_table("Benchmarks", _HEADINGS, figures, remarks))
@@ -51,7 +51,7 @@ def _table(title: str, headings: Iterable[str], rows: list[list[str]], caption: 
     table.add_column("model", overflow="fold")
     shown = [0, 1]
     for place, heading in enumerate(headings, start=2):
-        if any(row[place] != _UNKNOWN for row in rows):
+        if any(row[place] != UNKNOWN for row in rows):
             table.add_column(heading, justify="right")
             shown.append(place)
     for row in rows:
@@ -74,12 +74,4 @@ def _remarks(summaries: Mapping[str, BenchmarkSummary]) -> list[str]:
 
 
 def _interval(bounds: list[float] | None) -> str:
-    return _UNKNOWN if bounds is None else " to ".join(map(_percent, bounds))
-
-
-def _percent(share: float | None) -> str:
-    return _UNKNOWN if share is None else f"{100 * share:.1f}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return UNKNOWN if bounds is None else " to ".join(map(percent, bounds))

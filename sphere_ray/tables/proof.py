@@ -9,6 +9,7 @@ from sphere_ray.reporting.proof_summary import (
     VariantSummary,
     first_cost,
 )
+from sphere_ray.tables.cells import plain_table, points
 
 _FEW_SEEDS = 5
 
@@ -24,7 +25,7 @@ def print_proof(proof: ProofSummary, console: Console) -> None:
 
 
 def _gains(proof: ProofSummary) -> Table:
-    table = _table(
+    table = plain_table(
         "Gain over the base model on test, points",
         *("variant", "after", "n", "mean", "95% interval", "sd", "min", "each seed (p)"),
         *("seen", "unseen"),
@@ -52,7 +53,7 @@ def _gains(proof: ProofSummary) -> Table:
 
 
 def _costs(proof: ProofSummary) -> Table:
-    table = _table(
+    table = plain_table(
         "First iteration, mean over seeds",
         *("variant", "pairs", "tokens decoded", "pairs a 1,000 tokens", "seconds of rollouts"),
     )
@@ -73,7 +74,7 @@ def _costs(proof: ProofSummary) -> Table:
 
 def _comparisons(proof: ProofSummary) -> Table:
     first = proof["variants"][0]["name"]
-    table = _table(
+    table = plain_table(
         f"Difference to {first} on test, points",
         *("variant", "after", "n", "mean", "95% interval", "sd", "min", "each seed (p)", "p"),
     )
@@ -88,7 +89,7 @@ def _comparisons(proof: ProofSummary) -> Table:
 
 def _guards(proof: ProofSummary) -> Table:
     first = proof["variants"][0]["name"]
-    table = _table(
+    table = plain_table(
         f"Guards: last model of {first} against the base model, greedy, points",
         *("problems", "n", "mean", "95% interval", "sd", "min", "each seed (p)"),
     )
@@ -110,26 +111,14 @@ def _figures(change: Paired) -> tuple[str, ...]:
     seeds = zip(change["by_seed"], change["p_by_seed"], strict=True)
     return (
         f"{change['n']:,}",
-        _points(change["mean"]),
-        f"{_points(low)} to {_points(high)}",
+        points(change["mean"]),
+        f"{points(low)} to {points(high)}",
         "-" if change["sd"] is None else f"{100 * change['sd']:.1f}",
-        _points(change["minimum"]),
-        "\n".join(f"{_points(gain)} ({p_value:.2g})" for gain, p_value in seeds),
+        points(change["minimum"]),
+        "\n".join(f"{points(gain)} ({p_value:.2g})" for gain, p_value in seeds),
     )
 
 
 def _family_gain(variant: VariantSummary, kind: str) -> str:
     found = variant["unseen"] if kind == "unseen" else variant["seen"]
-    return "-" if found is None else f"{_points(found['mean'])}\n({found['n']:,})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+    return "-" if found is None else f"{points(found['mean'])}\n({found['n']:,})"

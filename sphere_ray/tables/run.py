@@ -20,8 +20,8 @@ from sphere_ray.reporting.summary import (
 from sphere_ray.reporting.tune_summary import TunedSummary, TuneSummary
 from sphere_ray.reward.process import Estimate, Metric, ProcessComparison, ProcessSummary
 from sphere_ray.tables.benchmarks import print_benchmarks
+from sphere_ray.tables.cells import UNKNOWN, percent, plain_table, points
 
-_UNKNOWN = "-"
 _PROCESS_ROWS: Mapping[Metric, str] = {
     "step_validity": "valid steps %",
     "flawed_right": "right with a broken step %",
@@ -47,7 +47,7 @@ def print_comparison(summary: HeldOutSummary, console: Console) -> None:
 
 def print_evaluation(summary: EvaluationSummary, console: Console) -> None:
     """Print the table of one evaluated model."""
-    table = _table(
+    table = plain_table(
         "Evaluation", "family", "n", "pass@1 %", "95% interval", "mean@k %", "maj@k %", "pass@k %"
     )
     for family, score in summary["by_family"].items():
@@ -65,7 +65,7 @@ def print_trained_reward(summary: TrainedRewardSummary, console: Console) -> Non
 
 def print_score_report(report: ScoreReport, console: Console) -> None:
     """Print the figures of reward sources side by side."""
-    table = _table(
+    table = plain_table(
         f"Reward sources, {report['problems']:,} problems, {report['completions']} completions",
         *("source", "steps", "AUC", "shape alone", "ECE", "siblings", "first error", "inversions"),
         *("decoded/1000", "prefilled/1000"),
@@ -73,7 +73,7 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
     for name, source in report["sources"].items():
         figures, cost = source["quality"], source["cost_per_1000"]
         tokens = (
-            (_UNKNOWN, _UNKNOWN)
+            (UNKNOWN, UNKNOWN)
             if cost is None
             else (f"{cost['decoded_tokens']:,.0f}", f"{cost['prefilled_tokens']:,.0f}")
         )
@@ -95,7 +95,7 @@ def print_score_report(report: ScoreReport, console: Console) -> None:
 
 def print_tuning(summary: TuneSummary, console: Console) -> None:
     """Print the candidates of `sphere tune`, the chosen one, and what it all cost."""
-    table = _table(
+    table = plain_table(
         f"Training, {summary['pairs']:,} pairs of iteration {summary['iteration']}, shares in %",
         *("training.", "epochs", "pairs right", "n", "score", "+/- policy (SE)"),
         *("+/- default (95%)", "time"),
@@ -105,12 +105,12 @@ def print_tuning(summary: TuneSummary, console: Console) -> None:
         names = (setting.removeprefix("training.") for setting in found["settings"])
         name = "\n".join(names) or "default"
         if found["score"] is None or found["pair_accuracy"] is None:
-            figures = ["collapsed", *(_UNKNOWN,) * 4]
+            figures = ["collapsed", *(UNKNOWN,) * 4]
         else:
             figures = [
-                _percent(found["pair_accuracy"]),
+                percent(found["pair_accuracy"]),
                 f"{found['n']:,}",
-                _percent(found["score"]),
+                percent(found["score"]),
                 *_gain_cells(found),
             ]
         table.add_row(name, str(found["epochs"]), *figures, clock_time(found["seconds"]))
@@ -126,12 +126,12 @@ def print_tuning(summary: TuneSummary, console: Console) -> None:
 
 def _gain_cells(found: TunedSummary) -> tuple[str, str]:
     policy, default = found["over_policy"], found["over_default"]
-    over_policy = over_default = _UNKNOWN
+    over_policy = over_default = UNKNOWN
     if policy is not None:
-        over_policy = f"{_points(policy['gain'])} ({_percent(policy['standard_error'])})"
+        over_policy = f"{points(policy['gain'])} ({percent(policy['standard_error'])})"
     if default is not None:
         low, high = default["ci95"]
-        over_default = f"{_points(default['gain'])} ({_points(low)} to {_points(high)})"
+        over_default = f"{points(default['gain'])} ({points(low)} to {points(high)})"
     return over_policy, over_default
 
 
@@ -167,11 +167,11 @@ def _iteration(item: IterationSummary) -> Table:
         if training is None
         else (
             f"{training['steps']} steps, loss {training['loss_first']:.4f} to "
-            f"{training['loss_last']:.4f}, accuracy {_percent(training['reward_accuracy'])}%, "
-            f"{_percent(training['update_survival'])}% of the update kept, "
+            f"{training['loss_last']:.4f}, accuracy {percent(training['reward_accuracy'])}%, "
+            f"{percent(training['update_survival'])}% of the update kept, "
             f"{training['workers']} workers, ZeRO-{training['zero_stage']}, "
             f"{training['tokens_per_second']:,.0f} tokens/s, "
-            f"padding {_percent(training['padding'])}%"
+            f"padding {percent(training['padding'])}%"
         ),
         "validation": _validation(item),
         **{found["candidate"]: _candidate(found) for found in item["candidates"]},
@@ -190,8 +190,8 @@ def _tried(rollout: RolloutSummary) -> str:
 
 
 def _pool(name: str, use: PoolSummary) -> str:
-    hits = "" if use["prefix_hits"] is None else f", {_percent(use['prefix_hits'])}% prefix hits"
-    return f"{name} {use['tokens_per_second']:,.0f} tokens/s{hits}, idle {_percent(use['idle'])}%"
+    hits = "" if use["prefix_hits"] is None else f", {percent(use['prefix_hits'])}% prefix hits"
+    return f"{name} {use['tokens_per_second']:,.0f} tokens/s{hits}, idle {percent(use['idle'])}%"
 
 
 def _reward(reward: RewardSummary) -> str:
@@ -224,7 +224,7 @@ def _trained_reward(trained: TrainedRewardSummary) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.3f}"
+    return UNKNOWN if value is None else f"{value:.3f}"
 
 
 def _validation(item: IterationSummary) -> str:
@@ -250,30 +250,32 @@ def _candidate(found: CandidateSummary) -> str:
         return text
     low, high = found["ci95"]
     return (
-        f"{_points(found['gain'])} (95%: {_points(low)} to {_points(high)}) on {found['n']:,} "
+        f"{points(found['gain'])} (95%: {points(low)} to {points(high)}) on {found['n']:,} "
         f"problems ({found['fresh']:,} fresh), look {found['looks']}, {text}"
     )
 
 
 def _held_out(test: HeldOutSummary) -> Table:
     base, final = test["base"], test["final"]
-    table = _table(f"Test, {test['n']:,} problems, pass@1 %", "family", "n", "base", "final", "+/-")
+    table = plain_table(
+        f"Test, {test['n']:,} problems, pass@1 %", "family", "n", "base", "final", "+/-"
+    )
     for family, first in base["by_family"].items():
         last = final["by_family"][family]
         gain = last["pass@1"] - first["pass@1"]
-        table.add_row(family, str(first["n"]), _interval(first), _interval(last), _points(gain))
+        table.add_row(family, str(first["n"]), _interval(first), _interval(last), points(gain))
     table.add_section()
     first_mean, last_mean = base["macro_average"], final["macro_average"]
     if first_mean is not None and last_mean is not None:
-        means = (_percent(first_mean), _percent(last_mean), _points(last_mean - first_mean))
+        means = (percent(first_mean), percent(last_mean), points(last_mean - first_mean))
         table.add_row("mean of families", "", *means)
     table.add_row(
-        "all", str(test["n"]), _interval(base), _interval(final), _points(test["difference"])
+        "all", str(test["n"]), _interval(base), _interval(final), points(test["difference"])
     )
     low, high = test["difference_ci95"]
     caption = (
-        f"{test['conclusion']}\nall, paired by problem: {_points(test['difference'])} "
-        f"(95%: {_points(low)} to {_points(high)}), p = {test['p_value']:.3g}"
+        f"{test['conclusion']}\nall, paired by problem: {points(test['difference'])} "
+        f"(95%: {points(low)} to {points(high)}), p = {test['p_value']:.3g}"
     )
     table.caption = caption + _not_answered(test["failed"], "\n")
     return table
@@ -282,7 +284,7 @@ def _held_out(test: HeldOutSummary) -> Table:
 def _process(found: ProcessComparison) -> Table:
     base, final = found["base"], found["final"]
     judged = (f"{side['judged']:,} of {side['solutions']:,}" for side in (base, final))
-    table = _table("Steps of the test answers, by their equations", "", "base", "final", "+/-")
+    table = plain_table("Steps of the test answers, by their equations", "", "base", "final", "+/-")
     table.add_row("answers with an equation", *judged, "")
     for name, label in _PROCESS_ROWS.items():
         change = _estimate(found["difference"][name], label, "+")
@@ -293,7 +295,7 @@ def _process(found: ProcessComparison) -> Table:
 def _estimate(found: Estimate, label: str, sign: str = "") -> str:
     """A value with its interval; shares, whose labels end in %, in percent or points."""
     if found["value"] is None:
-        return _UNKNOWN
+        return UNKNOWN
     factor, style = (100, f"{sign}.1f") if label.endswith("%") else (1, f"{sign}.2f")
     value, *bounds = (
         format(factor * each, style) for each in (found["value"], *(found["ci95"] or ()))
@@ -306,20 +308,12 @@ def _not_answered(failed: int, before: str = "") -> str:
 
 
 def _time(seconds_by_phase: Mapping[str, float]) -> Table:
-    table = _table("Time", "phase", "time", "share %")
+    table = plain_table("Time", "phase", "time", "share %")
     total = sum(seconds_by_phase.values())
     for phase, seconds in seconds_by_phase.items():
-        table.add_row(phase, clock_time(seconds), _percent(seconds / total if total else 0.0))
+        table.add_row(phase, clock_time(seconds), percent(seconds / total if total else 0.0))
     table.add_section()
     table.add_row("all", clock_time(total), "")
-    return table
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
     return table
 
 
@@ -327,24 +321,16 @@ def _score_cells(score: Score) -> tuple[str, ...]:
     low, high = score["ci95"]
     sampled = (score["mean@k"], score["maj@k"], score["pass@k"])
     return (
-        _percent(score["pass@1"]),
-        f"{_percent(low)} to {_percent(high)}",
-        *(_UNKNOWN if share is None else _percent(share) for share in sampled),
+        percent(score["pass@1"]),
+        f"{percent(low)} to {percent(high)}",
+        *(UNKNOWN if share is None else percent(share) for share in sampled),
     )
 
 
 def _interval(score: Score) -> str:
     low, high = score["ci95"]
-    return f"{_percent(score['pass@1'])} ({_percent(low)} to {_percent(high)})"
+    return f"{percent(score['pass@1'])} ({percent(low)} to {percent(high)})"
 
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"

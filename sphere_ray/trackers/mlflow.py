@@ -4,13 +4,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from sphere_ray.config.base import leaves
 from sphere_ray.config.trackers import MlflowSettings
 from sphere_ray.trackers.port import Opening, Tracker
 
@@ -80,15 +80,10 @@ class MlflowTracker(Tracker):
         )
         tags = {"run_dir": run.directory}
         made: str = self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
-        params = [Param(name, str(value)[:_MAX_CHARS]) for name, value in _flat(run.settings)]
+        params = [
+            Param(_FORBIDDEN.sub("_", name), str(value)[:_MAX_CHARS])
+            for name, value in leaves(run.settings)
+        ]
         for first in range(0, len(params), _BATCH):
             self._client.log_batch(made, params=params[first : first + _BATCH])
         return made
-
-
-def _flat(group: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in group.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield _FORBIDDEN.sub("_", f"{before}{name}"), value

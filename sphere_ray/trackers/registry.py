@@ -3,11 +3,16 @@
 A library is imported when its tracker is first made, so that nobody needs one that is not chosen.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
 
-from sphere_ray.config.trackers import TrackerSettings
+from sphere_ray.config.trackers import (
+    MlflowSettings,
+    TensorBoardSettings,
+    TrackerSettings,
+    TrackioSettings,
+    WandbSettings,
+)
 from sphere_ray.errors import ConfigError
 from sphere_ray.trackers.port import Tracker
 
@@ -36,36 +41,20 @@ def require_installed(trackers: Sequence[TrackerSettings]) -> None:
 
 def make(settings: TrackerSettings) -> Tracker:
     """Make the tracker that the settings describe."""
-    return _MAKERS[settings.kind](settings)
+    match settings:
+        case TensorBoardSettings():
+            from sphere_ray.trackers.tensorboard import TensorBoardTracker
 
+            return TensorBoardTracker(settings)
+        case MlflowSettings():
+            from sphere_ray.trackers.mlflow import MlflowTracker
 
-def _tensorboard(settings: Any) -> Tracker:
-    from sphere_ray.trackers.tensorboard import TensorBoardTracker
+            return MlflowTracker(settings)
+        case WandbSettings():
+            from sphere_ray.trackers.wandb import WandbTracker
 
-    return TensorBoardTracker(settings)
+            return WandbTracker(settings)
+        case TrackioSettings():
+            from sphere_ray.trackers.trackio import TrackioTracker
 
-
-def _mlflow(settings: Any) -> Tracker:
-    from sphere_ray.trackers.mlflow import MlflowTracker
-
-    return MlflowTracker(settings)
-
-
-def _wandb(settings: Any) -> Tracker:
-    from sphere_ray.trackers.wandb import WandbTracker
-
-    return WandbTracker(settings)
-
-
-def _trackio(settings: Any) -> Tracker:
-    from sphere_ray.trackers.trackio import TrackioTracker
-
-    return TrackioTracker(settings)
-
-
-_MAKERS: Mapping[str, Callable[[Any], Tracker]] = {
-    "tensorboard": _tensorboard,
-    "mlflow": _mlflow,
-    "wandb": _wandb,
-    "trackio": _trackio,
-}
+            return TrackioTracker(settings)

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from sphere_ray import storage
-from sphere_ray.records import Verdict
+from sphere_ray.records import PoolUse, Verdict
 
 Result = tuple[str, int, dict[str, float]]
 """A group, the iteration (0 outside of one), and numbers by name."""
@@ -22,8 +22,8 @@ def results_of(directory: str) -> Result:
         key: report[key] for key in ("rows_in", "rows_out", "seconds", "tokens")
     }
     values |= {f"dropped/{reason}": count for reason, count in report["dropped"].items()}
-    for pool in report["pools"]:
-        values |= {f"pools/{pool['name']}/{key}": value for key, value in _use(pool).items()}
+    for use in (PoolUse(**pool) for pool in report["pools"]):
+        values |= {f"pools/{use.name}/{key}": value for key, value in _use(use).items()}
     if name.startswith(("evaluation/", "test/")):
         values |= _answers(directory)
     if name.startswith("pairs"):
@@ -71,15 +71,10 @@ def _split(step: str) -> tuple[int | None, str]:
     return int(first.removeprefix("iter-")), rest
 
 
-def _use(pool: Mapping[str, Any]) -> dict[str, float]:
-    """See `PoolUse` and `PoolSummary`."""
-    at_work = pool["replicas"] * pool["seconds"]
-    found = {"generated_tokens": pool["generated_tokens"]}
-    if at_work:
-        found["idle"] = 1 - min(pool["busy_s"] / at_work, 1)
-    if pool["prefix_queries"]:
-        found["prefix_hits"] = pool["prefix_hits"] / pool["prefix_queries"]
-    return found
+def _use(use: PoolUse) -> dict[str, float]:
+    shares = {"idle": use.idle, "prefix_hits": use.prefix_share}
+    known = {name: share for name, share in shares.items() if share is not None}
+    return {"generated_tokens": use.generated_tokens, **known}
 
 
 def _answers(directory: str) -> dict[str, float]:
