@@ -113,8 +113,8 @@ def run(
             _show_settings(settings)
             _show_plan(settings, origin)
             return
+        from sphere_ray.evolution.evolve import run as evolve
         from sphere_ray.report.page import write_report
-        from sphere_ray.runs.evolve import run as evolve
         from sphere_ray.tables.run import print_summary
 
         print_summary(evolve(settings, origin, write_report), _tables())
@@ -347,7 +347,7 @@ def _show_settings(settings: "RunSettings") -> None:
 
 def _show_plan(settings: "RunSettings", origin: str | None) -> None:
     """One line a step: what would be done, in which directory, and why."""
-    from sphere_ray.runs.evolve import plan as planned
+    from sphere_ray.evolution.evolve import plan as planned
 
     plans = planned(settings, origin)
     width = max(len(plan.step.place) for plan in plans)

@@ -15,6 +15,7 @@ from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.loading import load
 from sphere_ray.config.proof import ProofSettings
 from sphere_ray.errors import ConfigError
+from sphere_ray.evolution import evolve
 from sphere_ray.problems.sources import local_file
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.proof_summary import (
@@ -27,7 +28,6 @@ from sphere_ray.reporting.proof_summary import (
     variant_summary,
 )
 from sphere_ray.reporting.summary import RunSummary
-from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import Run
 from sphere_ray.tables.proof_plot import draw_proof
 

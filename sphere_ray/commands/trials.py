@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sphere_ray import storage
+from sphere_ray.evolution.decision import Contestant, Validation, rows
 from sphere_ray.method.halving import DEFAULT, Rung, Scores
 from sphere_ray.reporting.tune_summary import (
     WARNING,
@@ -14,7 +15,6 @@ from sphere_ray.reporting.tune_summary import (
     common_scores,
     gain_summary,
 )
-from sphere_ray.runs.decision import Contestant, Validation, rows
 from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Step
 from sphere_ray.runs.steps.policy import OUTCOME, PolicyStep

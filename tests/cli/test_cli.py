@@ -11,7 +11,7 @@ from sphere_ray.interruption import Interrupted
 @pytest.fixture
 def evolve(monkeypatch):
     """Stands where the composition root is; tests set its `run`."""
-    module = ModuleType("sphere_ray.runs.evolve")
+    module = ModuleType("sphere_ray.evolution.evolve")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 

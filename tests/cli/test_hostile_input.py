@@ -17,7 +17,7 @@ SECRET = "s3cr3t"
 @pytest.fixture
 def evolve(monkeypatch):
     """Stands where the composition root is; tests set its `run`."""
-    module: Any = ModuleType("sphere_ray.runs.evolve")
+    module: Any = ModuleType("sphere_ray.evolution.evolve")
     step = SimpleNamespace(place="problems")
     plan = SimpleNamespace(step=step, path="run/problems", state="make", reason="not made yet")
     module.plan = lambda settings, origin: [plan]

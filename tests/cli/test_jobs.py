@@ -18,7 +18,7 @@ WITH_A_RUN_THAT_WAITS = textwrap.dedent(
         finally:
             print("cleaned up", flush=True)
 
-    evolve = ModuleType("sphere_ray.runs.evolve")
+    evolve = ModuleType("sphere_ray.evolution.evolve")
     evolve.run = run
     sys.modules[evolve.__name__] = evolve
     from jobs.run import main

@@ -16,6 +16,8 @@ from typing import Any
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.config.method import MethodSettings, SearchSettings, StageSettings
+from sphere_ray.evolution.decision import Trial
+from sphere_ray.evolution.outcome import Iteration, Outcome, summarise
 from sphere_ray.method.decision import decide
 from sphere_ray.method.sphere import sphere
 from sphere_ray.records import (
@@ -31,10 +33,8 @@ from sphere_ray.records import (
     Rollout,
     Verdict,
 )
-from sphere_ray.runs.decision import Trial
 from sphere_ray.runs.directory import CURRENT, SUMMARY, FinishedStep, WritableRun
 from sphere_ray.runs.manifest import Manifest
-from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.step import Made
 from sphere_ray.schema import to_table
 from tests.method.fakes import wander, world

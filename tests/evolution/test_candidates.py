@@ -8,10 +8,10 @@ import pytest
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.evaluation import PromotionSettings
+from sphere_ray.evolution.decision import groups_of
+from sphere_ray.evolution.outcome import Iteration
 from sphere_ray.method.decision import Ruling, decide
 from sphere_ray.records import EvaluationRow, Verdict
-from sphere_ray.runs.decision import groups_of
-from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.steps.average import AverageStep
 from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.evaluation import EvaluationStep, HeldOutStep
@@ -19,7 +19,7 @@ from sphere_ray.runs.steps.pairs import PairsStep
 from sphere_ray.runs.steps.policy import HalfRateStep, PolicyStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from tests.runs.script import N, Script, answers, policy_of, settings_of
+from tests.evolution.script import N, Script, answers, policy_of, settings_of
 
 ALL = {"candidates": ["trained", "halfway", "half_rate"]}
 

@@ -11,6 +11,8 @@ from typing import Any
 from sphere_ray import storage
 from sphere_ray.benchmarks.named import asked, names_of
 from sphere_ray.config import RunSettings
+from sphere_ray.evolution.decision import Contestant, Trial, Validation
+from sphere_ray.evolution.outcome import Iteration, Outcome, summarise
 from sphere_ray.grading import check_verifier
 from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import ModelRef
@@ -18,9 +20,7 @@ from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.audits import load_audit
 from sphere_ray.rollout.roles import base_model, roles_of
-from sphere_ray.runs.decision import Contestant, Trial, Validation
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
-from sphere_ray.runs.outcome import Iteration, Outcome, summarise
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
 from sphere_ray.runs.steps.average import AverageStep

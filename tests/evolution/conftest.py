@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from sphere_ray.runs import evolve
-from sphere_ray.runs.outcome import Iteration
-from tests.runs.script import BASE, Script, settings_of
+from sphere_ray.evolution import evolve
+from sphere_ray.evolution.outcome import Iteration
+from tests.evolution.script import BASE, Script, settings_of
 
 
 @pytest.fixture

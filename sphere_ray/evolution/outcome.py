@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from sphere_ray import storage
 from sphere_ray.benchmarks.summary import summaries
 from sphere_ray.config import RunSettings
+from sphere_ray.evolution.decision import Trial, rows
 from sphere_ray.method.audit import AUDITED
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.audit_summary import audit_summary
@@ -25,7 +26,6 @@ from sphere_ray.reporting.summary import (
     validation_summary,
 )
 from sphere_ray.rollout.audits import read_audit
-from sphere_ray.runs.decision import Trial, rows
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
 from sphere_ray.runs.steps.reward_model import handover

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from sphere_ray.errors import ModelError, RunDirectoryError
-from sphere_ray.runs import evolve
+from sphere_ray.evolution import evolve
+from sphere_ray.evolution.outcome import Iteration
 from sphere_ray.runs.directory import Run
-from sphere_ray.runs.outcome import Iteration
 from sphere_ray.runs.step import Planner, State
 from sphere_ray.runs.steps.evaluation import BenchmarkStep
 from sphere_ray.runs.steps.problems import ProblemsStep
 from sphere_ray.runs.steps.reference import ReferenceStep
 from sphere_ray.runs.steps.reward_model import RewardModelStep
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from tests.runs.script import BASE, Script, answers, policy_of, settings_of
+from tests.evolution.script import BASE, Script, answers, policy_of, settings_of
 
 
 def decisions(iterations: list[Iteration]) -> list[bool]:
