@@ -5,6 +5,8 @@
 
 import signal
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import FrameType
 from typing import NoReturn
 
@@ -34,3 +36,22 @@ def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
     if signum == signal.SIGTERM:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Interrupted(signum)
+
+
+def together(works: Sequence[Callable[[], object]], stop: Callable[[], object]) -> None:
+    """Do several works at once, each in a thread; one alone is done here.
+
+    The first error is raised, and so is a signal. Then `stop` is called, which has to make the
+    other works fail soon: their ends are waited for.
+    """
+    if len(works) == 1:
+        works[0]()
+        return
+    with ThreadPoolExecutor(len(works), thread_name_prefix="work") as threads:
+        ends = [threads.submit(work) for work in works]
+        try:
+            for end in as_completed(ends):
+                end.result()
+        except BaseException:
+            stop()
+            raise

@@ -355,6 +355,21 @@ class PoolUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """The policy that wrote an iteration's pairs, for a training that reads them.
+
+    `policy` is its fingerprint, `policy_iteration` its `ModelRef.iteration`. `lag` is how many
+    iterations behind it was: those that promoted another policy before the training began.
+    """
+
+    iteration: int
+    policy: str
+    policy_iteration: int
+    lag: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseReport:
     """What a phase did; lies inside its manifest."""
 
@@ -366,3 +381,4 @@ class PhaseReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     pools: tuple[PoolUse, ...] = ()
+    writers: tuple[Writer, ...] = ()

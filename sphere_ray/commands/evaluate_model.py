@@ -204,4 +204,5 @@ def _serving(settings: RunSettings, model: str) -> RunSettings:
     policy = known.model_copy(update={"path": model, "revision": revision})
     engines = policy_alone(settings.engines).model_copy(update={"policy": policy})
     # Nothing is trained: the cluster need not have room for the trainer either.
-    return settings.model_copy(update={"engines": engines, "trainer": TrainerPlacement()})
+    placement = {"trainer": TrainerPlacement(), "schedule": "sequential"}
+    return settings.model_copy(update={"engines": engines, **placement})

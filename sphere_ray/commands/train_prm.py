@@ -65,6 +65,7 @@ def settings_of_run(
         ConfigError: an override, or the run's config.json, cannot be used.
     """
     document, file = source.document | {"run_dir": target}, source.file(CONFIG)
+    document |= {"schedule": "sequential"}  # one thing after the other is done there
     if train:
         engines = dump(settings_of(document, file))["engines"]
         if not engines["scorer"].get("trained"):

@@ -1,6 +1,7 @@
 """All that leans on private or unstable names of Ray 2.60, checked before it is used."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import ray.data
 from ray.data import DataContext, Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
@@ -21,7 +23,22 @@ logger = logging.getLogger(__name__)
 TESTED = "2.60.0"
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 
+STOP_STREAMS = threading.Event()
+"""While it is set, the streams of this process end with `StreamStoppedError`."""
+
 Error = TypeVar("Error", bound=Exception)
+
+
+class StreamStoppedError(Exception):
+    """A stream was told to stop."""
+
+
+class _Stop(ExecutionCallback):
+    """Looks at `STOP_STREAMS` some times a second: another thread has no way to end a stream."""
+
+    def on_execution_step(self, _executor: Any) -> None:
+        if STOP_STREAMS.is_set():
+            raise StreamStoppedError("the stream was told to stop")
 
 
 @cache
@@ -35,6 +52,7 @@ def found_doubts() -> tuple[str, ...]:
         (context, "use_datasource_v2"),
         (context, "enable_progress_bars"),
         (context, "execution_no_progress_timeout_s"),
+        (context, "custom_execution_callback_classes"),
         (CheckpointConfig, "CHECKPOINT_ACTOR_POOL_MAX_SIZE"),
         (RayTaskError, "as_instanceof_cause"),
         (ray, "nodes"),
@@ -58,6 +76,7 @@ def read_parquet(files: str | list[str], num_cpus: float) -> Dataset:
     defaults.use_datasource_v2 = False
     dataset = ray.data.read_parquet(files, num_cpus=num_cpus)
     dataset.context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    dataset.context.custom_execution_callback_classes = [_Stop]
     return dataset
 
 
@@ -79,6 +98,11 @@ def map_once(dataset: Dataset, function: Any, **options: Any) -> Dataset:
         return dataset.map_batches(function, max_restarts=0, **options)
 
 
+_PLANNING = threading.Lock()
+_planned = 0
+"""Streams that need `batches_as_blocks` now."""
+
+
 @contextmanager
 def batches_as_blocks() -> Iterator[None]:
     """Plan `map_batches` so that each batch a function yields is passed on at once, as a block.
@@ -89,9 +113,26 @@ def batches_as_blocks() -> Iterator[None]:
     if found_doubts():
         yield
         return
-    module: Any = planner
-    options: Any = module.OutputBlockSizeOption
+    _plan_unshaped(+1)
+    try:
+        yield
+    finally:
+        _plan_unshaped(-1)
 
+
+def _plan_unshaped(change: int) -> None:
+    """Replace the option of Ray's planner for the first stream, put it back behind the last."""
+    global _planned
+    module: Any = planner
+    with _PLANNING:
+        _planned += change
+        if change > 0 and _planned == 1:
+            module.OutputBlockSizeOption = _unshaped(module.OutputBlockSizeOption)
+        elif not _planned:
+            (module.OutputBlockSizeOption,) = module.OutputBlockSizeOption.__bases__
+
+
+def _unshaped(options: Any) -> Any:
     class Unshaped(options):  # type: ignore[misc]  # its base is a value
         @classmethod
         def of(cls, **wanted: Any) -> Any:
@@ -99,11 +140,7 @@ def batches_as_blocks() -> Iterator[None]:
             by_rows = wanted.get("target_num_rows_per_block") is not None
             return options.of(**wanted) if by_rows else options(disable_block_shaping=True)
 
-    module.OutputBlockSizeOption = Unshaped
-    try:
-        yield
-    finally:
-        module.OutputBlockSizeOption = options
+    return Unshaped
 
 
 def cause_of(error: RayError, kind: type[Error]) -> Error | None:

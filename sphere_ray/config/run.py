@@ -1,6 +1,6 @@
 """The whole configuration of a run."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,14 +15,22 @@ from sphere_ray.config.trackers import Trackers
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.records import StageName
 
+Schedule = Literal["sequential", "overlapped"]
+
 
 class RunSettings(Settings):
-    """One run: everything the command needs, resolved."""
+    """One run: everything the command needs, resolved.
+
+    `schedule: overlapped` rolls out an iteration while the one before trains and is evaluated, each
+    on GPUs of its own; its policy is then one iteration behind at most. It decides which steps
+    there are, and no step's output by itself.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     run_dir: str
     seed: int = Field(0, ge=0, lt=1 << 63)
     iterations: int = Field(1, ge=1, le=1000)
+    schedule: Schedule = "sequential"
     problems: ProblemSettings
     method: MethodSettings = MethodSettings()
     engines: EngineSettings
@@ -61,6 +69,24 @@ class RunSettings(Settings):
             raise ValueError(
                 f"evaluation.max_tokens ({self.evaluation.max_tokens}) leaves no room for the "
                 f"prompt in engines.policy.max_model_len ({limit}); lower the first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_overlaps(self) -> "RunSettings":
+        if self.schedule == "sequential":
+            return self
+        least = 2 if self.engines.scorer.trained is None else 3
+        if self.iterations < least:
+            what = "schedule: overlapped" if least == 2 else "engines.scorer.trained"
+            raise ValueError(
+                f"{what} has no effect in {self.iterations} overlapped iterations; set iterations "
+                f"to {least} or more, or schedule: sequential"
+            )
+        if not self.trainer.cpus_per_worker.is_integer():
+            raise ValueError(
+                f"schedule: overlapped trains beside Ray Data, which plans with whole CPUs: "
+                f"trainer.cpus_per_worker ({self.trainer.cpus_per_worker:g}) must be a whole number"
             )
         return self
 

@@ -2,19 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import cast
 
 from sphere_ray import storage
 from sphere_ray.benchmarks.summary import summaries
 from sphere_ray.config import RunSettings
 from sphere_ray.evolution.decision import Trial, rows
 from sphere_ray.method.audit import AUDITED
-from sphere_ray.records import ModelRef
+from sphere_ray.records import ModelRef, Writer
 from sphere_ray.reporting.audit_summary import audit_summary
 from sphere_ray.reporting.columns import REWARD_COLUMNS, ROLLOUT_COLUMNS
 from sphere_ray.reporting.policy_summary import (
     CandidateSummary,
     TrainingSummary,
+    WriterSummary,
     training_summary,
 )
 from sphere_ray.reporting.reward_summary import reward_summary
@@ -26,6 +28,7 @@ from sphere_ray.reporting.summary import (
     validation_summary,
 )
 from sphere_ray.rollout.audits import read_audit
+from sphere_ray.runs.directory import FinishedStep
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.policy import OUTCOME
 from sphere_ray.runs.steps.reward_model import handover
@@ -41,6 +44,7 @@ class Iteration:
     scored_by: ModelRef | None
     reward: Made | None = None
     reference: Made | None = None
+    writers: tuple[Writer, ...] = ()
     trials: list[Trial] = field(default_factory=list)
     refusal: str | None = None
 
@@ -64,17 +68,16 @@ class Outcome:
     base: ModelRef
     base_test: Made
     final_test: Made
-    steps: list[Made]
     iterations: list[Iteration]
     benchmarks: dict[str, tuple[Made, Made]] = field(default_factory=dict)
     """The answers of the base and the final model to each."""
 
 
-def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> RunSummary:
-    """Count everything anew from the files of the steps."""
+def summarise(settings: RunSettings, outcome: Outcome, steps: Sequence[FinishedStep]) -> RunSummary:
+    """Count everything anew from the files of the steps, which are those of the run in order."""
     seconds: dict[str, float] = defaultdict(float)
-    for made in outcome.steps:
-        seconds[made.report.phase.partition("/")[0]] += made.report.seconds
+    for step in steps:
+        seconds[step.manifest.report.phase.partition("/")[0]] += step.manifest.report.seconds
     root = storage.resolve(settings.run_dir)
     return {
         "run": settings.name,
@@ -94,7 +97,7 @@ def summarise(settings: RunSettings, outcome: Outcome, paths: Sequence[str]) -> 
         ),
         "audit": audit_summary(read_audit(settings.method.pairs.audit)),
         "seconds_by_phase": {name: round(value, 3) for name, value in seconds.items()},
-        "steps": [path.removeprefix(f"{root}/") for path in paths],
+        "steps": [step.path.removeprefix(f"{root}/") for step in steps],
     }
 
 
@@ -117,6 +120,7 @@ def _iteration(settings: RunSettings, item: Iteration, root: str) -> IterationSu
         "pairs": pairs_summary(
             storage.tables(pairs.path, PAIR_COLUMNS), pairs.report.dropped, seconds, tokens, audit
         ),
+        "writers": [cast(WriterSummary, asdict(writer)) for writer in item.writers],
         "training": _training(item.trials),
         "evaluation": None
         if not answered

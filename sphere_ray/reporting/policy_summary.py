@@ -50,6 +50,21 @@ class CandidateSummary(TypedDict):
     after: list[str]
 
 
+class WriterSummary(TypedDict):
+    """The policy that wrote the `pairs` of an `iteration` which this iteration's training read.
+
+    `policy` is its fingerprint, `policy_iteration` 0 for the base model, n + 1 for one that
+    iteration n made. `lag` is how many iterations behind the policy it was from which training
+    began: 0, or 1 where `schedule: overlapped` rolled out before the last decision.
+    """
+
+    iteration: int
+    policy: str
+    policy_iteration: int
+    lag: int
+    pairs: int
+
+
 def training_summary(result: Mapping[str, Any], seconds: float) -> TrainingSummary:
     """Count what training.json (`result`) says of every step; `seconds` are those of the step."""
     history = result["history"]

@@ -19,7 +19,7 @@ from sphere_ray.method.metrics import (
 from sphere_ray.records import EvaluationRow, Verdict
 from sphere_ray.reporting.audit_summary import AuditSummary
 from sphere_ray.reporting.benchmark_summary import BenchmarkSummary
-from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary
+from sphere_ray.reporting.policy_summary import CandidateSummary, TrainingSummary, WriterSummary
 from sphere_ray.reporting.reward_summary import RewardSummary
 from sphere_ray.reporting.rollout_summary import PairsSummary, RolloutSummary
 from sphere_ray.reward.process import (
@@ -105,16 +105,18 @@ class HeldOutSummary(TypedDict):
 class IterationSummary(TypedDict):
     """One iteration.
 
-    `reward` says who scored. `training` and `evaluation` are null where the iteration made no
-    model: it had too few pairs, or training collapsed. `evaluation` compares the policy with the
-    last of the `candidates`. `refusal` says why the policy stays, and is null where a candidate was
-    promoted.
+    `reward` says who scored, `writers` which policies wrote the pairs: this iteration's, and those
+    of earlier ones that had made nothing better. `training` and `evaluation` are null where the
+    iteration made no model: it had too few pairs, or training collapsed. `evaluation` compares the
+    policy with the last of the `candidates`. `refusal` says why the policy stays, and is null where
+    a candidate was promoted.
     """
 
     iteration: int
     rollout: RolloutSummary
     reward: RewardSummary
     pairs: PairsSummary
+    writers: list[WriterSummary]
     training: TrainingSummary | None
     evaluation: ValidationSummary | None
     candidates: list[CandidateSummary]

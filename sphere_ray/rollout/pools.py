@@ -56,26 +56,35 @@ class Pools:
         run: str = "run",
         share_cores: bool = False,
         vllm_metrics: bool = False,
+        beside: "Pools | None" = None,
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
         The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
-        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures.
+        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures. The pools of
+        `beside` run in another partition of the same cluster, and took the baseline before.
         """
         compat.found_doubts()
         self._release_timeout_s = release_timeout_s
         self._run = run
         self._given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics}
         self._members: dict[EngineSpec, list[Member]] = {}
-        self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
+        self._baseline: dict[str, tuple[int, ...]] = (
+            beside._baseline
+            if beside is not None
+            else {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
+        )
+        self._company: list[Pools] = [] if beside is None else beside._company
+        self._company.append(self)
         self._ledger_name = f"engines-{uuid.uuid4().hex}"
         ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
 
     @classmethod
-    def of(cls, settings: RunSettings) -> "Pools":
-        """Make the pools of a run."""
+    def of(cls, settings: RunSettings, beside: "Pools | None" = None) -> "Pools":
+        """Make the pools of a run, or of one more partition of its cluster."""
         return cls(
+            beside=beside,
             run=settings.name,
             share_cores=engines_share_cores(settings),
             vllm_metrics=settings.ray.vllm_metrics,
@@ -173,6 +182,13 @@ class Pools:
         """
         self._stop([spec for spec in self._members if spec.pool.gpus or not keep_on_cpu])
 
+    def kill(self) -> None:
+        """Kill all engines, whatever another thread asks them or waits for."""
+        for members in list(self._members.values()):
+            for member in members:
+                ray.kill(member.actor, no_restart=True)
+        self._members.clear()
+
     def _reload(self, old: EngineSpec, new: EngineSpec) -> None:
         members = self._members[old]
         try:
@@ -264,7 +280,7 @@ class Pools:
         grown = [
             f"GPU {index} holds {used} MiB ({before} before)"
             for index, (used, before) in enumerate(zip(state.gpu_used_mib, baseline, strict=False))
-            if used > before + GPU_TOLERANCE_MIB and not self._members
+            if used > before + GPU_TOLERANCE_MIB and not any(p._members for p in self._company)
         ]
         alive = [f"process {pid}" for pid in state.alive]
         found = alive + grown

@@ -6,6 +6,7 @@ The layout is that of DESIGN section 8. This file knows how steps lie on disk, n
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -202,6 +203,7 @@ class WritableRun(Run):
         super().__init__(path)
         self.settings = settings
         self._lock: FileLock | None = None
+        self._noting = threading.Lock()
 
     @classmethod
     def create(cls, run_dir: str, settings: RunSettings) -> "WritableRun":
@@ -238,12 +240,14 @@ class WritableRun(Run):
     def note_current(self, directories: Sequence[str], *, all_of_them: bool = False) -> None:
         """Note the step directories that the present settings lead to.
 
-        While these are not yet `all_of_them`, those that an earlier session added stay noted.
+        While these are not yet `all_of_them`, those that an earlier session added stay noted. Steps
+        that are made at the same time may call it at the same time.
         """
-        names = [directory.removeprefix(f"{self.path}/") for directory in directories]
-        known = storage.read_json(self.file(CURRENT)) or []
-        if all_of_them or known[: len(names)] != names:
-            storage.write_json(names, self.file(CURRENT))
+        with self._noting:
+            names = [directory.removeprefix(f"{self.path}/") for directory in directories]
+            known = storage.read_json(self.file(CURRENT)) or []
+            if all_of_them or not set(names) <= set(known):
+                storage.write_json(names, self.file(CURRENT))
 
     def close(self) -> None:
         """Let another driver in."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sphere_ray.errors import RunDirectoryError
 from sphere_ray.provenance import code_hash, versions
-from sphere_ray.records import PhaseReport, PoolUse
+from sphere_ray.records import PhaseReport, PoolUse, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,8 @@ class Manifest:
         """
         try:
             pools = tuple(PoolUse(**use) for use in value["report"].get("pools", ()))
-            report = PhaseReport(**value["report"] | {"pools": pools})
+            writers = tuple(Writer(**each) for each in value["report"].get("writers", ()))
+            report = PhaseReport(**value["report"] | {"pools": pools, "writers": writers})
             return cls(**{f.name: value[f.name] for f in fields(cls)} | {"report": report})
         except (KeyError, TypeError) as error:
             if isinstance(value, dict) and "step" not in value:

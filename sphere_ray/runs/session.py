@@ -3,6 +3,8 @@
 Ray is not touched before a step asks for it, so a finished run is read back at once.
 """
 
+import copy
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -10,9 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from sphere_ray import storage
+from sphere_ray.compat.ray import STOP_STREAMS
 from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
-from sphere_ray.errors import ReleaseError
+from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field
@@ -30,8 +33,24 @@ from sphere_ray.training.job import TrainingJob
 
 
 @dataclass(kw_only=True)
+class _Shared:
+    """What all partitions of a session share; `lock` guards it, and who starts or ends workers."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    open: ExitStack = field(default_factory=ExitStack)
+    partitions: list["Session"] = field(default_factory=list)
+    grader: GraderClient | None = None
+    connected: bool = False
+    stopped: bool = False
+
+
+@dataclass(kw_only=True)
 class Session:
-    """An open run at work; a context manager that closes what it opened, engines first."""
+    """An open run at work; a context manager that closes what it opened, engines first.
+
+    Engines and training's workers take turns in it. What works at once takes a partition each
+    (`beside`).
+    """
 
     run: WritableRun
     needs: RunSettings | None = None
@@ -40,16 +59,33 @@ class Session:
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
-    _grader: GraderClient | None = None
-    _connected: bool = False
     _job: TrainingJob | None = None
-    _open: ExitStack = field(default_factory=ExitStack)
+    _shared: _Shared = field(default_factory=_Shared)
 
     def __post_init__(self) -> None:
         """Start to record events."""
         trackers = self.trackers
         self.events = EventLog(self.run.append_event, listener=trackers.on_event)
         self.board = ProgressBoard(listeners=(self.events.on_progress, trackers.on_progress))
+        self._shared.partitions.append(self)
+
+    def beside(self) -> "Session":
+        """The same session in another partition of the cluster, with engines of its own."""
+        other = copy.copy(self)
+        other._pools = other._job = None
+        self._shared.partitions.append(other)
+        return other
+
+    def stop(self) -> None:
+        """Let what other threads do in this session fail soon; it is of no use afterwards."""
+        STOP_STREAMS.set()
+        with self._shared.lock:
+            self._shared.stopped = True
+            for each in self._shared.partitions:
+                if each._job is not None:
+                    each._job.end(at_once=True)
+                if each._pools is not None:
+                    each._pools.kill()
 
     @property
     def settings(self) -> RunSettings:
@@ -68,16 +104,20 @@ class Session:
         """Be connected to Ray from now on.
 
         Raises:
+            EngineError: the session was stopped.
             PlacementError: there is no cluster, or it is too small.
         """
-        if self._connected:
-            return
-        dashboard = self._open.enter_context(connected(self.settings))
-        self._connected = True
-        self.board.listen(RunMetrics(self.settings.name).on_progress)
-        self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
-        if dashboard:
-            self.log(f"Ray dashboard: {dashboard}")
+        with self._shared.lock:
+            if self._shared.stopped:
+                raise EngineError("the run was stopped; run the same command again")
+            if self._shared.connected:
+                return
+            dashboard = self._shared.open.enter_context(connected(self.settings))
+            self._shared.connected = True
+            self.board.listen(RunMetrics(self.settings.name).on_progress)
+            self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
+            if dashboard:
+                self.log(f"Ray dashboard: {dashboard}")
 
     def serve(self, specs: Sequence[EngineSpec]) -> None:
         """Have exactly these engines running, in the place of training's workers.
@@ -87,8 +127,11 @@ class Session:
         """
         self.connect()
         self.dismiss_workers()
-        if self._pools is None:
-            self._pools = Pools.of(self.settings)
+        with self._shared.lock:
+            if self._pools is None:
+                known = (each._pools for each in self._shared.partitions)
+                beside = next((pools for pools in known if pools is not None), None)
+                self._pools = Pools.of(self.settings, beside)
         self._pools.ensure(specs)
 
     def assignment(
@@ -99,13 +142,14 @@ class Session:
         `settings` are those of the step, which may differ from the run's in what is asked.
         """
         assert self._pools is not None
-        if self._grader is None:
-            self._grader = start_graders(self.settings.grading)
+        with self._shared.lock:
+            if self._shared.grader is None:
+                self._shared.grader = start_graders(self.settings.grading)
         clients = {spec: self._pools.client(spec) for spec in roles.specs}
         return Assignment(
             settings=settings,
             clients={role: clients[spec] for role, spec in roles.filled.items()},
-            grader=self._grader,
+            grader=self._shared.grader,
             progress=progress,
             iteration=iteration,
         )
@@ -132,11 +176,13 @@ class Session:
         self.connect()
         if self._pools is not None:
             self._pools.release(keep_on_cpu=True)
-        if self._job is None or not self._job.waits:
-            self.dismiss_workers()
-            self._start_workers(iteration)
-        assert self._job is not None
-        return self._job
+        with self._shared.lock:
+            self.connect()  # not if it was stopped meanwhile: nobody would end these workers
+            if self._job is None or not self._job.waits:
+                self.dismiss_workers()
+                self._start_workers(iteration)
+            assert self._job is not None
+            return self._job
 
     def dismiss_workers(self) -> None:
         """End training's workers."""
@@ -169,13 +215,15 @@ class Session:
     ) -> None:
         """End workers, release engines and leave Ray."""
         try:
-            if self._job is not None:
-                self._job.end(at_once=kind is not None and not issubclass(kind, Exception))
-            if self._pools is not None:
-                self._pools.release()
+            for each in self._shared.partitions:
+                if each._job is not None:
+                    each._job.end(at_once=kind is not None and not issubclass(kind, Exception))
+                if each._pools is not None:
+                    each._pools.release()
         except ReleaseError as late:
             if error is None:
                 raise
             self.log(str(late))  # what ended the run matters more
         finally:
-            self._open.__exit__(kind, error, trace)
+            STOP_STREAMS.clear()
+            self._shared.open.__exit__(kind, error, trace)

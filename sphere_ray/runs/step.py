@@ -6,7 +6,7 @@ nothing is overwritten.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 from sphere_ray import storage
 from sphere_ray.config.base import differences
+from sphere_ray.interruption import together
 from sphere_ray.provenance import fingerprint
-from sphere_ray.records import ModelRef, PhaseReport, PoolUse
+from sphere_ray.records import ModelRef, PhaseReport, PoolUse, Writer
 from sphere_ray.reporting.progress import PhaseTracker
 from sphere_ray.reporting.stopwatch import SPENT, stopwatch
 from sphere_ray.runs.directory import MANIFEST, FinishedStep, Run, WritableRun
@@ -48,6 +49,7 @@ class Result:
     dropped: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
     pools: tuple[PoolUse, ...] = ()
+    writers: tuple[Writer, ...] = ()
     output: str | None = None
 
 
@@ -168,6 +170,15 @@ class Planner:
         self.plans.append(plan)
         return Made(name=step.name, path=plan.path, finished=plan.finished or plan.origin)
 
+    def beside(self) -> "Planner":
+        """A planner of what is made at the same time; its plans are noted among these."""
+        return self
+
+    def together(self, works: Sequence[Callable[[], object]]) -> None:
+        """Do works that ask for steps at the same time; a plan lists one after the other."""
+        for work in works:
+            work()
+
     def plan(self, step: Step) -> Plan:
         """Look for a finished or half-made output of this step."""
         inputs = {name: _output(value) for name, value in step.inputs().items()}
@@ -225,6 +236,16 @@ class Executor(Planner):
         super().__init__(session.run, origin)
         self._session = session
 
+    def beside(self) -> "Executor":
+        """See `Planner.beside`: one that works in a partition of its own."""
+        other = Executor(self._session.beside(), self._origin)
+        other.plans = self.plans
+        return other
+
+    def together(self, works: Sequence[Callable[[], object]]) -> None:
+        """See `Planner.together`; the first error, or a signal, ends all of them."""
+        together(works, self._session.stop)
+
     def make(self, step: Step) -> Made:
         """Reuse, continue or make a step; its manifest is written last.
 
@@ -238,7 +259,7 @@ class Executor(Planner):
             plan = self.plan(step)
         finished = plan.finished or self._make(plan)
         self._clean(plan)
-        self.plans.append(replace(plan, path=finished.path))
+        self.plans.append(replace(plan, path=finished.path, finished=finished))
         run: WritableRun = self._session.run
         run.note_current([done.path for done in self.plans])
         return Made(name=step.name, path=finished.path, finished=finished)
@@ -270,6 +291,7 @@ class Executor(Planner):
             dropped=dict(result.dropped),
             tokens=result.tokens,
             pools=result.pools,
+            writers=result.writers,
         )
         manifest = replace(
             Manifest.of(report, output=result.output, identity=identity, inputs=inputs),

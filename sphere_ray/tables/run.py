@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from sphere_ray.records import StageName
-from sphere_ray.reporting.policy_summary import CandidateSummary
+from sphere_ray.reporting.policy_summary import CandidateSummary, WriterSummary
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
 from sphere_ray.reporting.rollout_summary import PoolSummary, RolloutSummary
@@ -163,6 +163,7 @@ def _iteration(item: IterationSummary) -> Table:
             f"{pairs['per_1000_tokens']:.2f} per 1,000 tokens"
         ),
         "dropped": _listed(pairs["dropped"]),
+        "written by": "; ".join(map(_writer, item["writers"])) or "-",
         "training": "none"
         if training is None
         else (
@@ -181,6 +182,15 @@ def _iteration(item: IterationSummary) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _writer(found: WriterSummary) -> str:
+    """Who wrote pairs that were trained on, and how many iterations behind it was."""
+    behind = f", {found['lag']} iteration behind" if found["lag"] else ""
+    return (
+        f"{found['pairs']:,} of iteration {found['iteration']} by policy {found['policy'][:8]} "
+        f"(iteration {found['policy_iteration']}{behind})"
+    )
 
 
 def _tried(rollout: RolloutSummary) -> str:

@@ -1,6 +1,6 @@
 """A maker of steps that hands out what a test scripts, for the loop's tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,13 @@ class Script:
         if self.answer is not None:
             return self.answer(step)
         return answers(5) if step.iteration is None else self.after[step.iteration]
+
+    def beside(self) -> "Script":
+        return self
+
+    def together(self, works: Sequence[Callable[[], object]]) -> None:
+        for work in works:
+            work()
 
     def log(self, text: str) -> None:
         self.said.append(text)

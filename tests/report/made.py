@@ -125,12 +125,11 @@ class _Writer:
             base=base,
             base_test=base_test,
             final_test=final_test,
-            steps=self.made,
             iterations=[first, second],
         )
-        paths = [made.path for made in self.made]
-        self.run.note_current(paths, all_of_them=True)
-        summary: dict[str, Any] = dict(summarise(self.run.settings, outcome, paths))
+        steps = [made.finished for made in self.made if made.finished is not None]
+        self.run.note_current([step.path for step in steps], all_of_them=True)
+        summary: dict[str, Any] = dict(summarise(self.run.settings, outcome, steps))
         summary["benchmarks"] = {"gsm8k": _benchmark(0.2, 0.3), "aime24": _benchmark(0.1, 0.1)}
         storage.write_json(summary, self.run.file(SUMMARY))
         assert storage.exists(self.run.file(CURRENT))

@@ -9,7 +9,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.base import identity
 from sphere_ray.errors import CollapseError
 from sphere_ray.models.source import model_fingerprint
-from sphere_ray.records import ModelRef
+from sphere_ray.records import ModelRef, Writer
 from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.training.messages import TrainRequest
@@ -22,7 +22,8 @@ OUTCOME = "training.json"
 class PolicyStep(Step):
     """A model directory in `model/`, and in training.json what every optimizer step measured.
 
-    Where the guard stopped training there is no model, and training.json says why.
+    Where the guard stopped training there is no model, and training.json says why. The manifest
+    names the `writers` of the pairs.
     """
 
     kind: ClassVar[str] = "policy"
@@ -32,6 +33,7 @@ class PolicyStep(Step):
     reference: Made
     policy: ModelRef
     learning_rate: float
+    writers: tuple[Writer, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Seed, training settings and how the policy is stored; a refused one halves the rate."""
@@ -69,6 +71,7 @@ class PolicyStep(Step):
             rows_in=pairs,
             rows_out=pairs if model else 0,
             dropped={} if model else {COLLAPSED: pairs},
+            writers=self.writers,
             output=model,
         )
 
