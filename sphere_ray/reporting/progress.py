@@ -136,27 +136,50 @@ class _Lines:
         """Lines need no closing."""
 
 
-class _Bar:
-    """A live bar; it stays on the screen with the last numbers."""
+class _Bars:
+    """The bars of the phases that run at the same time; a terminal has one live display.
 
-    def __init__(self, console: Console, first: Snapshot) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=console,
-            refresh_per_second=4,
-        )
-        self._task: TaskID = self._progress.add_task(first.title, total=None, text="")
-        self._progress.start()
+    They stay on the screen with the last numbers once the last of them has ended.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._running = 0
+        self._progress = Progress(console=console)
+
+    def begin(self, first: Snapshot) -> "_Bar":
+        with self._lock:
+            if not self._running:
+                self._progress = Progress(
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(bar_width=24),
+                    TextColumn("{task.fields[text]}", markup=False),
+                    console=self._console,
+                    refresh_per_second=4,
+                )
+                self._progress.start()
+            self._running += 1
+            task = self._progress.add_task(first.title, total=None, text="")
+            return _Bar(self._progress, task, self._end)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._progress.stop()
+
+
+class _Bar:
+    """One of them."""
+
+    def __init__(self, progress: Progress, task: TaskID, end: Callable[[], None]) -> None:
+        self._progress, self._task, self.close = progress, task, end
 
     def show(self, snapshot: Snapshot) -> None:
         text = describe(snapshot).removeprefix(f"{snapshot.title}: ")
         total = snapshot.total or None
         self._progress.update(self._task, completed=snapshot.done, total=total, text=text)
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 class PhaseTracker:
@@ -229,10 +252,10 @@ class PhaseTracker:
 
 
 class ProgressBoard:
-    """Shows the running phase on `console`, and hands every change to `listeners`.
+    """Shows the running phases on `console`, and hands every change to `listeners`.
 
-    A terminal gets a bar, anything else at most one line every `interval_s` seconds. Listeners
-    (metrics, events) run in the thread that makes the change, so they must be quick.
+    A terminal gets bars, anything else at most one line of each every `interval_s` seconds.
+    Listeners (metrics, events) run in the thread that makes the change, so they must be quick.
     """
 
     def __init__(
@@ -245,6 +268,7 @@ class ProgressBoard:
     ) -> None:
         """Show on `console`, by default standard output."""
         self.console = console or Console(emoji=False)
+        self._bars = _Bars(self.console)
         self._listeners = tuple(listeners)
         self._interval_s = interval_s
         self._clock = clock
@@ -267,7 +291,7 @@ class ProgressBoard:
         )
         display: _Lines | _Bar = _Lines(self.console, self._interval_s)
         if self.console.is_terminal:
-            display = _Bar(self.console, start)
+            display = self._bars.begin(start)
         tracker = PhaseTracker(start, self._clock, (display.show, *self._listeners))
         ending = PhaseState.STOPPED
         try:

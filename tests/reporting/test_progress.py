@@ -142,3 +142,21 @@ def test_no_eta_before_anything_is_done():
     start = Snapshot(name="rollout", unit="problems", total=5, seconds=9, state=PhaseState.RUNNING)
     assert describe(start) == "rollout: 0/5 problems"
     assert describe(replace(start, done=5)).endswith("ETA 0:00")
+
+
+def test_two_phases_at_once_share_the_terminal_and_the_log(clock, log):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    for board in (ProgressBoard(console, clock=clock), board_on(log, clock)):
+        with board.phase("rollouts", 4, "problems", iteration=1) as rollouts:
+            with board.phase("policy", 2, "steps", iteration=0) as policy:
+                policy.update(done=2, loss=0.5)
+            rollouts.update(done=3)
+            with board.phase("evaluation", 9, "problems", iteration=0):
+                rollouts.update(done=4)
+    last = screen.getvalue().split("iteration 1 rollouts")[-1]  # the last frame shows them all
+    for text in ("4/4 problems", "iteration 0 policy", "2/2 steps, loss 0.5", "9/9 problems"):
+        assert text in last
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "iteration 1 rollouts: 0/4 problems"
+    assert lines[-1].startswith("iteration 1 rollouts: 4/4 problems, finished")

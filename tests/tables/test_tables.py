@@ -59,6 +59,7 @@ REWARD = {
     "process": PROCESS,
     "trained": TRAINED,
 }
+WRITER = {"iteration": 0, "policy": "0123456789ab", "policy_iteration": 0, "lag": 0, "pairs": 27}
 SUMMARY = {
     "run": "laptop",
     "steps": [],
@@ -105,6 +106,7 @@ SUMMARY = {
                 "per_hour": {"diversity": 324.0},
                 "dropped": {"too_long": 13},
             },
+            "writers": [WRITER, {**WRITER, "iteration": 1, "lag": 1, "pairs": 1027}],
             "training": {
                 "pairs": 27,
                 "steps": 4,
@@ -185,6 +187,7 @@ SUMMARY = {
                 "per_hour": {},
                 "dropped": {},
             },
+            "writers": [],
             "training": None,
             "evaluation": None,
             "candidates": [],
@@ -257,6 +260,8 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "0.52 per 1,000 tokens")
     line_with(console, "policy-01234567 555 tokens/s", "91.4% prefix hits", "idle 5.3%")
     line_with(console, "too_long 13")
+    line_with(console, "written by", "27 of iteration 0 by policy 01234567 (iteration 0)")
+    line_with(console, "1,027 of iteration 1", "(iteration 0, 1 iteration behind)")
     line_with(console, "4 steps", "0.6931", "0.4321", "87.5%", "ZeRO-2", "padding 2.1%")
     line_with(console, "27.7 (20.0 to 35.0)", "35.3 (28.0 to 43.0)", "100")
     line_with(
