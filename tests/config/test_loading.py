@@ -126,6 +126,16 @@ def test_a_contradiction_between_groups_names_both(config: Path) -> None:
     assert "engines.policy.max_model_len" in message
 
 
+def test_a_schedule_without_effect_is_refused(config: Path) -> None:
+    assert "set iterations to 2 or more" in complaint(config, "schedule=overlapped")
+    two = ("schedule=overlapped", "iterations=2")
+    assert load_config(config, two).schedule == "overlapped"
+    shaped = "{shape: classifier, pool: {kv_cache_gib: 1}, training: {batch_size: 16}}"
+    trained = f"engines.scorer={{kind: rollout_value, trained: {shaped}}}"
+    assert "engines.scorer.trained has no effect in 2" in complaint(config, *two, trained)
+    assert "must be a whole number" in complaint(config, *two, "trainer.cpus_per_worker=0.5")
+
+
 def test_missing_keys_are_named_and_counted(config: Path, minimal: dict[str, Any]) -> None:
     del minimal["engines"], minimal["run_dir"]
     config.write_text(yaml.safe_dump(minimal))

@@ -9,6 +9,7 @@ from sphere_ray.config.placement import (
     NodeResources,
     check_placement,
     engines_share_cores,
+    evaluated,
     has_room_beside,
     needed_resources,
 )
@@ -100,3 +101,63 @@ def test_several_pools_without_gpus_share_cores(
     policy: dict[str, Any], small: dict[str, Any] | None, shared: bool
 ) -> None:
     assert engines_share_cores(settings(policy, small)) is shared
+
+
+def overlapped(
+    policy: dict[str, Any], small: dict[str, Any] | None = None, **trainer: Any
+) -> RunSettings:
+    known = settings(policy, small, **trainer).model_dump(exclude={"trackers"})
+    return RunSettings.model_validate(known | {"schedule": "overlapped", "iterations": 2})
+
+
+def test_overlapped_needs_both_partitions_at_once_and_says_the_sum() -> None:
+    chosen = overlapped({"gpus": 1, "replicas": 6}, workers=4, use_gpu=True)
+    with pytest.raises(PlacementError) as refusal:
+        check_placement(chosen, [BOX])
+    message = str(refusal.value)
+    assert "10 GPUs" in message
+    assert "policy 6 x 1 GPUs x 1 ranks" in message
+    assert "4 workers x 1 CPUs and 1 GPUs" in message
+    assert "evaluation: 1.3 CPUs for stages, 4 x 1 GPUs x 1 ranks" in message
+    assert "set schedule: sequential" in message
+    assert "\n" not in message
+    fits = overlapped({"gpus": 1, "replicas": 4}, workers=4, use_gpu=True)
+    check_placement(fits, [BOX])
+    check_placement(settings({"gpus": 1, "replicas": 6}, workers=4, use_gpu=True), [BOX])
+
+
+def test_an_overlapped_part_that_fits_in_sum_only_is_refused() -> None:
+    nodes = [NodeResources(cpus=32, gpus=3)] * 2
+    chosen = overlapped({"gpus": 1, "tensor_parallel": 2}, workers=2, use_gpu=True)
+    check_placement(chosen, nodes)
+    larger = overlapped({"gpus": 1, "tensor_parallel": 2, "replicas": 2}, workers=2, use_gpu=True)
+    assert needed_resources(larger).gpus == 6
+    with pytest.raises(PlacementError, match="an evaluation's engine needs 1 of a GPU"):
+        check_placement(larger, nodes)
+
+
+@given(
+    replicas=st.integers(1, 8),
+    ranks=st.sampled_from([1, 2, 4]),
+    workers=st.sampled_from([1, 2, 4, 8]),
+)
+def test_evaluations_take_the_gpus_of_the_workers(replicas: int, ranks: int, workers: int) -> None:
+    pool = {"gpus": 1, "tensor_parallel": ranks, "replicas": replicas}
+    chosen = overlapped(pool, workers=workers, use_gpu=True)
+    found = evaluated(chosen).engines.policy_pool
+    assert 1 <= found.replicas <= replicas
+    assert found.replicas * ranks <= max(workers, ranks)
+    assert needed_resources(chosen).gpus == replicas * ranks + max(workers, found.replicas * ranks)
+    assert (
+        evaluated(settings(pool, workers=workers, use_gpu=True)).engines.policy_pool.replicas
+        == replicas
+    )
+
+
+def test_two_streams_and_a_trainer_find_their_whole_cpus() -> None:
+    """Of a node's whole CPUs Ray Data gives two streams an equal number each."""
+    chosen = overlapped({"kv_cache_gib": 1}, workers=2)
+    assert needed_resources(chosen).cpus == 4  # two streams, each of more than one CPU
+    assert needed_resources(settings({"kv_cache_gib": 1}, workers=2)).cpus == 2
+    many = overlapped({"kv_cache_gib": 1}, workers=8)
+    assert needed_resources(many).cpus == pytest.approx(1.5 + 8)
