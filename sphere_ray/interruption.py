@@ -48,9 +48,8 @@ def together(works: Sequence[Callable[[], object]], stop: Callable[[], object]) 
         works[0]()
         return
     with ThreadPoolExecutor(len(works), thread_name_prefix="work") as threads:
-        ends = [threads.submit(work) for work in works]
         try:
-            for end in as_completed(ends):
+            for end in as_completed([threads.submit(work) for work in works]):
                 end.result()
         except BaseException:
             stop()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from ray.data._internal.planner import plan_udf_map_op as planner
@@ -55,3 +56,15 @@ def test_our_error_is_found_inside_rays_wrapper() -> None:
     assert isinstance(wrapped, EngineError)
     assert ray.cause_of(wrapped, SphereError) is ours
     assert ray.cause_of(RayTaskError("work", "traceback", KeyError("x")), SphereError) is None
+
+
+def test_streams_that_are_planned_at_once_leave_the_plan_as_it_was() -> None:
+    options = planner.OutputBlockSizeOption
+    one, other = ray.batches_as_blocks(), ray.batches_as_blocks()
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(one)
+        second.enter_context(other)
+        first.close()  # in the order in which they began, as threads may
+        made = planner.OutputBlockSizeOption.of(target_max_block_size=1 << 27)
+        assert made == options(disable_block_shaping=True)
+    assert planner.OutputBlockSizeOption is options
