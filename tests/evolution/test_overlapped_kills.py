@@ -1,0 +1,156 @@
+"""Overlapped and sequential runs on steps that only take time: killed, stopped, and measured."""
+
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.driving import REPOSITORY, Driver
+from tests.runs.steps import settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+ITERATIONS, KILLS, SEED = 4, 10, 7
+
+
+@dataclass(frozen=True)
+class Clockwork:
+    """A run of `clockwork.py` in a directory."""
+
+    run_dir: Path
+    schedule: str
+    hour_s: float
+
+    def start(self) -> Driver:
+        known = settings(
+            run_dir=str(self.run_dir),
+            iterations=ITERATIONS,
+            schedule=self.schedule,
+            promotion={"candidates": ["trained"], "max_loss": 1.0},
+        )
+        config = self.run_dir.with_suffix(".yaml")
+        config.write_text(yaml.safe_dump(known.model_dump(mode="json")))
+        os.environ["PYTHONPATH"] = str(REPOSITORY)
+        command = [sys.executable, "-m", "tests.evolution.clockwork", str(config)]
+        return Driver([*command, str(self.hour_s)], self.run_dir.with_suffix(".log"))
+
+    def finish(self) -> None:
+        driver = self.start()
+        try:
+            assert driver.process.wait(600) == 0, driver.log()
+        finally:
+            driver.end()
+
+    @property
+    def units(self) -> list[str]:
+        """All units of work that any session did."""
+        return lines_of(Path(f"{self.run_dir}.done"))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in lines_of(self.run_dir / "events.jsonl")]
+
+    @property
+    def half_done(self) -> set[str]:
+        """Kinds of steps that were begun."""
+        return {file.parent.name for file in self.run_dir.glob("**/begun.json")}
+
+    @property
+    def summary(self) -> Any:
+        return json.loads((self.run_dir / "summary.json").read_text())
+
+    @property
+    def seconds(self) -> float:
+        """From the first event to the last."""
+        first, last = (datetime.fromisoformat(self.events[n]["time"]) for n in (0, -1))
+        return (last - first).total_seconds()
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Clockwork:
+    run = Clockwork(tmp_path_factory.mktemp("calm") / "run", "overlapped", hour_s=0.8)
+    run.finish()
+    return run
+
+
+def same_steps(run: Clockwork, calm: Clockwork) -> None:
+    """The run decided the same, from steps each of which was committed once."""
+    assert run.summary == calm.summary
+    assert json.loads((run.run_dir / "steps.json").read_text()) == json.loads(
+        (calm.run_dir / "steps.json").read_text()
+    )
+    committed = Counter(each["path"] for each in run.events if each["event"] == "committed")
+    assert set(committed.values()) == {1}
+    assert sorted(committed) == sorted(name for name, _ in calm.summary["steps"])
+    assert set(run.units) == set(calm.units)
+
+
+def test_ten_kills_at_random_moments_change_nothing(calm: Clockwork, tmp_path: Path) -> None:
+    run, both = Clockwork(tmp_path / "run", "overlapped", hour_s=0.8), 0
+    draw = random.Random(SEED)
+    for moment in sorted(draw.sample(range(1, len(calm.units)), KILLS)):
+        driver = run.start()
+        try:
+            driver.until(lambda: len(run.units) >= moment)  # noqa: B023
+            driver.kill()
+        finally:
+            driver.end()
+        both += len(run.half_done) > 1
+    run.finish()
+    assert both  # some met a rollout and a lesson, each half done
+    same_steps(run, calm)
+    # A kill may fall between a unit of either step and its note.
+    assert len(run.units) - len(set(run.units)) <= 2 * KILLS
+
+
+def test_a_stop_signal_ends_both_steps_and_the_run_goes_on(calm: Clockwork, tmp_path: Path) -> None:
+    run = Clockwork(tmp_path / "run", "overlapped", hour_s=0.8)
+    driver = run.start()
+    try:
+        driver.until(lambda: {"rollouts", "policy"} <= run.half_done)
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        driver.end()
+    assert "Traceback" not in driver.log()
+    stopped = {each["phase"] for each in run.events if each["event"] == "phase_stopped"}
+    assert stopped == {"rollouts", "policy"}
+    run.finish()
+    same_steps(run, calm)
+    assert len(run.units) == len(set(run.units))
+
+
+def test_pairs_say_who_wrote_them_and_how_far_behind(calm: Clockwork) -> None:
+    # The second iteration's policy is refused, so the third one's rollouts are not behind, and
+    # its training reads the pairs of both.
+    writers = [item["writers"] for item in calm.summary["iterations"]]
+    assert writers == [[[0, 0, 0]], [[1, 0, 1]], [[1, 0, 1], [2, 1, 0]], [[3, 1, 1]]]
+    assert [item["promoted"] for item in calm.summary["iterations"]] == [True, False, True, True]
+    manifest = json.loads((calm.run_dir / "iter-002/policy/manifest.json").read_text())
+    found = [
+        [w["iteration"], w["policy_iteration"], w["lag"]] for w in manifest["report"]["writers"]
+    ]
+    assert found == writers[2]
+
+
+def test_overlapped_takes_three_quarters_of_the_time(tmp_path: Path) -> None:
+    """Generation 3 h, training 1 h, evaluation 20 min; an hour has two seconds."""
+    seconds = {}
+    for schedule in ("sequential", "overlapped"):
+        run = Clockwork(tmp_path / schedule, schedule, hour_s=2.0)
+        run.finish()
+        seconds[schedule] = run.seconds
+    assert seconds["overlapped"] <= 0.75 * seconds["sequential"], seconds
