@@ -92,7 +92,10 @@ def has_room_beside(settings: RunSettings, free: NodeResources) -> bool:
 
 def engines_share_cores(settings: RunSettings) -> bool:
     """Whether several pools have no GPU, and so work beside each other on the same cores."""
-    return sum(pool.gpus == 0 for pool in settings.engines.pools.values()) > 1
+    pools = list(settings.engines.pools.values())
+    if settings.schedule == "overlapped":  # the policy's engines roll out and answer at once
+        pools.append(settings.engines.policy_pool)
+    return sum(pool.gpus == 0 for pool in pools) > 1
 
 
 def _rollout(settings: RunSettings) -> NodeResources:

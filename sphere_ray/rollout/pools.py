@@ -162,7 +162,9 @@ class Pools:
 
     def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
         """Return the status of each replica of a running pool that answers."""
-        references = [member.actor.status.remote() for member in self._members[spec]]
+        references = [member.actor.status.remote() for member in self._members.get(spec, ())]
+        if not references:  # another thread killed them
+            return []
         ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
         found = []
         for reference in ready:

@@ -73,7 +73,8 @@ class Session:
         """The same session in another partition of the cluster, with engines of its own."""
         other = copy.copy(self)
         other._pools = other._job = None
-        self._shared.partitions.append(other)
+        with self._shared.lock:
+            self._shared.partitions.append(other)
         return other
 
     def stop(self) -> None:

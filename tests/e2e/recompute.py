@@ -34,6 +34,8 @@ def check_run(run_dir: Path) -> None:
             stage: pytest.approx(3600 * number / seconds, rel=1e-3, abs=0.1)
             for stage, number in item["pairs"]["by_stage"].items()
         }
+        own = item["writers"][-1]
+        assert (own["iteration"], own["pairs"]) == (item["iteration"], item["pairs"]["total"])
         check_reward(item["reward"], folder / "rollouts")
         if item["training"] is not None:
             check_training(item["training"], folder)
