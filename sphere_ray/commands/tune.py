@@ -109,14 +109,15 @@ class _Ground:
                 "far, or choose another --iteration"
             )
         base = base_model(settings.engines)
+        began = run.step(PolicyStep.kind, iteration) or rollouts
         ground = cls(
             run=run,
             iteration=iteration,
             base=base,
-            policy=_policy_of(run, base, rollouts),
+            policy=_policy_of(run, base, began),
             problems=_made(problems),
             rollouts=_made(rollouts),
-            kept=tuple(_kept(run, rollouts, iteration)),
+            kept=tuple(_kept(run, began, iteration)),
         )
         reference, reason = ground.reference(settings)
         if reference.finished is None:
@@ -153,13 +154,13 @@ class _Ground:
         )
 
 
-def _policy_of(run: Run, base: ModelRef, rollouts: FinishedStep) -> Contestant:
-    """The policy that made the rollouts, under the name by which the run asked it.
+def _policy_of(run: Run, base: ModelRef, began: FinishedStep) -> Contestant:
+    """The policy that a training (or rollouts) began with, under the name the run asked it by.
 
     Raises:
         RunDirectoryError: it is not there any more.
     """
-    wanted = rollouts.manifest.inputs["policy"]
+    wanted = began.manifest.inputs["policy"]
     for step in run.steps:
         model = step.model
         if model is not None and model.fingerprint == wanted:
@@ -167,17 +168,21 @@ def _policy_of(run: Run, base: ModelRef, rollouts: FinishedStep) -> Contestant:
             return Contestant(model=model, name=name, iteration=step.iteration)
     if base.fingerprint != wanted:
         raise RunDirectoryError(
-            f"the model that made {rollouts.path} is gone or has changed; restore its weights"
+            f"the model that made {began.path} is gone or has changed; restore its weights"
         )
     return Contestant(model=base)
 
 
-def _kept(run: Run, rollouts: FinishedStep, iteration: int) -> Iterator[Made]:
-    policy = rollouts.manifest.inputs["policy"]
+def _kept(run: Run, began: FinishedStep, iteration: int) -> Iterator[Made]:
+    """Pairs of earlier iterations that the training read; without one, those by its policy."""
+    policy = began.manifest.inputs["policy"]
+    read = {writer.iteration for writer in began.manifest.report.writers}
     for number in range(iteration):
         earlier, pairs = run.step("rollouts", number), run.step("pairs", number)
-        if earlier and pairs and earlier.manifest.inputs["policy"] == policy:
-            yield _made(pairs)
+        if earlier and pairs:
+            same = earlier.manifest.inputs["policy"] == policy
+            if number in read or (same and not read):
+                yield _made(pairs)
 
 
 def _made(step: FinishedStep) -> Made:

@@ -80,7 +80,7 @@ class RunSettings(Settings):
         if self.iterations < least:
             what = "schedule: overlapped" if least == 2 else "engines.scorer.trained"
             raise ValueError(
-                f"{what} has no effect in {self.iterations} overlapped iterations; set iterations "
+                f"{what} has no effect where iterations is {self.iterations}; set iterations "
                 f"to {least} or more, or schedule: sequential"
             )
         if not self.trainer.cpus_per_worker.is_integer():
