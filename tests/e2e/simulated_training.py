@@ -94,5 +94,5 @@ def _step(number: int) -> StepMetrics:
 
 
 if __name__ == "__main__":
-    session.TrainingJob = SimulatedJob  # type: ignore[assignment,misc]
+    session.TrainingJob = SimulatedJob
     cli.main()

@@ -1,6 +1,6 @@
 """`evolve.run` with steps that take a time and do no more: no Ray, no engine, no training.
 
-A program: CONFIG and how many real seconds a simulated hour has. Rollouts take 3 h, a training 1 h,
+`session` is the target of a process, which writes to a log. Rollouts take 3 h, a training 1 h,
 an evaluation 20 min, in units that are noted one by one and not repeated by the next session. Each
 unit is noted in the file RUN_DIR.done too, which no session removes. The second iteration's
 training collapses.
@@ -9,10 +9,8 @@ training collapses.
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
-
-import yaml
 
 from sphere_ray import storage
 from sphere_ray.compat.ray import STOP_STREAMS
@@ -41,21 +39,21 @@ REFUSED = 1
 PROBLEMS = {"train": 4, "validation": 10, "test": 10}
 
 
-def main(config: str, hour_s: str) -> int:
-    settings = RunSettings.model_validate(yaml.safe_load(Path(config).read_text()))
+def session(settings: RunSettings, hour_s: float, log: str) -> None:
+    """One session of a run, in which a simulated hour has `hour_s` seconds."""
     for kind in UNITS:
-        kind.run = slowly(kind, float(hour_s) * HOURS[kind] / UNITS[kind], settings.run_dir)
+        kind.run = slowly(kind, hour_s * HOURS[kind] / UNITS[kind], settings.run_dir)
     changed: Any = (ProblemsStep, PairsStep, ReferenceStep)
     for kind in changed:
         kind.run = problems if kind is ProblemsStep else at_once
     module: Any = evolve
     module.summarise = summarise
     catch_signals()
-    try:
-        evolve.run(settings)
-    except Interrupted as end:
-        return end.exit_code
-    return 0
+    with open(log, "a") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            evolve.run(settings)
+        except Interrupted as end:
+            sys.exit(end.exit_code)
 
 
 def slowly(kind: type[Any], unit_s: float, run_dir: str) -> Any:
@@ -140,7 +138,3 @@ def summarise(settings: RunSettings, outcome: Any, steps: Any) -> Any:
             boundary="\n",
         ),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,25 +1,31 @@
 """Overlapped and sequential runs on steps that only take time: killed, stopped, and measured."""
 
 import json
-import os
+import multiprocessing
 import random
 import signal
-import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.e2e.driving import REPOSITORY, Driver
+from tests.evolution.clockwork import session
 from tests.runs.steps import settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ITERATIONS, KILLS, SEED = 4, 10, 7
+HANGS_S = 600
+FORKS = multiprocessing.get_context("forkserver")
+# A process of its own for each session, without the seconds of its imports.
+FORKS.set_forkserver_preload(["tests.evolution.clockwork"])
 
 
 @dataclass(frozen=True)
@@ -30,30 +36,47 @@ class Clockwork:
     schedule: str
     hour_s: float
 
-    def start(self) -> Driver:
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        """A process that works on the run; it does not outlive the block."""
         known = settings(
             run_dir=str(self.run_dir),
             iterations=ITERATIONS,
             schedule=self.schedule,
             promotion={"candidates": ["trained"], "max_loss": 1.0},
         )
-        config = self.run_dir.with_suffix(".yaml")
-        config.write_text(yaml.safe_dump(known.model_dump(mode="json")))
-        os.environ["PYTHONPATH"] = str(REPOSITORY)
-        command = [sys.executable, "-m", "tests.evolution.clockwork", str(config)]
-        return Driver([*command, str(self.hour_s)], self.run_dir.with_suffix(".log"))
+        process = FORKS.Process(target=session, args=(known, self.hour_s, str(self.log)))
+        process.start()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.join()
 
     def finish(self) -> None:
-        driver = self.start()
-        try:
-            assert driver.process.wait(600) == 0, driver.log()
-        finally:
-            driver.end()
+        with self.session() as process:
+            process.join(HANGS_S)
+            assert process.exitcode == 0, self.log.read_text()
+
+    def until(self, process: Any, condition: Callable[[], bool]) -> None:
+        """Wait for what the files show while the process works."""
+        deadline = time.monotonic() + HANGS_S
+        while not condition():
+            assert time.monotonic() < deadline
+            process.join(0.02)
+            assert process.exitcode is None, self.log.read_text()
+
+    @property
+    def log(self) -> Path:
+        return self.run_dir.with_suffix(".log")
 
     @property
     def units(self) -> list[str]:
         """All units of work that any session did."""
         return lines_of(Path(f"{self.run_dir}.done"))
+
+    def has_done(self, units: int) -> bool:
+        return len(self.units) >= units
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -102,12 +125,8 @@ def test_ten_kills_at_random_moments_change_nothing(calm: Clockwork, tmp_path: P
     run, both = Clockwork(tmp_path / "run", "overlapped", hour_s=0.8), 0
     draw = random.Random(SEED)
     for moment in sorted(draw.sample(range(1, len(calm.units)), KILLS)):
-        driver = run.start()
-        try:
-            driver.until(lambda: len(run.units) >= moment)  # noqa: B023
-            driver.kill()
-        finally:
-            driver.end()
+        with run.session() as process:  # killed at the end of the block
+            run.until(process, partial(run.has_done, moment))
         both += len(run.half_done) > 1
     run.finish()
     assert both  # some met a rollout and a lesson, each half done
@@ -118,14 +137,12 @@ def test_ten_kills_at_random_moments_change_nothing(calm: Clockwork, tmp_path: P
 
 def test_a_stop_signal_ends_both_steps_and_the_run_goes_on(calm: Clockwork, tmp_path: Path) -> None:
     run = Clockwork(tmp_path / "run", "overlapped", hour_s=0.8)
-    driver = run.start()
-    try:
-        driver.until(lambda: {"rollouts", "policy"} <= run.half_done)
-        driver.process.send_signal(signal.SIGTERM)
-        assert driver.process.wait(60) == 128 + signal.SIGTERM
-    finally:
-        driver.end()
-    assert "Traceback" not in driver.log()
+    with run.session() as process:
+        run.until(process, lambda: {"rollouts", "policy"} <= run.half_done)
+        process.terminate()
+        process.join(60)
+        assert process.exitcode == 128 + signal.SIGTERM
+    assert "Traceback" not in run.log.read_text()
     stopped = {each["phase"] for each in run.events if each["event"] == "phase_stopped"}
     assert stopped == {"rollouts", "policy"}
     run.finish()
