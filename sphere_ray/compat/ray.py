@@ -5,13 +5,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import ray.data
 from ray.data import DataContext, Dataset
 from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from sphere_ray.compat.names import doubts
@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 TESTED = "2.60.0"
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
-
-Error = TypeVar("Error", bound=Exception)
 
 
 @cache
@@ -104,16 +102,3 @@ def batches_as_blocks() -> Iterator[None]:
         yield
     finally:
         module.OutputBlockSizeOption = options
-
-
-def cause_of(error: RayError, kind: type[Error]) -> Error | None:
-    """Return the error of `kind` inside Ray's wrapper, None if there is none.
-
-    Ray's wrapper of an error is also an instance of that error's class, with a traceback as text.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, kind) and not isinstance(cause, RayError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
