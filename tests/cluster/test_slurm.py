@@ -56,6 +56,7 @@ def slurm(tmp_path, monkeypatch):
         "PATH": path,
         "HOME": str(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_raylet_start_wait_time_s": "120",
         "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_JOB_NUM_NODES": str(NODES),
