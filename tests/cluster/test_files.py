@@ -1,7 +1,10 @@
 """Images install what the checkout installs, scripts are sound, texts name what exists."""
 
+import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,14 @@ SETUP = (ROOT / ".ci" / "setup").read_text()
 READMES = sorted(str(path.relative_to(ROOT)) for path in CLUSTER.rglob("README.md"))
 
 images = pytest.mark.parametrize("name", IMAGES)
+
+
+def faults(text: str, *command: str) -> str:
+    """What a linter that is installed beside Python says of a text; empty if it is content."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
+    return f"{done.stdout}{done.stderr}" if done.returncode else ""
 
 
 def one_line(text: str) -> str:
@@ -52,9 +63,8 @@ def test_slurm_nodes_install_what_the_image_has() -> None:
 @images
 def test_images_are_well_made(name: str) -> None:
     # DL3008 wants versions of apt packages, but Debian keeps only the newest of each.
-    command = ["hadolint", "--info=DL3008", "--failure-threshold=warning", "-"]
-    done = subprocess.run(command, input=IMAGES[name], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    options = ("--info=DL3008", "--failure-threshold=warning", "-")
+    assert faults(IMAGES[name], "hadolint", *options) == ""
 
 
 SCRIPTS = {
@@ -72,9 +82,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_are_sound(name: str) -> None:
-    command = ["shellcheck", "--shell=bash", "-"]
-    done = subprocess.run(command, input=SCRIPTS[name], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    assert faults(SCRIPTS[name], "shellcheck", "--shell=bash", "-") == ""
 
 
 def test_slurm_tells_the_script_in_time_and_may_queue_it_again() -> None:
