@@ -71,14 +71,16 @@ def locked(address: str, headers: dict[str, str]) -> AddressError:
     return AddressError(f"{address} {had}; {_TOKEN}")
 
 
-def require_cluster(address: str) -> None:
+def require_cluster(address: str, setting: str = "ray.address") -> None:
     """Check that a Ray cluster answers at `HOST:PORT`, or its client's server at `ray://HOST:PORT`.
+
+    `setting` is what names the address.
 
     Raises:
         AddressError: says within `TIMEOUT_S` what is there instead, and what to do.
     """
     scheme, _, rest = address.rpartition("://")
-    name = f"ray.address: {address}"
+    name = f"{setting}: {address}"
     if scheme in ("http", "https"):
         raise AddressError(
             f"{name} is a dashboard's; give the cluster's own (HOST:6379), or send a job: sphere "
@@ -89,7 +91,7 @@ def require_cluster(address: str) -> None:
     if found is Head.LOCKED:
         raise AddressError(f"{name} does not accept this token; {_TOKEN}")
     if found is Head.NO_SERVICE or (found is Head.OTHER_SERVICE and not scheme):
-        raise AddressError(f"{name} is {found.value} and not {Head.YES.value}; {_PORTS}")
+        raise AddressError(f"{name} is not {Head.YES.value}: {found.value}; {_PORTS}")
 
 
 def _require_listener(url: str, name: str) -> tuple[str, int]:

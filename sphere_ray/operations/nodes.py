@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sphere_ray.config import RunSettings
 from sphere_ray.config.cluster import RayPlacement
 from sphere_ray.errors import SphereError
-from sphere_ray.operations.findings import Finding, State, disk, shared_memory
+from sphere_ray.operations.findings import Finding, State, disk, fitting_versions, shared_memory
 from sphere_ray.operations.package import named_paths
 from sphere_ray.provenance import code_hash, versions
 from sphere_ray.rollout.cluster import joined
@@ -153,7 +153,7 @@ def _look(paths: Mapping[str, str]) -> NodeReport:
     return NodeReport(
         node=f"{socket.gethostname()}/{context.get_node_id()[:6]}",
         versions={**versions(), "code of sphere_ray": code_hash()[:8]},
-        findings=(shared_memory(), disk(Path(context.get_temp_dir()))),
+        findings=(fitting_versions(), shared_memory(), disk(Path(context.get_temp_dir()))),
         sizes={name: size_of(Path(path)) for name, path in paths.items()},
     )
 

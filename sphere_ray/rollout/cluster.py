@@ -77,7 +77,7 @@ def _join_or_start(placement: RayPlacement) -> str:
     address = placement.address
     named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     if named != "auto":
-        require_cluster(named)
+        require_cluster(named, "ray.address" if named == address else "RAY_ADDRESS")
     try:
         return _init(address=address)
     except ConnectionError as error:
