@@ -50,9 +50,9 @@ def require_dashboard(address: str, headers: dict[str, str]) -> str:
             f"{address} accepts connections and says nothing for {TIMEOUT_S:.0f} s; check the "
             "tunnel, or whether the cluster's head still lives"
         ) from None
-    except httpx.HTTPError:
+    except httpx.HTTPError as error:
         raise AddressError(
-            f"{address} does not speak HTTP, so it is not the dashboard; {_PORTS}"
+            f"{address} is not the dashboard: it does not speak HTTP as asked ({error}); {_PORTS}"
         ) from None
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise locked(address, headers)

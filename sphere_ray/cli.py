@@ -19,7 +19,7 @@ from sphere_ray.commands.options import EvaluationOptions, with_options
 from sphere_ray.errors import ConfigError
 from sphere_ray.interruption import catch_signals
 from sphere_ray.operations.commands import add_to
-from sphere_ray.terminal import out, outcomes, tables, tell
+from sphere_ray.terminal import Overrides, out, outcomes, tables, tell
 
 if TYPE_CHECKING:
     from sphere_ray.config import RunSettings
@@ -38,12 +38,6 @@ class ExportFormat(StrEnum):
 
     TRL = "trl"
     HF = "hf"
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

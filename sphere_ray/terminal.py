@@ -1,9 +1,10 @@
-"""What every command does with its terminal: consoles, one-line messages, and how it ends."""
+"""What commands share: consoles, one-line messages, an option, and how a command ends."""
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +20,11 @@ _plain = partial(Console, soft_wrap=True, highlight=False, markup=False, emoji=F
 err = _plain(stderr=True)
 out = _plain()
 tables = partial(Console, markup=False, emoji=False)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
+]
 
 
 def tell(line: str) -> None:

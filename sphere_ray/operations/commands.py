@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sphere_ray.terminal import outcomes, tell
+from sphere_ray.terminal import Overrides, outcomes, tell
 
 if TYPE_CHECKING:
-    from sphere_ray.operations.jobs import JobServer
+    from ray.job_submission import JobSubmissionClient
 
 DASHBOARD = "http://127.0.0.1:8265"
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
-]
 Address = Annotated[
     str,
     typer.Option(
@@ -162,14 +158,14 @@ def _tell_run(run_dir: str) -> None:
         tell(line)
 
 
-def _follow(job_id: str, server: "JobServer") -> None:
+def _follow(job_id: str, server: "JobSubmissionClient") -> None:
     from sphere_ray.operations import jobs
 
     jobs.follow(job_id, server, _write)
     _finish(job_id, server)
 
 
-def _finish(job_id: str, server: "JobServer") -> None:
+def _finish(job_id: str, server: "JobSubmissionClient") -> None:
     """Wait for a job, say how it ended, and leave with its exit code."""
     from sphere_ray.operations import jobs
 

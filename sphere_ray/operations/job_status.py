@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from ray.job_submission import JobDetails
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from sphere_ray.operations.jobs import (
     RUN,
     RUN_DIR,
     SETTINGS,
     VERSION,
-    JobServer,
     ending,
+    in_order,
     last_line,
 )
 from sphere_ray.reporting.progress import clock_time
@@ -21,14 +21,14 @@ _COLUMNS = ("job", "state", "run", "started (UTC)", "for", "in")
 
 def listed(jobs: Sequence[JobDetails]) -> list[str]:
     """A table of jobs, the latest last: one line each, and one above them."""
-    rows = [_COLUMNS, *(_row(job) for job in sorted(jobs, key=lambda job: job.start_time or 0))]
+    rows = [_COLUMNS, *map(_row, in_order(jobs))]
     if len(rows) == 1:
         return ["the cluster has had no jobs yet"]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def described(job: JobDetails, server: JobServer) -> Iterator[str]:
+def described(job: JobDetails, server: JobSubmissionClient) -> Iterator[str]:
     """One job: how it goes or ended, what it runs, and what it said last."""
     told = job.metadata or {}
     state = ending(job) if job.status.is_terminal() else job.status.value.lower()

@@ -1,16 +1,13 @@
-"""Jobs of a running Ray cluster, through its dashboard: submit, follow, find, stop.
-
-The server is Ray's; `JobServer` is the part of its client that is used here.
-"""
+"""Jobs of a running Ray cluster, through its dashboard: submit, follow, find, stop."""
 
 import asyncio
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import requests
@@ -37,36 +34,8 @@ _GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 Say = Callable[[str], None]
 
 
-class JobServer(Protocol):
-    """What of Ray's JobSubmissionClient is used."""
-
-    def submit_job(self, **request: Any) -> str:
-        """Start a job; returns its id."""
-        ...
-
-    def stop_job(self, job_id: str) -> bool:
-        """Ask a job to end; it may take its grace to do so."""
-        ...
-
-    def list_jobs(self) -> list[JobDetails]:
-        """All jobs that the cluster ever had."""
-        ...
-
-    def get_job_info(self, job_id: str) -> JobDetails:
-        """One job."""
-        ...
-
-    def get_job_logs(self, job_id: str) -> str:
-        """All that a job has printed."""
-        ...
-
-    def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """What a job has printed and prints, until it ends or the connection does."""
-        ...
-
-
 @contextmanager
-def job_server(address: str) -> Iterator[JobServer]:
+def job_server(address: str) -> Iterator[JobSubmissionClient]:
     """Ray's client of the dashboard at `http://HOST:PORT`.
 
     Raises:
@@ -79,8 +48,9 @@ def job_server(address: str) -> Iterator[JobServer]:
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
-        client: Any = JobSubmissionClient(address, headers=headers)
-        yield client
+        yield JobSubmissionClient(address, headers=headers)
+    except BrokenPipeError:  # whoever read our output has left
+        raise
     except AuthenticationError:
         raise locked(address, headers) from None
     except (ConnectionError, requests.ConnectionError, aiohttp.ClientConnectionError):
@@ -95,7 +65,9 @@ def job_server(address: str) -> Iterator[JobServer]:
             os.environ["RAY_API_SERVER_ADDRESS"] = before
 
 
-def submit(document: Mapping[str, Any], settings: RunSettings, server: JobServer, say: Say) -> str:
+def submit(
+    document: Mapping[str, Any], settings: RunSettings, server: JobSubmissionClient, say: Say
+) -> str:
     """Send a configuration to be run as a job; returns the job's id.
 
     `document` is the configuration as a mapping with the overrides in it, `settings` its checked
@@ -107,7 +79,7 @@ def submit(document: Mapping[str, Any], settings: RunSettings, server: JobServer
     """
     base = Path.cwd()
     require_sendable(settings, base)
-    place, jobs = _place(settings.run_dir), server.list_jobs()
+    place, jobs = _place(settings.run_dir), in_order(server.list_jobs())
     earlier = [job for job in jobs if (job.metadata or {}).get(RUN_DIR) == place]
     for job in earlier:
         if not job.status.is_terminal():
@@ -141,7 +113,7 @@ def submit(document: Mapping[str, Any], settings: RunSettings, server: JobServer
     return job_id
 
 
-def _send(server: JobServer, **request: Any) -> str:
+def _send(server: JobSubmissionClient, **request: Any) -> str:
     try:
         return server.submit_job(**request)
     except AuthenticationError:
@@ -152,7 +124,7 @@ def _send(server: JobServer, **request: Any) -> str:
         ) from None
 
 
-def follow(job_id: str, server: JobServer, write: Callable[[str], None]) -> JobDetails:
+def follow(job_id: str, server: JobSubmissionClient, write: Callable[[str], None]) -> JobDetails:
     """Write what a job prints until it ends, also across lost connections; returns how it ended."""
     shown = 0
     while True:
@@ -163,7 +135,9 @@ def follow(job_id: str, server: JobServer, write: Callable[[str], None]) -> JobD
         time.sleep(POLL_S)
 
 
-async def _tail(job_id: str, server: JobServer, write: Callable[[str], None], shown: int) -> int:
+async def _tail(
+    job_id: str, server: JobSubmissionClient, write: Callable[[str], None], shown: int
+) -> int:
     """Write a log from its character `shown` on, as far as the connection lasts."""
     seen = 0
     try:
@@ -177,7 +151,7 @@ async def _tail(job_id: str, server: JobServer, write: Callable[[str], None], sh
     return max(shown, seen)
 
 
-def wait(job_id: str, server: JobServer, limit_s: float = float("inf")) -> JobDetails:
+def wait(job_id: str, server: JobSubmissionClient, limit_s: float = float("inf")) -> JobDetails:
     """Wait until a job has ended.
 
     Raises:
@@ -194,7 +168,7 @@ def wait(job_id: str, server: JobServer, limit_s: float = float("inf")) -> JobDe
     return job
 
 
-def stop(job_id: str, server: JobServer, say: Say) -> None:
+def stop(job_id: str, server: JobSubmissionClient, say: Say) -> None:
     """Ask a job to commit and end, and wait until it has.
 
     Raises:
@@ -216,13 +190,13 @@ def stop(job_id: str, server: JobServer, say: Say) -> None:
     say(f"job {job_id}: {ending(job)} after {seconds:.0f} s; {words}")
 
 
-def find(name: str, server: JobServer) -> JobDetails:
+def find(name: str, server: JobSubmissionClient) -> JobDetails:
     """The job of this id; else the latest of this run, or in this run directory.
 
     Raises:
         JobError: there is none.
     """
-    jobs = sorted(server.list_jobs(), key=lambda job: job.start_time or 0)
+    jobs = in_order(server.list_jobs())
     for job in reversed(jobs):
         if name in (job.submission_id, job.job_id):
             return job
@@ -233,6 +207,11 @@ def find(name: str, server: JobServer) -> JobDetails:
             return job
     known = ", ".join(str(job.submission_id) for job in jobs[-8:] if job.submission_id)
     raise JobError(f"the cluster has no job or run {name}; it has {known or 'no jobs yet'}")
+
+
+def in_order(jobs: Sequence[JobDetails]) -> list[JobDetails]:
+    """Jobs by the time of their start, the latest last."""
+    return sorted(jobs, key=lambda job: job.start_time or 0)
 
 
 def id_of(job: JobDetails) -> str:

@@ -42,6 +42,8 @@ def describe(run: Run, now: datetime) -> Iterator[str]:
     if step is not None:
         of = f" {step.done:,} of {step.total:,} {step.unit}," if step.total else ""
         yield f"under way: {step.name},{of} begun {_ago(step.since, now)}"
+        said = [e for e in events if "text" in e and _time(e) >= step.since]
+        yield from (f"it says: {e['text']}, {_ago(_time(e), now)}" for e in said[-1:])
     for event in events[-1:]:
         told = {k: v for k, v in event.items() if k not in ("time", "event") and v is not None}
         fields = ", ".join(f"{name} {value}" for name, value in told.items())

@@ -67,6 +67,15 @@ def test_a_run_at_work_tells_its_step_and_rows(run_dir: Path) -> None:
     assert last.startswith("last event: phase_started (phase rollouts, iteration 0")
 
 
+def test_a_run_that_waits_says_for_what(run_dir: Path) -> None:
+    before = {"time": "2026-03-04T12:05:00+00:00", "event": "cluster", "text": "node a is there"}
+    waits = {"time": "2026-03-04T12:28:30+00:00", "event": "cluster", "text": "waits for node b"}
+    lines = note(run_dir, (*BEGUN[:2], before, *BEGUN[2:]))
+    assert not any("node a" in line for line in lines)
+    lines = note(run_dir, (*BEGUN, waits), here(os.getpid()))
+    assert "it says: waits for node b, 1:30 ago (12:28:30 UTC)" in lines
+
+
 def test_a_driver_that_is_gone_is_not_waited_for(run_dir: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
