@@ -1,6 +1,7 @@
 """Jobs of a running Ray cluster, through its dashboard: submit, follow, find, stop."""
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -29,6 +30,12 @@ POLL_S = 1.0
 RUN, RUN_DIR, SETTINGS, VERSION = "run", "run_dir", "settings", "sphere_ray"
 """What a job's metadata hold: Ray shows them in its dashboard."""
 _LATE_S = 60
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env",
+)
+"""Loggers of Ray that tell of uploads; we say ourselves what is sent."""
 _GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 
 Say = Callable[[str], None]
@@ -44,6 +51,8 @@ def job_server(address: str) -> Iterator[JobSubmissionClient]:
     address = address.rstrip("/")
     headers = auth_headers()
     require_dashboard(address, headers)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Ray lets the environment overrule the address that it is given.
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
