@@ -62,11 +62,11 @@ def job_server(address: str) -> Iterator[JobSubmissionClient]:
         raise
     except AuthenticationError:
         raise locked(address, headers) from None
-    except (ConnectionError, requests.ConnectionError, aiohttp.ClientConnectionError):
+    except (ConnectionError, requests.ConnectionError, aiohttp.ClientConnectionError) as error:
         raise AddressError(
-            f"{address} no longer answers; open the tunnel to the dashboard again, and look with "
-            "`sphere status`: a job goes on without us"
-        ) from None
+            f"{address} no longer answers ({error}); open the tunnel to the dashboard again, and "
+            "look with `sphere status`: a job goes on without us"
+        ) from error
     finally:
         if before is None:
             os.environ.pop("RAY_API_SERVER_ADDRESS")
