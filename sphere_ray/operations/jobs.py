@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import requests
@@ -26,7 +26,7 @@ from sphere_ray.redaction import redact
 
 STOP_SIGNAL, GRACE_S = "SIGINT", 120
 """How a job is asked to end, and how long it may take to commit; Ray's own 3 s lose a batch."""
-POLL_S = 1.0
+POLL_S, PATIENCE_S = 1.0, 20.0
 RUN, RUN_DIR, SETTINGS, VERSION = "run", "run_dir", "settings", "sphere_ray"
 """What a job's metadata hold: Ray shows them in its dashboard."""
 _LATE_S = 60
@@ -39,6 +39,7 @@ _CHATTY = (
 _GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @contextmanager
@@ -123,24 +124,45 @@ def submit(
 
 
 def _send(server: JobSubmissionClient, **request: Any) -> str:
-    try:
+    job_id, asked = str(request["submission_id"]), 0
+
+    def send() -> str:
+        nonlocal asked
+        asked += 1
         return server.submit_job(**request)
+
+    try:
+        return _patiently(send)
     except AuthenticationError:
         raise
     except RuntimeError as error:  # it holds a traceback of the server's
+        if asked > 1 and job_id in {job.submission_id for job in server.list_jobs()}:
+            return job_id  # it was taken the first time, and only the answer was lost
         raise JobError(
             f"the cluster refused the job: {last_line(str(error))}; correct that and submit again"
         ) from None
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again for `PATIENCE_S` where a connection is lost: a busy dashboard drops some."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except (ConnectionError, requests.ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
 
 
 def follow(job_id: str, server: JobSubmissionClient, write: Callable[[str], None]) -> JobDetails:
     """Write what a job prints until it ends, also across lost connections; returns how it ended."""
     shown = 0
     while True:
-        ended = server.get_job_info(job_id).status.is_terminal()
+        job = _patiently(lambda: server.get_job_info(job_id))
         shown = asyncio.run(_tail(job_id, server, write, shown))
-        if ended:
-            return server.get_job_info(job_id)
+        if job.status.is_terminal():
+            return job
         time.sleep(POLL_S)
 
 
@@ -167,7 +189,7 @@ def wait(job_id: str, server: JobSubmissionClient, limit_s: float = float("inf")
         FatalError: it has not within `limit_s` seconds.
     """
     deadline = time.monotonic() + limit_s
-    while not (job := server.get_job_info(job_id)).status.is_terminal():
+    while not (job := _patiently(lambda: server.get_job_info(job_id))).status.is_terminal():
         if time.monotonic() > deadline:
             raise FatalError(
                 f"job {job_id} has not ended within {limit_s:.0f} s ({job.status}); look at the "

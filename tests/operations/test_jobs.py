@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from ray.job_submission import JobDetails, JobStatus, JobType
 
@@ -24,6 +25,7 @@ class MemoryServer:
         self.coming: dict[str, list[JobStatus]] = {}
         self.logs: dict[str, list[str]] = {}
         self.sent: list[dict[str, Any]] = []
+        self.drops: list[bool] = []
 
     def add(self, job_id: str, *states: JobStatus, **fields: Any) -> None:
         first, *self.coming[job_id] = states
@@ -38,11 +40,13 @@ class MemoryServer:
         )
 
     def submit_job(self, **request: Any) -> str:
+        self._answer()
         if request["submission_id"] in self.jobs:
             raise RuntimeError("Traceback\nValueError: Job with submission_id already exists")
         self.sent.append(request)
         kept = {name: request[name] for name in ("metadata", "runtime_env")}
         self.add(request["submission_id"], JobStatus.RUNNING, **kept)
+        self._answer()
         return request["submission_id"]
 
     def stop_job(self, job_id: str) -> bool:
@@ -52,7 +56,13 @@ class MemoryServer:
     def list_jobs(self) -> list[JobDetails]:
         return list(self.jobs.values())
 
+    def _answer(self) -> None:
+        """Lose the connection where `drops` says so."""
+        if self.drops and self.drops.pop(0):
+            raise requests.ConnectionError("Connection aborted.")
+
     def get_job_info(self, job_id: str) -> JobDetails:
+        self._answer()
         if self.coming[job_id]:
             state = self.coming[job_id].pop(0)
             self.jobs[job_id] = self.jobs[job_id].model_copy(update={"status": state})
@@ -131,8 +141,27 @@ def test_what_the_server_refuses_is_one_sentence(
         send(server, said)
 
 
+@pytest.mark.parametrize("drops", [[True], [True, True], [False, True]])
+def test_a_lost_connection_starts_no_second_job(
+    server: MemoryServer, said: list[str], drops: list[bool]
+) -> None:
+    server.drops = drops  # before the job is taken, or after that
+    assert send(server, said) == "test-1"
+    assert list(server.jobs) == ["test-1"]
+
+
+def test_a_server_that_stays_away_is_given_up(
+    server: MemoryServer, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.0)
+    server.drops = [True] * 100_000
+    with pytest.raises(requests.ConnectionError):
+        send(server, said)
+
+
 def test_a_log_is_shown_once_across_lost_connections(server: MemoryServer) -> None:
     server.add("a", *[JobStatus.RUNNING] * 3, JobStatus.SUCCEEDED)
+    server.drops = [True, False, True]
     server.logs["a"] = ["one\n", "tw", LOST, "o\n", LOST, "three\n"]
     written: list[str] = []
     assert follow("a", server, written.append).status is JobStatus.SUCCEEDED
