@@ -138,8 +138,9 @@ def _send(server: JobSubmissionClient, **request: Any) -> str:
     except RuntimeError as error:  # it holds a traceback of the server's
         if asked > 1 and job_id in {job.submission_id for job in server.list_jobs()}:
             return job_id  # it was taken the first time, and only the answer was lost
+        reason = last_line(str(error)).rstrip(".")
         raise JobError(
-            f"the cluster refused the job: {last_line(str(error))}; correct that and submit again"
+            f"the cluster refused the job: {reason}; correct that and submit again"
         ) from None
 
 
