@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import ray
 
+from sphere_ray.addresses import require_cluster
 from sphere_ray.compat import ray_log
 from sphere_ray.config.cluster import RayPlacement
 from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
 from sphere_ray.config.run import RunSettings
-from sphere_ray.errors import PlacementError
+from sphere_ray.errors import AddressError
 from sphere_ray.interruption import catch_signals
 from sphere_ray.rollout.nodes import living_nodes
 
@@ -28,22 +29,34 @@ _ENVIRONMENT = {
 def connected(settings: RunSettings) -> Iterator[str]:
     """Be connected to Ray inside the context; yields the dashboard's address, or nothing.
 
+    Raises:
+        AddressError: see `joined`.
+        PlacementError: the cluster is smaller than the configuration needs.
+    """
+    with joined(settings.ray) as address:
+        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
+        check_placement(settings, nodes)
+        yield address
+
+
+@contextmanager
+def joined(placement: RayPlacement) -> Iterator[str]:
+    """Be connected to Ray inside the context, however large the cluster is.
+
     `ray.address: auto` joins the cluster this process belongs to and starts Ray here if there is
     none; `local` always starts it; anything else is joined.
 
     Raises:
-        PlacementError: no cluster answers, or it is smaller than the configuration needs.
+        AddressError: no cluster answers at the address that is named.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # What fails is raised to us, and told in one sentence; Ray Data would log its traceback too.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray_log.silence()
-    address = _join_or_start(settings.ray)
+    address = _join_or_start(placement)
     catch_signals()  # Ray has replaced the handlers
     try:
-        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
-        check_placement(settings, nodes)
         yield address
     finally:
         ray.shutdown()
@@ -60,13 +73,19 @@ def can_train_beside_engines(settings: RunSettings) -> bool:
 def _join_or_start(placement: RayPlacement) -> str:
     if placement.address == "local":
         return _start(placement)
+    # Given as `auto`, an address in the environment also lets Ray find the cluster's token.
+    address = placement.address
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if named != "auto":
+        require_cluster(named, "ray.address" if named == address else "RAY_ADDRESS")
     try:
-        return _init(address=placement.address)
+        return _init(address=address)
     except ConnectionError as error:
-        if placement.address == "auto" and "RAY_ADDRESS" not in os.environ:
+        if named == "auto":
             return _start(placement)
-        raise PlacementError(
-            f"no Ray cluster answers at {placement.address}; start one, or use ray.address: local"
+        raise AddressError(
+            f"the Ray cluster at {named} cannot be joined ({str(error).strip()}); join it "
+            "from one of its nodes, with the same version of Ray"
         ) from error
 
 

@@ -26,9 +26,9 @@ from sphere_ray.runs.manifest import Manifest
 from sphere_ray.schema import from_table
 
 CONFIG, SUMMARY, EVENTS, CURRENT = "config.json", "summary.json", "events.jsonl", "steps.json"
-MANIFEST = "manifest.json"
+MANIFEST, BEGUN, PARTS = "manifest.json", "begun.json", "_parts"
 MODEL = "model"
-_LOCK, _DRIVER = ".lock", ".driver"
+_LOCK, DRIVER = ".lock", ".driver"
 _NAME = re.compile(r"(?:iter-(?P<iteration>\d{3,})/)?(?P<kind>[a-z_]+)(?:/(?P<label>.+))?")
 
 Record = TypeVar("Record")
@@ -217,7 +217,7 @@ class WritableRun(Run):
             require_usable(path, settings)
             storage.make_directory(path)
             if storage.is_local(path):
-                run._lock = storage.lock(path, _LOCK, _DRIVER)
+                run._lock = storage.lock(path, _LOCK, DRIVER)
             _ = run.variants  # an earlier version's are refused before anything is written
             storage.write_json(dump(settings), run.file(CONFIG))
         except RunDirectoryError:
@@ -285,7 +285,7 @@ def require_usable(path: str, settings: RunSettings) -> None:
             f"run_dir {path} is no path: models are trained into it and served from it; mount that "
             "storage on every node and give the path of the mount"
         )
-    ours = {_LOCK, _DRIVER}
+    ours = {_LOCK, DRIVER}
     names = [n for n in storage.children(path) if n not in ours and not storage.is_temporary(n)]
     if (names and CONFIG not in names) or os.path.isfile(path):
         raise RunDirectoryError(
