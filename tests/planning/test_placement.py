@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from sphere_ray.config import RunSettings
 from sphere_ray.config.placement import (
     NodeResources,
-    check_placement,
     engines_share_cores,
     has_room_beside,
     needed_resources,
 )
 from sphere_ray.errors import PlacementError
+from sphere_ray.planning.placement import check_placement
 
 BOX = NodeResources(cpus=64, gpus=8)
 HEAD = NodeResources(cpus=0, gpus=0)
