@@ -1,5 +1,6 @@
 """`sphere plan` and `sphere run --dry-run`: what a run needs, takes and reuses; nothing starts."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from sphere_ray.planning.hardware import parse_nodes
 from sphere_ray.planning.plan import Question, make_plan
 from sphere_ray.planning.report import lines
 from sphere_ray.planning.timing import Record, key
-from sphere_ray.records import StageName
+from sphere_ray.records import Outcome, StageName
 from sphere_ray.rollout.nodes import MIB, cluster_nodes, gpu_memory_mib
 from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.runs.evolve import plan as planned_steps
@@ -95,7 +96,7 @@ def _nodes(settings: RunSettings, on: str | None) -> tuple[list[NodeResources], 
 
 
 def _nodes_of_cluster(address: str) -> list[NodeResources]:
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         return cluster_nodes()
     finally:
@@ -138,10 +139,10 @@ def record_of(path: str) -> Record:
         raise RunDirectoryError(f"{path} has not finished an iteration; give a finished run")
     rollout = summary["iterations"][0]["rollout"]
     problems, routes = rollout["problems"], rollout["routes"]
-    generated, corrected = StageName.SELF_GENERATION, rollout["by_stage"]["self_correction"]
-    wrong = routes.get(f"{generated}:both_wrong", 0) + corrected["problems"]
-    ends = sum(routes.get(f"{generated}:{end}", 0) for end in ("pair", "inversion", "both_wrong"))
-    right = problems - ends - corrected["problems"] - routes.get("failed", 0)
+    wrong, right = (
+        routes.get(f"{StageName.SELF_GENERATION}:{end}", 0) / problems
+        for end in (Outcome.BOTH_WRONG, Outcome.BOTH_RIGHT)
+    )
     steps = {step.kind: step for step in run.steps if step.iteration == 0}
     base = next((step for step in run.steps if step.name == "evaluation/base"), None)
     computed, scored = _forward(steps.get("policy"), settings)
@@ -154,17 +155,25 @@ def record_of(path: str) -> Record:
             name,
             answer=_answer(base),
             question=_question(base, settings),
-            both_wrong=wrong / problems,
-            both_right=right / problems,
+            both_wrong=wrong,
+            both_right=right,
             pairs=None if pairs is None else pairs / problems,
         ),
         work_s=_seconds(run.steps, 1),
         start_s=_seconds(run.steps, 0),
         tokens=rollout["tokens"],
         chains=rollout["chains"],
+        nodes=_num_nodes(run),
         computed=computed,
         scored=scored,
     )
+
+
+def _num_nodes(run: Run) -> int:
+    """Nodes of the cluster that the run used last, by its event `connected`."""
+    sizes = [str(event.get("cluster", "")) for event in run.events() if "cluster" in event]
+    number = sizes[-1].partition(" ")[0] if sizes else ""
+    return int(number) if number.isdecimal() and int(number) else 1
 
 
 def _answer(step: FinishedStep | None) -> float | None:
@@ -189,7 +198,7 @@ def _forward(
     """Tokens of the largest forward of a training worker: all, and those that were scored."""
     outcome = storage.read_json(f"{policy.path}/{OUTCOME}") if policy else None
     history = (outcome or {}).get("history") or []
-    if not history:
+    if not history or not {"computed", "chosen_length", "rejected_length"} <= set(history[0]):
         return None, None
     training = settings.training
     forwards = training.batch_size // training.micro_batch_size

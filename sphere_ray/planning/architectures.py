@@ -81,24 +81,9 @@ class Architecture:
         return self.layers * rank * (ends + 3 * (self.hidden + self.intermediate))
 
 
-def _qwen25(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int) -> Architecture:
-    large = hidden >= 3584
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        vocab=152064 if large else 151936,
-        tied=not large,
-        qkv_bias=True,
-    )
-
-
-def _llama(
-    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocab: int
-) -> Architecture:
+def _shape(sizes: str, *, tied: bool = True, qkv_bias: bool = False) -> Architecture:
+    """A shape from its layers, hidden and MLP's width, heads, KV heads and vocabulary."""
+    layers, hidden, intermediate, heads, kv_heads, vocab = map(int, sizes.split())
     return Architecture(
         layers=layers,
         hidden=hidden,
@@ -107,34 +92,33 @@ def _llama(
         kv_heads=kv_heads,
         head_dim=hidden // heads,
         vocab=vocab,
-        tied=True,
+        tied=tied,
+        qkv_bias=qkv_bias,
     )
 
 
 _QWEN = {
-    "0.5b": _qwen25(24, 896, 4864, 14, 2),
-    "1.5b": _qwen25(28, 1536, 8960, 12, 2),
-    "3b": _qwen25(36, 2048, 11008, 16, 2),
-    "7b": _qwen25(28, 3584, 18944, 28, 4),
-    "14b": _qwen25(48, 5120, 13824, 40, 8),
-    "32b": _qwen25(64, 5120, 27648, 40, 8),
-    "72b": _qwen25(80, 8192, 29568, 64, 8),
+    "0.5b": _shape("24 896 4864 14 2 151936", qkv_bias=True),
+    "1.5b": _shape("28 1536 8960 12 2 151936", qkv_bias=True),
+    "3b": _shape("36 2048 11008 16 2 151936", qkv_bias=True),
+    "7b": _shape("28 3584 18944 28 4 152064", tied=False, qkv_bias=True),
+    "14b": _shape("48 5120 13824 40 8 152064", tied=False, qkv_bias=True),
+    "32b": _shape("64 5120 27648 40 8 152064", tied=False, qkv_bias=True),
+    "72b": _shape("80 8192 29568 64 8 152064", tied=False, qkv_bias=True),
 }
-_TINY = _llama(2, 64, 128, 2, 2, 512)
 KNOWN: Mapping[str, Architecture] = {
     **{f"qwen2.5-{size}": shape for size, shape in _QWEN.items()},
     **{f"qwen2.5-math-{size}": _QWEN[size] for size in ("1.5b", "7b", "72b")},
     **{f"qwen2.5-math-prm-{size}": replace(_QWEN[size], reward=True) for size in ("7b", "72b")},
-    "smollm2-135m": _llama(30, 576, 1536, 9, 3, 49152),
-    "smollm2-360m": _llama(32, 960, 2560, 15, 5, 49152),
-    "smollm2-1.7b": _llama(24, 2048, 8192, 32, 32, 49152),
-    "llama-3.2-1b": _llama(16, 2048, 8192, 32, 8, 128256),
-    "llama-3.2-3b": _llama(28, 3072, 8192, 24, 8, 128256),
-    "llama-3.1-8b": replace(_llama(32, 4096, 14336, 32, 8, 128256), tied=False),
-    "tiny:llama": _TINY,
-    "tiny:guesser": _TINY,
-    "tiny:qwen2": replace(_TINY, tied=False, qkv_bias=True),
-    "tiny:qwen2-prm": replace(_TINY, tied=False, qkv_bias=True, reward=True),
+    "smollm2-135m": _shape("30 576 1536 9 3 49152"),
+    "smollm2-360m": _shape("32 960 2560 15 5 49152"),
+    "smollm2-1.7b": _shape("24 2048 8192 32 32 49152"),
+    "llama-3.2-1b": _shape("16 2048 8192 32 8 128256"),
+    "llama-3.2-3b": _shape("28 3072 8192 24 8 128256"),
+    "llama-3.1-8b": _shape("32 4096 14336 32 8 128256", tied=False),
+    **dict.fromkeys(("tiny:llama", "tiny:guesser"), _shape("2 64 128 2 2 512")),
+    "tiny:qwen2": _shape("2 64 128 2 2 512", tied=False, qkv_bias=True),
+    "tiny:qwen2-prm": replace(_shape("2 64 128 2 2 512", qkv_bias=True), reward=True),
 }
 """As the config.json of each model on the Hugging Face hub has them (those of `tiny:` are made by
 `sphere_ray/models/tiny.py`); the sums of parameters are those that the model cards name."""

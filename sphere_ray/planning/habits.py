@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
 
-CHARS_PER_TOKEN = 4
+CHARS_PER_TOKEN = 3
 KNOWN_SIZES: Mapping[str, int] = {
     "HuggingFaceH4/MATH-500": 500,
     "DigitalLearningGmbH/MATH-lighteval": 5000,
@@ -69,7 +69,7 @@ def assumed(settings: RunSettings) -> Habits:
         both_right=1 / 3,
         pairs=pairs,
         words={
-            "shared": f"prompts share {shared:.0f} tokens (their text, 4 characters each)",
+            "shared": f"prompts share {shared:.0f} tokens (their text, 3 characters each)",
             "question": "a question has 100 tokens",
             "answer": f"a chain has {answer:.0f} tokens (a quarter of method.search."
             "max_chain_tokens), an answer in an evaluation a quarter of its limit",

@@ -4,7 +4,6 @@ All figures are bytes of one GPU, or of one process where there is no GPU.
 """
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement, TrainingSettings
@@ -121,8 +120,6 @@ class TrainingMemory:
     host: float = 0.0
     stage: int = 0
 
-    STATE: ClassVar = ("weights", "gradients", "optimizer")
-
     @property
     def parts(self) -> dict[str, float]:
         """The summands by name."""
@@ -137,7 +134,7 @@ class TrainingMemory:
     @property
     def least(self) -> float:
         """Weights, gradients and optimizer alone: what a worker needs whatever the pairs are."""
-        return sum(getattr(self, name) for name in self.STATE)
+        return self.weights + self.gradients + self.optimizer
 
 
 def training_memory(

@@ -22,7 +22,7 @@ from sphere_ray.planning.placement import (
     pool_memory,
 )
 from sphere_ray.planning.timing import WORDS, Clock, Hardware, Record, Timed, corrections
-from sphere_ray.planning.work import Benchmarks, Phase, forward_tokens, largest_forward, phases
+from sphere_ray.planning.work import Benchmarks, forward_tokens, largest_forward, phases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class RunPlan:
     placement: Placement | None
     refusal: str | None
     phases: Sequence[Timed]
-    tokens_factor: float = 1.0
+    scales: Mapping[str, float] = field(default_factory=dict)
     words: Sequence[str] = ()
 
     @property
@@ -132,8 +132,8 @@ def make_plan(question: Question) -> RunPlan:
         placement=placement,
         refusal=refusal,
         phases=[clock.time(phase) for phase in phases(settings, habits, question.benchmarks)],
-        tokens_factor=_tokens_factor(record),
-        words=_words(habits, record),
+        scales={} if record is None else _scales(record),
+        words=_words(settings, habits, record),
     )
 
 
@@ -148,24 +148,35 @@ def _forward(settings: RunSettings, habits: Habits, record: Record | None) -> Fo
 
 def _calibrated(clock: Clock, record: Record, question: Question) -> Clock:
     """The clock corrected by a run, which is taken to have run on nodes like these."""
+    if not record.is_like(clock.settings):
+        return clock
     models = models_of(record.settings.engines)
     shapes = {name: architecture_of(model, question.given)[0] for name, model in models.items()}
-    own = replace(clock, settings=record.settings, shapes=shapes)
+    cores = clock.hardware.cores / len(clock.hardware.nodes) * record.nodes
+    own = replace(
+        clock,
+        settings=record.settings,
+        shapes=shapes,
+        hardware=replace(clock.hardware, cores=cores),
+    )
     factors = corrections(own, record, phases(record.settings, record.habits, {}))
     return replace(clock, factors=factors, starts=record.start_s)
 
 
-def _own_rollouts(record: Record) -> Phase:
-    found = phases(record.settings, record.habits, {})
-    return next(phase for phase in found if phase.kind == "rollouts")
+def _scales(record: Record) -> dict[str, float]:
+    """How many times as many decoded `tokens`, `chains` and `trained` tokens a run counted.
 
-
-def _tokens_factor(record: Record | None) -> float:
-    """How many times as many tokens a run decoded as the sum of its settings says."""
-    if record is None:
-        return 1.0
-    summed = sum(each.decoded for each in _own_rollouts(record).tokens.values())
-    return record.tokens / summed if summed else 1.0
+    As many as the sums of its own settings say, that is.
+    """
+    own = phases(record.settings, record.habits, {})
+    rollouts = next(phase for phase in own if phase.kind == "rollouts")
+    summed = sum(each.decoded for each in rollouts.tokens.values())
+    forward = forward_tokens(record.settings, record.habits).computed
+    return {
+        "tokens": record.tokens / summed if summed else 1.0,
+        "chains": record.chains / rollouts.chains if rollouts.chains else 1.0,
+        "trained": (record.computed or forward) / forward,
+    }
 
 
 def _with_chains(
@@ -177,22 +188,27 @@ def _with_chains(
         if phase.kind == "rollouts":
             per_problem += phase.chains / phase.rows
     if record is not None:
-        own = _own_rollouts(record)
-        per_problem *= record.chains / own.chains if own.chains else 1.0
+        per_problem *= _scales(record)["chains"]
     limit = max(round(chains / per_problem), 1)
     train = settings.problems.train.model_copy(update={"limit": limit})
     problems = settings.problems.model_copy(update={"train": train})
     return settings.model_copy(update={"problems": problems})
 
 
-def _words(habits: Habits, record: Record | None) -> list[str]:
+def _words(settings: RunSettings, habits: Habits, record: Record | None) -> list[str]:
     """What the plan rests on, a sentence each."""
     found = [
         *habits.words.values(),
         "every first candidate is promoted at the first look; no problem fails",
+        "problems, pairs and decisions take little, and are left out",
     ]
+    if settings.engines.scorer.trained is not None:
+        found.append("the configured reward source scores in every iteration")
     if record is None:
         return [*found, *WORDS, "no run was given (--like): times may be off by a factor of 3"]
+    if not record.is_like(settings):
+        where = f"{record.name} ran on other hardware (GPUs or none): its times are not taken"
+        return [*found, *WORDS, f"{where}, and these may be off by a factor of 3"]
     return [
         *found,
         f"the seconds of each phase are those of {record.name}, scaled by work, engines and model "

@@ -44,12 +44,14 @@ def _nodes(plan: RunPlan) -> str:
 
 def _memory(plan: RunPlan) -> Iterator[str]:
     pools, models = plan.settings.engines.pools, models_of(plan.settings.engines)
-    rows = [("pool", "engines", "weights", "KV cache", "activ.", "rest", "sum", "limit")]
+    rows: list[tuple[str, ...]] = [
+        ("pool", "engines", "weights", "KV cache", "activ.", "rest", "sum", "limit")
+    ]
     gpu = plan.hardware.gpu
     for name, memory in plan.pools.items():
         pool = pools[name]
         limit = GPU_SHARE * pool.gpus * gpu.gb if gpu and pool.gpus else None
-        engines = f"{pool.replicas} x {pool.gpus * pool.tensor_parallel:g} GPUs"
+        engines = f"{pool.replicas} x {pool.gpus * pool.tensor_parallel:g} GPU"
         parts = (memory.weights, memory.kv_cache, memory.activations, memory.overhead, memory.total)
         shown = (f"{part / GB:.1f}" for part in parts)
         rows.append((name, engines, *shown, "-" if limit is None else f"{limit:.1f}"))
@@ -140,13 +142,19 @@ def _name(node: NodeResources) -> str:
 
 
 def _work(plan: RunPlan) -> Iterator[str]:
-    rows = [("step", "rows", "chains", "decoded tokens", "time", "GPU-hours", "does")]
+    rows: list[tuple[str, ...]] = [
+        ("step", "rows", "chains", "decoded tokens", "time", "GPU-hours", "does")
+    ]
     rows += [_row(plan, each) for each in plan.phases]
     todo, gpus = plan.to_do, plan.hardware.gpus
-    chains = sum(each.phase.chains for each in plan.phases if each.phase.kind == "rollouts")
+    chains = _scale(plan, "rollouts", "chains") * sum(
+        each.phase.chains for each in plan.phases if each.phase.kind == "rollouts"
+    )
     rows.append(
         ("to do", "", f"{chains:,.0f}", "", _time(plan.seconds), f"{plan.gpu_hours:,.1f}", "")
     )
+    if not gpus:
+        rows = [(*row[:5], row[6]) for row in rows]
     yield from _table(rows)
     for each in todo:
         if each.phase.kind == "rollouts" and each.bottleneck:
@@ -161,17 +169,24 @@ def _work(plan: RunPlan) -> Iterator[str]:
 
 def _row(plan: RunPlan, timed: Timed) -> tuple[str, ...]:
     phase, gpus = timed.phase, plan.hardware.gpus
-    factor = plan.tokens_factor if phase.kind == "rollouts" else 1.0
-    decoded = sum(tokens.decoded for tokens in phase.tokens.values()) * factor
+    decoded = sum(tokens.decoded for tokens in phase.tokens.values())
+    decoded *= _scale(plan, phase.kind, "tokens")
+    chains = phase.chains * _scale(plan, phase.kind, "chains")
+    trained = phase.forwards * plan.scales.get("trained", 1.0)
     return (
         phase.place,
         f"{phase.rows:,.0f}",
-        f"{phase.chains:,.0f}" if phase.chains else "",
-        f"{decoded:,.0f}" if decoded else f"({phase.forwards:,.0f} trained)",
+        f"{chains:,.0f}" if chains else "",
+        f"{decoded:,.0f}" if decoded else f"({trained:,.0f} trained)",
         _time(timed.seconds),
         f"{gpus * timed.seconds / 3600:,.1f}",
         "reuse" if phase.place in plan.question.reused else "make",
     )
+
+
+def _scale(plan: RunPlan, kind: str, what: str) -> float:
+    """What a run counted of its rollouts for each that its sum says."""
+    return plan.scales.get(what, 1.0) if kind == "rollouts" else 1.0
 
 
 def _time(seconds: float) -> str:

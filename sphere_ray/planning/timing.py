@@ -60,7 +60,8 @@ class Hardware:
 class Record:
     """What a finished run took, by `key` of its phases: seconds of work, and seconds before it.
 
-    `tokens` are decoded tokens, `chains` chains of its rollouts, `problems` their problems.
+    `tokens` are decoded tokens, `chains` chains of its rollouts, and `nodes` those of its cluster.
+    `computed` and `scored` are tokens of the largest forward in training, where they are known.
     """
 
     name: str
@@ -70,8 +71,17 @@ class Record:
     start_s: Mapping[str, float]
     tokens: float
     chains: float
+    nodes: int = 1
     computed: float | None = None
     scored: float | None = None
+
+    def is_like(self, settings: RunSettings) -> bool:
+        """Whether it generated and trained on what these settings do: GPUs, or none."""
+        own = self.settings
+        return (own.engines.policy_pool.gpus > 0, own.trainer.use_gpu) == (
+            settings.engines.policy_pool.gpus > 0,
+            settings.trainer.use_gpu,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +156,8 @@ class Clock:
     def _training_s(self, phase: Phase) -> float:
         trainer, shape = self.settings.trainer, self.shapes["policy"]
         operations = 2.0 * shape.parameters * phase.forwards * phase.passes
-        each = CORE_TFLOPS * CORE_TRAINING * min(self.hardware.cores / trainer.workers, 1.0)
+        cores = min(self.hardware.cores / trainer.workers, trainer.cpus_per_worker)
+        each = CORE_TFLOPS * CORE_TRAINING * cores
         if trainer.use_gpu and self.hardware.gpu is not None:
             each = self.hardware.gpu.tflops * TRAINING
         return operations / (each * 1e12 * trainer.workers)
@@ -160,7 +171,8 @@ class Clock:
                 on_gpus[name] = self._pool_s(name, tokens, phase)
             else:
                 operations = 2.0 * self.shapes[name].parameters * (tokens.decoded + tokens.read)
-                on_cpus += operations / (self.hardware.cores * CORE_TFLOPS * 1e12)
+                used = min(pool.replicas / len(self.hardware.nodes), 1.0) * self.hardware.cores
+                on_cpus += operations / (used * CORE_TFLOPS * 1e12)
         slowest = max(on_gpus, key=on_gpus.__getitem__)
         return max(on_gpus[slowest], on_cpus) / BUSY, slowest
 

@@ -68,6 +68,8 @@ def phases(settings: RunSettings, habits: Habits, benchmarks: Benchmarks) -> lis
             _training(f"{at}policy", settings, habits, pairs, passes=_passes(settings.training)),
             _evaluation(f"{at}evaluation/trained", settings, habits, looked),
         ]
+        if settings.engines.scorer.trained is not None and number + 1 < settings.iterations:
+            found.append(_reward_training(f"{at}reward", settings, habits, problems))
     last = f"iter-{settings.iterations - 1:03}"
     found.append(_evaluation(f"test/{last}", settings, habits, tested))
     found += [_evaluation(f"{name}/{last}", s, habits, n) for name, (s, n) in benchmarks.items()]
@@ -83,7 +85,7 @@ def _evaluation(place: str, settings: RunSettings, habits: Habits, problems: int
         place=place,
         kind="evaluation",
         rows=problems,
-        tokens={"policy": Tokens(decoded=answers * length, read=problems * habits.prompt)},
+        tokens={"policy": Tokens(decoded=answers * length, read=problems * habits.question)},
         chains=answers,
         sequences=min(_in_flight(settings) * (1 + evaluation.num_samples), answers),
     )
@@ -160,6 +162,16 @@ def _training(
         forwards=epochs * pairs * per_pair,
         passes=passes,
     )
+
+
+def _reward_training(place: str, settings: RunSettings, habits: Habits, problems: int) -> Phase:
+    """A reward model learns from every step that a problem's search wrote."""
+    trained, search = settings.engines.scorer.trained, settings.method.search
+    assert trained is not None
+    written = habits.prompt + 2 * search.num_candidates * habits.answer
+    passes = 4.0 if trained.training.gradient_checkpointing else 3.0
+    forwards = trained.training.epochs * problems * written
+    return Phase(place=place, kind="reward", rows=problems, forwards=forwards, passes=passes)
 
 
 def forward_tokens(settings: RunSettings, habits: Habits) -> ForwardTokens:
