@@ -50,7 +50,7 @@ def plan(config: Path, overrides: Sequence[str], options: PlanOptions) -> Iterat
                 name: (asked(settings, name), BENCHMARKS[name].num_problems)
                 for name in names_of(settings.evaluation.benchmarks)
             },
-            record=record_of(options.like) if options.like else None,
+            record=_record(settings, options.like),
             price=options.price,
             chains=options.chains,
             reused=reused,
@@ -103,6 +103,16 @@ def _nodes_of_cluster(address: str) -> list[NodeResources]:
         ray.shutdown()
 
 
+def _record(settings: RunSettings, like: str | None) -> Record | None:
+    """What `--like` names, else the run that this configuration continues, if it got so far."""
+    if like is not None:
+        return record_of(like)
+    try:
+        return record_of(settings.run_dir)
+    except RunDirectoryError:
+        return None
+
+
 def _given(pairs: Sequence[str]) -> dict[str, Path]:
     """The files of `--model-config MODEL=FILE`."""
     given = {}
@@ -150,7 +160,7 @@ def record_of(path: str) -> Record:
     pairs = steps["pairs"].manifest.report.rows_out if "pairs" in steps else None
     return Record(
         name=name,
-        settings=settings,
+        settings=_with_counts(settings, run.steps),
         habits=assumed(settings).counted(
             name,
             answer=_answer(base),
@@ -167,6 +177,18 @@ def record_of(path: str) -> Record:
         computed=computed,
         scored=scored,
     )
+
+
+def _with_counts(settings: RunSettings, steps: Sequence[FinishedStep]) -> RunSettings:
+    """The settings with the numbers of problems that the run read as the limits of its splits."""
+    names = {"rollouts": "train", "evaluation/base": "validation", "test/base": "test"}
+    found = {}
+    for step in steps:
+        if (split := names.get(key(step.name))) is not None:
+            counted = {"limit": step.manifest.report.rows_in}
+            found[split] = getattr(settings.problems, split).model_copy(update=counted)
+    problems = settings.problems.model_copy(update=found)
+    return settings.model_copy(update={"problems": problems})
 
 
 def _num_nodes(run: Run) -> int:

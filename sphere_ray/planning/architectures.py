@@ -162,10 +162,12 @@ def from_config(document: Mapping[str, Any]) -> Architecture:
     """The shape that the content of a config.json describes.
 
     Raises:
-        ModelError: it lacks a number, or describes a mixture of experts.
+        ModelError: it lacks a number, or describes a mixture of experts or quantized weights.
     """
     if any(document.get(name, 1) > 1 for name in _EXPERTS):
         raise ModelError("a mixture of experts is not planned for; name a dense model")
+    if document.get("quantization_config"):
+        raise ModelError("quantized weights are not planned for; name the whole model")
     kind = str(document.get("model_type", ""))
     try:
         heads, hidden = int(document["num_attention_heads"]), int(document["hidden_size"])

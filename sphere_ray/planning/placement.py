@@ -122,7 +122,7 @@ def _place_engines(
     settings: RunSettings, nodes: Sequence[NodeResources], shapes: Shapes
 ) -> tuple[Placed, ...]:
     """Every engine on one node, or the reason why there is none for it."""
-    demands, places = [], []
+    demands, places, bins = [], [], _bins(nodes)
     for name, pool in settings.engines.pools.items():
         if not pool.gpus:
             continue
@@ -132,12 +132,11 @@ def _place_engines(
             ranks=pool.tensor_parallel,
             least_bytes=_least_bytes(settings, name, shapes),
         )
-        bins = [_bin(node) for node in nodes]
         if not any(each.admits(demand) for each in bins):
             raise PlacementError(_fits_nowhere(settings, demand, nodes, shapes))
         demands += [demand] * pool.replicas
         places += [(name, replica) for replica in range(pool.replicas)]
-    found = pack(demands, [_bin(node) for node in nodes])
+    found = pack(demands, bins)
     if found is None:
         raise PlacementError(_fragmented(demands, nodes))
     return tuple(
@@ -150,10 +149,6 @@ def _place_engines(
         )
         for (name, replica), demand, node in zip(places, demands, found, strict=True)
     )
-
-
-def _bin(node: NodeResources) -> Bin:
-    return Bin(gpus=int(node.gpus), gpu_bytes=node.gpu_bytes)
 
 
 def pool_memory(
@@ -205,16 +200,16 @@ def _fits_nowhere(
 
 def _fragmented(demands: Sequence[Demand], nodes: Sequence[NodeResources]) -> str:
     """Which engine finds no node once the larger ones have theirs, and what is left where."""
-    ordered = sorted(demands, key=lambda each: (-each.size, -each.least_bytes))
+    ordered, bins = sorted(demands, key=lambda each: (-each.size, -each.least_bytes)), _bins(nodes)
     fitting = bisect_left(
-        range(len(ordered)), True, key=lambda n: pack(ordered[: n + 1], _bins(nodes)) is None
+        range(len(ordered)), True, key=lambda n: pack(ordered[: n + 1], bins) is None
     )
-    homes, lost = pack(ordered[:fitting], _bins(nodes)), ordered[fitting]
+    homes, lost = pack(ordered[:fitting], bins), ordered[fitting]
     assert homes is not None
     left = []
     for index, node in enumerate(nodes):
         taken = sum(d.size for d, home in zip(ordered, homes, strict=False) if home == index)
-        if node.gpus:
+        if bins[index].admits(lost):
             left.append((node.gpus - taken / WHOLE, node))
     most, best = max(left, key=lambda each: each[0])
     shown = ", ".join(f"{_name(node)} {free:g} of {node.gpus:g}" for free, node in left[:8])
@@ -229,7 +224,7 @@ def _fragmented(demands: Sequence[Demand], nodes: Sequence[NodeResources]) -> st
 
 
 def _bins(nodes: Sequence[NodeResources]) -> list[Bin]:
-    return [_bin(node) for node in nodes]
+    return [Bin(gpus=int(node.gpus), gpu_bytes=node.gpu_bytes) for node in nodes]
 
 
 def _gpus(demand: Demand) -> str:

@@ -105,6 +105,8 @@ def make_plan(question: Question) -> RunPlan:
     shapes = {name: shape for name, (shape, _) in found.items()}
     record, hardware = question.record, Hardware.of(question.nodes, here=question.here)
     habits = record.habits if record is not None else assumed(settings)
+    if record is not None:
+        settings = _with_sizes(settings, record.settings)
     if question.chains is not None:
         settings = _with_chains(settings, habits, question.chains, record)
     clock = Clock(settings=settings, hardware=hardware, shapes=shapes, habits=habits)
@@ -177,6 +179,17 @@ def _scales(record: Record) -> dict[str, float]:
         "chains": record.chains / rollouts.chains if rollouts.chains else 1.0,
         "trained": (record.computed or forward) / forward,
     }
+
+
+def _with_sizes(settings: RunSettings, counted: RunSettings) -> RunSettings:
+    """The settings with the sizes of splits that a run read from the same sources, whole."""
+    splits = {}
+    for split in ("train", "validation", "test"):
+        ours, theirs = getattr(settings.problems, split), getattr(counted.problems, split)
+        if not ours.limit and ours.source == theirs.source:
+            splits[split] = theirs
+    problems = settings.problems.model_copy(update=splits)
+    return settings.model_copy(update={"problems": problems})
 
 
 def _with_chains(

@@ -60,7 +60,8 @@ class Hardware:
 class Record:
     """What a finished run took, by `key` of its phases: seconds of work, and seconds before it.
 
-    `tokens` are decoded tokens, `chains` chains of its rollouts, and `nodes` those of its cluster.
+    The limits in `settings` are the numbers of problems that it read. `tokens` are decoded tokens,
+    `chains` chains of the rollouts of an iteration, and `nodes` those of its cluster.
     `computed` and `scored` are tokens of the largest forward in training, where they are known.
     """
 

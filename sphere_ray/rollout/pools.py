@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
@@ -65,7 +64,7 @@ class Pools:
 
         The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
         work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures. `homes` are
-        planned places: an engine of a place's shape starts on its node while that lives.
+        planned places: an engine of a place's shape starts on its node if that has room.
         """
         compat.found_doubts()
         self._release_timeout_s = release_timeout_s
@@ -207,7 +206,7 @@ class Pools:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
         # Planned starts are no deaths, so each launch has an account of its own.
         name = f"{self._run}-{spec.name}-{replica}-{uuid.uuid4().hex[:6]}"
-        shape = (spec.pool.gpus, spec.pool.tensor_parallel)
+        shape = (round(spec.pool.gpus, 4), spec.pool.tensor_parallel)
         home = next((h for h in self._homes if (h.share, h.ranks) == shape), None)
         if home is not None:
             self._homes.remove(home)
@@ -219,8 +218,7 @@ class Pools:
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
-            scheduling_strategy=home
-            and NodeAffinitySchedulingStrategy(home.node.node_id, soft=True),
+            scheduling_strategy=home and compat.preferring(home.node.node_id),
         )
         arguments = {"name": name, "ledger": self._ledger_name, **self._given}
         return Member(actor=actor.remote(spec, **arguments), name=name, home=home)

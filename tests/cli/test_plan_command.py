@@ -70,6 +70,7 @@ def test_a_run_is_counted(tmp_path):
     assert 0 < record.habits.both_wrong < 1
     assert record.habits.both_wrong + record.habits.both_right <= 1
     assert record.nodes == 2
+    assert record.settings.problems.train.limit == rollouts.manifest.report.rows_in
     took = rollouts.manifest.report.seconds
     both = run.step("rollouts", 1).manifest.report.seconds
     assert record.work_s["rollouts"] + record.start_s["rollouts"] == pytest.approx(

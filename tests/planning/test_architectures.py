@@ -91,6 +91,7 @@ def test_an_unknown_model_needs_its_figures(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"num_experts": 64}, "mixture of experts"),
+        ({"quantization_config": {"bits": 4}}, "quantized weights"),
         ({"hidden_size": None}, "int"),
         ({"num_attention_heads": 0}, "zero"),
     ],

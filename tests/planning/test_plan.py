@@ -120,6 +120,22 @@ def test_a_run_is_scaled_by_work_and_by_engines() -> None:
     assert seconds(wider)["iter-000/policy"] == pytest.approx(1800)
 
 
+def test_a_run_knows_how_many_problems_a_source_has() -> None:
+    whole = config("qwen2.5-7b", "problems.train.limit=0")
+    earlier = record(config("qwen2.5-7b", "problems.train.limit=700"))
+    rollouts = [p for p in plan(whole, record=earlier).phases if p.phase.kind == "rollouts"]
+    assert rollouts[0].phase.rows == 700
+
+
+def test_times_of_cpus_are_not_taken_for_gpus() -> None:
+    settings = config("qwen2.5-7b")
+    found = plan(settings, record=record(config("laptop")))
+    assert seconds(found) == pytest.approx(
+        seconds(plan(settings, record=record(config("laptop"), work_s={})))
+    )
+    assert "its times are not taken" in "\n".join(lines(found))
+
+
 @pytest.mark.parametrize("name", ["laptop", "qwen2.5-1.5b", "qwen2.5-7b", "laptop-trained-prm"])
 def test_every_shipped_configuration_is_planned_offline(name: str) -> None:
     settings = config(name)

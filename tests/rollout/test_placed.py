@@ -10,6 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import PlacementError
@@ -114,6 +115,28 @@ def test_engines_and_workers_are_where_the_plan_puts_them(
         assert workers.total() == 8
         room = {node.node_id: number for node, number in plan.workers}
         assert all(number <= room[node] for node, number in workers.items())
+
+
+def test_an_engine_goes_elsewhere_while_others_hold_its_node(cluster: Cluster) -> None:
+    chosen = settings(cluster, {**FOURS, "replicas": 1}, {"gpus": 1})
+    with connected(chosen, print):
+        home = check_placement(chosen, cluster_nodes()).engines[0].node.node_id
+
+        @ray.remote(num_cpus=0, num_gpus=1)
+        class Other:
+            def ready(self) -> bool:
+                return True
+
+        there = NodeAffinitySchedulingStrategy(home, soft=False)
+        other = Other.options(scheduling_strategy=there).remote()  # type: ignore[attr-defined]
+        assert ray.get(other.ready.remote())
+        pools, policy = (
+            Pools.of(chosen),
+            roles_of(chosen.engines, base_model(chosen.engines)).policy,
+        )
+        pools.ensure([policy])
+        assert [status.node_id for status in pools.statuses(policy)] != [home]
+        pools.release()
 
 
 def test_a_fragmented_request_is_refused_at_once_with_its_reason(cluster: Cluster) -> None:
