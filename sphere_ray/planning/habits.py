@@ -60,9 +60,10 @@ def assumed(settings: RunSettings) -> Habits:
     answer = 0.25 * search.max_chain_tokens
     steps = 1.0 if search.strategy == "sampled" else max(0.4 * search.max_depth, 1.0)
     pairs = 0.4 * settings.method.pairs.max_per_problem
+    question = 40.0 if settings.problems.train.source.startswith("generated:") else 100.0
     return Habits(
         shared=shared,
-        question=100.0,
+        question=question,
         answer=answer,
         steps=steps,
         both_wrong=1 / 3,
@@ -70,7 +71,7 @@ def assumed(settings: RunSettings) -> Habits:
         pairs=pairs,
         words={
             "shared": f"prompts share {shared:.0f} tokens (their text, 3 characters each)",
-            "question": "a question has 100 tokens",
+            "question": f"a question has {question:.0f} tokens (generated ones 40, others 100)",
             "answer": f"a chain has {answer:.0f} tokens (a quarter of method.search."
             "max_chain_tokens), an answer in an evaluation a quarter of its limit",
             "steps": f"a chain has {steps:.1f} steps (0.4 of method.search.max_depth)",

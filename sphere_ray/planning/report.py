@@ -72,7 +72,7 @@ def _sum_of_engine(plan: RunPlan, name: str, shape: Architecture, memory: Engine
         f"{shape.parameters:,} parameters x {number} bytes{split}; a token's KV cache is 2 x "
         f"{shape.layers} layers x {shape.kv_heads} heads x {shape.head_dim} x {number} bytes"
         f"{split} = {memory.kv_token:,.0f}, a sequence of {model.max_model_len} tokens "
-        f"{memory.kv_sequence / GB:.2f} GB: {memory.sequences:.0f} such fit at once (max_num_seqs "
+        f"{memory.kv_sequence / GB:.2f} GB: {int(memory.sequences)} such fit at once (max_num_seqs "
         f"{pool.max_num_seqs} would take {wanted:.0f} GB)"
     )
 

@@ -18,9 +18,9 @@ DECODING, READING, TRAINING = 0.5, 0.4, 0.35
 """Shares of a GPU's bandwidth and FLOP/s that decoding, reading and training reach."""
 BUSY = 0.85
 """The share of a phase in which its engines have work."""
-CORE_TFLOPS = 0.08
-"""TFLOP/s of a CPU core in float32 (2 cores of an AMD EPYC under this package)."""
-CORE_TRAINING = 0.65
+CORE_TFLOPS, CORE_TRAINING = 0.1, 0.52
+"""TFLOP/s of a CPU core in float32, and the share of it that training reaches: as jobs/configs/
+laptop.yaml took on 2 cores of an AMD EPYC."""
 ASSUMED_GPU = "A100"
 _ITERATION = re.compile(r"iter-\d+/?")
 

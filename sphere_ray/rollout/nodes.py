@@ -27,7 +27,7 @@ class NodeState:
 
 
 def living_nodes() -> list[NodeResources]:
-    """Return the nodes that are alive now, without the memory of their GPUs."""
+    """Return the nodes that are alive now by their ids, without the memory of their GPUs."""
     return [
         NodeResources(
             name=f"node {node['NodeID'][:8]}",
@@ -36,7 +36,7 @@ def living_nodes() -> list[NodeResources]:
             gpus=node["Resources"].get("GPU", 0.0),
             gpu=next((n[17:] for n in node["Resources"] if n.startswith("accelerator_type:")), ""),
         )
-        for node in cast(Any, ray).nodes()
+        for node in sorted(cast(Any, ray).nodes(), key=lambda node: node["NodeID"])
         if node["Alive"]
     ]
 
