@@ -32,7 +32,7 @@ _LONGEST_START_S = 600.0
 
 
 def plan(config: Path, overrides: Sequence[str], options: PlanOptions) -> Iterator[str]:
-    """The lines of a plan.
+    """The lines of a plan; of one that does not fit those of its memory, before the error.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
@@ -57,6 +57,8 @@ def plan(config: Path, overrides: Sequence[str], options: PlanOptions) -> Iterat
         )
     )
     yield from lines(found)
+    if found.refusal is not None:
+        raise PlacementError(found.refusal)
     if note:
         yield note
 

@@ -65,6 +65,14 @@ def gpu_of(name: str) -> Gpu:
     raise ConfigError(f"GPU {name} is unknown; name one of {known}, or its memory such as 80GB")
 
 
+def gpu_of_node(node: NodeResources) -> Gpu:
+    """The GPU of a node: by the name of its kind, else by its memory, else an A100."""
+    try:
+        return gpu_of(node.gpu)
+    except ConfigError:
+        return gpu_of(f"{node.gpu_bytes / GB:.0f}GB" if node.gpu_bytes else "A100")
+
+
 def parse_nodes(text: str) -> list[NodeResources]:
     """The nodes that `--on` names (see `SYNTAX`), each of 8 CPUs a GPU unless it says `/64cpu`.
 

@@ -7,20 +7,25 @@ from sphere_ray.config.placement import NodeResources
 from sphere_ray.planning.architectures import BYTES, Architecture
 from sphere_ray.planning.hardware import GB
 from sphere_ray.planning.memory import GPU_SHARE, EngineMemory, TrainingMemory
-from sphere_ray.planning.placement import models_of
+from sphere_ray.planning.placement import Placement, models_of
 from sphere_ray.planning.plan import RunPlan
 from sphere_ray.planning.timing import Timed
 
 
 def lines(plan: RunPlan) -> Iterator[str]:
-    """The plan: memory, placement, work, what it costs, and what it rests on."""
+    """The plan: memory, placement, work, what it costs, and what it rests on.
+
+    Of what does not fit there is the memory alone.
+    """
     yield f"Plan of {plan.settings.name} on {_nodes(plan)}"
     yield ""
     yield "Memory in GB of 10^9 bytes, of each GPU of an engine (without GPUs: of its process)"
     yield from _memory(plan)
     yield ""
+    if plan.placement is None:
+        return
     yield "Placement"
-    yield from _placement(plan)
+    yield from _placement(plan, plan.placement)
     yield ""
     yield "Work and time"
     yield from _work(plan)
@@ -98,12 +103,9 @@ def _limit(plan: RunPlan) -> str:
     return f" of {gpu.gb:g}" if gpu and plan.settings.trainer.use_gpu else ""
 
 
-def _placement(plan: RunPlan) -> Iterator[str]:
-    if plan.placement is None:
-        yield f"  it does not fit: {plan.refusal}"
-        return
+def _placement(plan: RunPlan, placement: Placement) -> Iterator[str]:
     homes: dict[str, list[str]] = {}
-    for each in plan.placement.engines:
+    for each in placement.engines:
         share = "" if each.share == 1 == each.ranks else f" ({each.share * each.ranks:g} GPUs)"
         homes.setdefault(_name(each.node), []).append(f"{each.pool} {each.replica}{share}")
     for node, engines in list(homes.items())[:16]:
@@ -113,7 +115,7 @@ def _placement(plan: RunPlan) -> Iterator[str]:
     if not homes:
         yield "  no engine has a GPU: they share the cores of a node"
     kind = "a whole GPU each" if plan.settings.trainer.use_gpu else "no GPU"
-    turn = "beside the engines" if plan.placement.beside else "in turn with them"
+    turn = "beside the engines" if placement.beside else "in turn with them"
     yield f"  training: {plan.settings.trainer.workers} workers with {kind}, {turn}"
     yield from _unused(plan)
 

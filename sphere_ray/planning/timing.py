@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sphere_ray.config.placement import NodeResources
 from sphere_ray.config.run import RunSettings
 from sphere_ray.planning.habits import Habits
-from sphere_ray.planning.hardware import GB, Gpu, gpu_of
+from sphere_ray.planning.hardware import GB, Gpu, gpu_of_node
 from sphere_ray.planning.memory import engine_memory
 from sphere_ray.planning.placement import Shapes, models_of
 from sphere_ray.planning.work import Phase, Tokens
@@ -21,7 +21,6 @@ BUSY = 0.85
 CORE_TFLOPS, CORE_TRAINING = 0.1, 0.52
 """TFLOP/s of a CPU core in float32, and the share of it that training reaches: as jobs/configs/
 laptop.yaml took on 2 cores of an AMD EPYC."""
-ASSUMED_GPU = "A100"
 _ITERATION = re.compile(r"iter-\d+/?")
 
 WORDS = (
@@ -42,8 +41,7 @@ class Hardware:
     @classmethod
     def of(cls, nodes: Sequence[NodeResources], *, here: bool = False) -> "Hardware":
         """Of these nodes; `here` says that they are this machine, whatever Ray is told of it."""
-        kinds = sorted({node.gpu for node in nodes if node.gpus})
-        gpus = [gpu_of(kind or ASSUMED_GPU) for kind in kinds]
+        gpus = [gpu_of_node(node) for node in nodes if node.gpus]
         cores = float(sum(node.cpus for node in nodes))
         if here:
             linux = sys.platform == "linux"

@@ -33,6 +33,14 @@ def test_the_7b_on_eight_gpus_is_planned_offline(plan, tmp_path):
     assert not (tmp_path / "fresh").exists()
 
 
+def test_what_does_not_fit_is_said_after_its_memory(plan):
+    code, out, err = plan("qwen2.5-7b", "--on", "2*4x80GB/3cpu,6cpu")
+    assert code == 2
+    assert "7,615,616,512 parameters" in out
+    assert "error: training needs 8 workers, each with a whole GPU" in err
+    assert "room for 6 (node-1 3, node-2 3, node-3 0): 2 short" in err
+
+
 def test_a_plan_of_this_machine_names_its_cores(plan):
     code, out, _ = plan("laptop")
     assert code == 0

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from sphere_ray.config import load_config
+from sphere_ray.config.placement import NodeResources
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.planning.habits import assumed
-from sphere_ray.planning.hardware import parse_nodes
+from sphere_ray.planning.hardware import gpu_of_node, parse_nodes
 from sphere_ray.planning.plan import Question, RunPlan, make_plan
 from sphere_ray.planning.report import lines
 from sphere_ray.planning.timing import Record, key
@@ -59,10 +60,13 @@ def test_the_shipped_7b_fits_on_8_gpus_of_80_gb() -> None:
     assert found.training.least == pytest.approx(7_615_616_512 * 18 / 8)
 
 
-def test_what_does_not_fit_is_planned_and_said() -> None:
+def test_of_what_does_not_fit_only_the_memory_is_planned() -> None:
     found = plan(config("qwen2.5-7b"), "4x80GB")
     assert found.placement is None
-    assert any(line.startswith("  it does not fit: ") for line in lines(found))
+    assert found.refusal is not None
+    text = "\n".join(lines(found))
+    assert "15.2" in text
+    assert "Work" not in text
 
 
 def test_hours_and_cost_are_sums() -> None:
@@ -156,6 +160,20 @@ def test_simulated_engines_and_unknown_sizes_are_refused() -> None:
 def test_nodes_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_nodes(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "taken"),
+    [
+        ("H100", None, "H100"),
+        ("A100-40G", 40e9, "A100-40GB"),
+        ("T4", None, "A100"),
+        ("", 23e9, "L4"),
+    ],
+)
+def test_a_cluster_names_its_gpus_as_it_likes(kind: str, size: float | None, taken: str) -> None:
+    node = NodeResources(cpus=1, gpus=1, gpu=kind, gpu_bytes=size)
+    assert gpu_of_node(node).name == taken
 
 
 def test_nodes_are_read() -> None:
