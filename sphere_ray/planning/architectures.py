@@ -5,7 +5,9 @@ It comes from a config.json where there is one, else from a table of well-known 
 
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,11 +141,11 @@ def architecture_of(
     path = model.path
     if given and path in given:
         return _from_file(given[path]), str(given[path])
-    directory = Path(path).expanduser()
+    directory = Path(os.path.expanduser(path))
     if (directory / "config.json").is_file():
         return _counted(_from_file(directory / "config.json"), directory), "its config.json"
     cached = None
-    if path.count("/") == 1 and not path.startswith((".", "~", "/")):
+    with suppress(ValueError):  # it cannot be a name of the hub
         cached = try_to_load_from_cache(path, "config.json", revision=model.revision)
     if isinstance(cached, str):
         return _counted(_from_file(Path(cached)), Path(cached).parent), "the cache of the hub"

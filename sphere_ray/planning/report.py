@@ -104,10 +104,11 @@ def _limit(plan: RunPlan) -> str:
 
 
 def _placement(plan: RunPlan, placement: Placement) -> Iterator[str]:
-    homes: dict[str, list[str]] = {}
+    homes: dict[str, list[str]] = {_name(node): [] for node in plan.question.nodes}
     for each in placement.engines:
         share = "" if each.share == 1 == each.ranks else f" ({each.share * each.ranks:g} GPUs)"
-        homes.setdefault(_name(each.node), []).append(f"{each.pool} {each.replica}{share}")
+        homes[_name(each.node)].append(f"{each.pool} {each.replica}{share}")
+    homes = {node: engines for node, engines in homes.items() if engines}
     for node, engines in list(homes.items())[:16]:
         yield f"  {node}: {', '.join(engines)}"
     if len(homes) > 16:
@@ -160,7 +161,12 @@ def _work(plan: RunPlan) -> Iterator[str]:
     yield from _table(rows)
     for each in todo:
         if each.phase.kind == "rollouts" and each.bottleneck:
-            yield f"  {each.phase.place} goes as fast as its {each.bottleneck} pool"
+            engines = plan.settings.engines.policy_pool.replicas
+            yield (
+                f"  {each.phase.place} goes as fast as its {each.bottleneck} pool; "
+                f"{each.phase.sequences:,.0f} sequences in flight (rollout.*) are "
+                f"{each.phase.sequences / engines:,.0f} for each policy engine"
+            )
     if gpus:
         used = sum(each.gpus * each.seconds for each in todo) / 3600
         yield f"  GPU-hours are those of all {gpus} GPUs; engines and training hold {used:,.1f}"
