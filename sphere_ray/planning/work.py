@@ -56,7 +56,7 @@ def phases(settings: RunSettings, habits: Habits, benchmarks: Benchmarks) -> lis
     found = [
         _evaluation("evaluation/base", settings, habits, looked),
         _evaluation("test/base", settings, habits, tested),
-        *(_evaluation(f"{name}/base", s, habits, n) for name, (s, n) in benchmarks.items()),
+        *_benchmarks("base", habits, benchmarks),
     ]
     for number in range(settings.iterations):
         at = f"iter-{number:03}/"
@@ -72,8 +72,15 @@ def phases(settings: RunSettings, habits: Habits, benchmarks: Benchmarks) -> lis
             found.append(_reward_training(f"{at}reward", settings, habits, problems))
     last = f"iter-{settings.iterations - 1:03}"
     found.append(_evaluation(f"test/{last}", settings, habits, tested))
-    found += [_evaluation(f"{name}/{last}", s, habits, n) for name, (s, n) in benchmarks.items()]
-    return found
+    return found + _benchmarks(last, habits, benchmarks)
+
+
+def _benchmarks(model: str, habits: Habits, benchmarks: Benchmarks) -> list[Phase]:
+    """What a model answers of each named benchmark, as that is asked."""
+    return [
+        _evaluation(f"benchmarks/{name}/{model}", settings, habits, number)
+        for name, (settings, number) in benchmarks.items()
+    ]
 
 
 def _evaluation(place: str, settings: RunSettings, habits: Habits, problems: int) -> Phase:

@@ -93,6 +93,15 @@ def test_ten_million_chains_on_64_gpus_have_a_number() -> None:
     assert "no run was given (--like)" in text
 
 
+def test_benchmarks_are_asked_of_the_base_and_the_final_model() -> None:
+    settings = config("qwen2.5-7b")
+    asked = config("qwen2.5-7b", "evaluation.num_samples=4")
+    found = plan(settings, benchmarks={"gsm8k": (asked, 1319)})
+    sets = [p.phase for p in found.phases if p.phase.place.startswith("benchmarks/")]
+    assert [each.place for each in sets] == ["benchmarks/gsm8k/base", "benchmarks/gsm8k/iter-000"]
+    assert [each.chains for each in sets] == [5 * 1319] * 2
+
+
 def test_unused_gpus_are_said_with_the_settings_that_use_them() -> None:
     text = "\n".join(lines(plan(config("qwen2.5-7b"), "8*8x80GB")))
     found = re.search(r"to use them: (.+)", text)
