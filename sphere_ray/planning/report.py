@@ -50,7 +50,7 @@ def _nodes(plan: RunPlan) -> str:
 def _memory(plan: RunPlan) -> Iterator[str]:
     pools, models = plan.settings.engines.pools, models_of(plan.settings.engines)
     rows: list[tuple[str, ...]] = [
-        ("pool", "engines", "weights", "KV cache", "activ.", "rest", "sum", "limit")
+        ("pool", "engines", "weights", "KV cache", "activations", "rest", "sum", "limit")
     ]
     gpu = plan.hardware.gpu
     for name, memory in plan.pools.items():
