@@ -9,20 +9,16 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-import yaml
 
 from sphere_ray import __version__
-from sphere_ray.commands.options import EvaluationOptions, with_options
+from sphere_ray.commands.options import EvaluationOptions, PlanOptions, with_options
 from sphere_ray.errors import ConfigError
 from sphere_ray.interruption import catch_signals
 from sphere_ray.operations.commands import add_to
 from sphere_ray.terminal import Overrides, out, outcomes, tables, tell
-
-if TYPE_CHECKING:
-    from sphere_ray.config import RunSettings
 
 app = typer.Typer(
     name="sphere",
@@ -85,16 +81,23 @@ def run(
             "--dry-run", help="Show the settings, the resources, and what each step would do; stop."
         ),
     ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0, help="Let a cluster that is too small grow first."),
+    ] = None,
 ) -> None:
     """Run the whole loop; the same command continues a run that was stopped."""
     from sphere_ray.config import load_config
 
     hint = "run the same command again to continue from the last committed work"
     with outcomes(debug=context.obj, hint=hint):
-        settings = load_config(config, overrides or [])
+        waiting = [] if wait is None else [f"ray.wait_minutes={wait:g}"]
+        settings = load_config(config, [*(overrides or []), *waiting])
         if dry_run:
-            _show_settings(settings)
-            _show_plan(settings, origin)
+            from sphere_ray.commands.plan import dry_run as lines
+
+            for line in lines(settings, origin):
+                out.print(line)
             return
         from sphere_ray.report.page import write_report
         from sphere_ray.runs.evolve import run as evolve
@@ -102,6 +105,25 @@ def run(
 
         print_summary(evolve(settings, origin, write_report), tables())
         out.print(f"results are in {settings.run_dir}; read {settings.run_dir}/report.html")
+
+
+@app.command()
+@with_options
+def plan(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; examples are in jobs/configs.")
+    ],
+    overrides: Overrides = None,
+    *,
+    options: PlanOptions,
+) -> None:
+    """Say what a run needs and takes: memory, placement, time, GPU-hours, cost; start nothing."""
+    with outcomes(debug=context.obj, hint="nothing was started"):
+        from sphere_ray.commands.plan import plan as planned
+
+        for line in planned(config, overrides or [], options):
+            tell(line)
 
 
 @app.command()
@@ -316,27 +338,8 @@ def audit(
         serve(run_dir, port=port, user=user, file=file, say=out.print)
 
 
-def _show_settings(settings: "RunSettings") -> None:
-    from sphere_ray.config.base import dump
-    from sphere_ray.config.placement import needed_resources
-
-    out.print(yaml.safe_dump(dump(settings), sort_keys=False, allow_unicode=True).rstrip())
-    out.print(f"# needs {needed_resources(settings)}")
-
-
-def _show_plan(settings: "RunSettings", origin: str | None) -> None:
-    """One line a step: what would be done, in which directory, and why."""
-    from sphere_ray.runs.evolve import plan as planned
-
-    plans = planned(settings, origin)
-    width = max(len(plan.step.place) for plan in plans)
-    for plan in plans:
-        directory = plan.path.rpartition("/")[2]
-        variant = f" (as {directory})" if not plan.step.place.endswith(directory) else ""
-        out.print(f"# {plan.step.place:{width}}  {plan.state:8}  {plan.reason}{variant}")
-
-
 add_to(app)
+
 
 if __name__ == "__main__":
     main()

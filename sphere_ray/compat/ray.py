@@ -13,6 +13,7 @@ from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.compat.names import doubts
 
@@ -36,6 +37,7 @@ def found_doubts() -> tuple[str, ...]:
         (CheckpointConfig, "CHECKPOINT_ACTOR_POOL_MAX_SIZE"),
         (RayTaskError, "as_instanceof_cause"),
         (ray, "nodes"),
+        (NodeAffinitySchedulingStrategy("0" * 56, soft=True), "_spill_on_unavailable"),
     ]
     found = tuple(doubts(["ray"], TESTED, private))
     if found:
@@ -102,3 +104,14 @@ def batches_as_blocks() -> Iterator[None]:
         yield
     finally:
         module.OutputBlockSizeOption = options
+
+
+def preferring(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Start an actor on that node if it lives and has room, else where there is room.
+
+    If there are doubts an actor waits for room on the node while that lives.
+    """
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True)
+    if not found_doubts():
+        strategy._spill_on_unavailable = True
+    return strategy

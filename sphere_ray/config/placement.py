@@ -1,10 +1,11 @@
-"""What a configuration needs of a cluster, added up before anything starts."""
+"""What a configuration needs of a cluster, added up before anything starts.
 
-from collections.abc import Sequence
+What of it fits on which node is said by `sphere_ray.planning.placement`.
+"""
+
 from dataclasses import dataclass
 
 from sphere_ray.config.run import RunSettings
-from sphere_ray.errors import PlacementError
 
 STAGE_CPUS = 0.1
 STREAM_CPUS = 1.2
@@ -13,10 +14,18 @@ STREAM_CPUS = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResources:
-    """CPUs and GPUs: what a node of the cluster has in all, or what something needs."""
+    """CPUs and GPUs: what a node of the cluster has in all, or what something needs.
+
+    `name` is how messages call the node, `node_id` is Ray's; `gpu` is the kind of its GPUs, and
+    `gpu_bytes` the memory of one of them (None: unknown).
+    """
 
     cpus: float
     gpus: float
+    name: str = ""
+    node_id: str = ""
+    gpu: str = ""
+    gpu_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,49 +92,3 @@ def _training(settings: RunSettings) -> NodeResources:
         cpus=trainer.workers * trainer.cpus_per_worker,
         gpus=trainer.workers if trainer.use_gpu else 0,
     )
-
-
-def check_placement(settings: RunSettings, nodes: Sequence[NodeResources]) -> None:
-    """Refuse a cluster of these nodes that the configuration does not fit in.
-
-    Raises:
-        PlacementError: says the sum, or which engine finds no node, and what to change.
-    """
-    needed = needed_resources(settings)
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    if needed.cpus > cpus or needed.gpus > gpus:
-        raise PlacementError(
-            f"the configuration needs {needed}, but the cluster has {cpus:g} CPUs and {gpus:g} "
-            "GPUs; use a larger cluster, or lower replicas, tensor_parallel or trainer.workers"
-        )
-
-    _place_engines(settings, nodes)
-
-
-def _place_engines(settings: RunSettings, nodes: Sequence[NodeResources]) -> None:
-    """Put each engine on the GPUs of one node, the largest first."""
-    free = [[1.0] * int(node.gpus) for node in nodes]
-    engines = [
-        (pool.gpus, pool.tensor_parallel, name)
-        for name, pool in settings.engines.pools.items()
-        for _ in range(pool.replicas)
-        if pool.gpus
-    ]
-    for share, ranks, name in sorted(engines, key=lambda e: (-e[0] * e[1], e[2])):
-        if not any(_take(gpus, share, ranks) for gpus in free):
-            raise PlacementError(
-                f"an engine of the {name} pool needs {share:g} of a GPU for each of {ranks} "
-                f"tensor-parallel ranks on one node, and no node has them left (GPUs by node: "
-                f"{', '.join(f'{node.gpus:g}' for node in nodes)}); lower replicas, gpus or "
-                "tensor_parallel, or use larger nodes"
-            )
-
-
-def _take(gpus: list[float], share: float, ranks: int) -> bool:
-    """Take `share` of each of `ranks` GPUs of a node, the fullest that fit first; or nothing."""
-    fitting = sorted((g for g in range(len(gpus)) if gpus[g] > share - 1e-9), key=gpus.__getitem__)
-    if len(fitting) < ranks:
-        return False
-    for gpu in fitting[:ranks]:
-        gpus[gpu] -= share
-    return True

@@ -19,12 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.config import RunSettings
 from sphere_ray.config.cluster import RayPlacement
+from sphere_ray.config.placement import NodeResources
 from sphere_ray.errors import SphereError
 from sphere_ray.operations.findings import Finding, State, disk, fitting_versions, shared_memory
 from sphere_ray.operations.package import named_paths
 from sphere_ray.provenance import code_hash, versions
 from sphere_ray.rollout.cluster import joined
-from sphere_ray.rollout.nodes import Node, cluster_size, living_nodes
+from sphere_ray.rollout.nodes import cluster_size, living_nodes
 
 _TASK_S = 120.0
 _REDUCE_S = 60.0
@@ -97,7 +98,7 @@ def _by_value(found: Mapping[str, str]) -> str:
 
 
 def _reports(
-    settings: RunSettings | None, nodes: Sequence[Node]
+    settings: RunSettings | None, nodes: Sequence[NodeResources]
 ) -> Generator[Finding, None, list[NodeReport]]:
     """Ask every node; a generator of what they found, whose value is their reports."""
     reports = []
@@ -143,7 +144,7 @@ def _marked(settings: RunSettings | None) -> Iterator[dict[str, str]]:
                 place.rmdir()
 
 
-def _on(node: Node) -> dict[str, Any]:
+def _on(node: NodeResources) -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
 
 
@@ -190,7 +191,7 @@ class _Member:
             dist.destroy_process_group()
 
 
-def _all_reduce(nodes: Sequence[Node]) -> Finding:
+def _all_reduce(nodes: Sequence[NodeResources]) -> Finding:
     """Let one worker of each node add up numbers, by NCCL where every node has a GPU."""
     gpus = 1 if all(node.gpus >= 1 for node in nodes) else 0
     backend = "gloo"

@@ -2,22 +2,27 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from sphere_ray.addresses import require_cluster
 from sphere_ray.compat import ray_log
 from sphere_ray.config.cluster import RayPlacement
-from sphere_ray.config.placement import NodeResources, check_placement, has_room_beside
+from sphere_ray.config.placement import NodeResources, has_room_beside
 from sphere_ray.config.run import RunSettings
-from sphere_ray.errors import AddressError
+from sphere_ray.errors import AddressError, PlacementError
 from sphere_ray.interruption import catch_signals
-from sphere_ray.rollout.nodes import living_nodes
+from sphere_ray.planning.placement import bundles, check_placement
+from sphere_ray.rollout.nodes import cluster_nodes, cluster_size
 
 _GIB = 2**30
+_LOOK_S = 2.0
+"""How often a cluster that is to grow is looked at."""
 _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
@@ -26,16 +31,16 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def connected(settings: RunSettings) -> Iterator[str]:
-    """Be connected to Ray inside the context; yields the dashboard's address, or nothing.
+def connected(settings: RunSettings, say: Callable[[str], object]) -> Iterator[str]:
+    """Be connected to a cluster with room for all; yields the dashboard's address, or nothing.
+
+    `say` is told what it waits for.
 
     Raises:
         AddressError: see `joined`.
-        PlacementError: the cluster is smaller than the configuration needs.
+        PlacementError: the configuration does not fit in it, also after `ray.wait_minutes`.
     """
-    with joined(settings.ray) as address:
-        nodes = [NodeResources(cpus=node.cpus, gpus=node.gpus) for node in living_nodes()]
-        check_placement(settings, nodes)
+    with joined(settings.ray) as address, _room_for(settings, say):
         yield address
 
 
@@ -60,6 +65,32 @@ def joined(placement: RayPlacement) -> Iterator[str]:
         yield address
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _room_for(settings: RunSettings, say: Callable[[str], object]) -> Iterator[None]:
+    """Wait until everything has its place; what is asked of an autoscaler holds in the context."""
+    deadline, asked, last = time.monotonic() + 60 * settings.ray.wait_minutes, False, ""
+    try:
+        while True:
+            try:
+                check_placement(settings, cluster_nodes())
+                break
+            except PlacementError as short:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                if not asked:
+                    request_resources(bundles=bundles(settings))
+                    asked = True
+                if (size := cluster_size()) != last:
+                    say(f"waiting up to {left / 60:.0f} minutes for more than {size}: {short}")
+                    last = size
+            time.sleep(_LOOK_S)
+        yield
+    finally:
+        if asked:
+            request_resources(bundles=[])
 
 
 def can_train_beside_engines(settings: RunSettings) -> bool:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psutil
@@ -11,38 +11,42 @@ import pynvml
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sphere_ray.config.placement import NodeResources
+
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A node, its logical CPUs and its GPUs."""
-
-    node_id: str
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """Used MiB of each GPU of a node, and which of the processes asked about still live."""
+    """Used and all MiB of each GPU of a node, and which processes of those asked about live."""
 
     node_id: str
     gpu_used_mib: tuple[int, ...]
+    gpu_mib: tuple[int, ...]
     alive: tuple[int, ...]
 
 
-def living_nodes() -> list[Node]:
-    """Return the nodes that are alive now."""
+def living_nodes() -> list[NodeResources]:
+    """Return the nodes that are alive now by their ids, without the memory of their GPUs."""
     return [
-        Node(
+        NodeResources(
+            name=f"node {node['NodeID'][:8]}",
             node_id=node["NodeID"],
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
+            gpu=next((n[17:] for n in node["Resources"] if n.startswith("accelerator_type:")), ""),
         )
-        for node in cast(Any, ray).nodes()
+        for node in sorted(cast(Any, ray).nodes(), key=lambda node: node["NodeID"])
         if node["Alive"]
     ]
+
+
+def cluster_nodes() -> list[NodeResources]:
+    """Return the living nodes, with the memory of the smallest GPU where its driver tells it."""
+    living = living_nodes()
+    states = states_of_nodes({}) if any(node.gpus for node in living) else []
+    memory = {state.node_id: min(state.gpu_mib) * MIB for state in states if state.gpu_mib}
+    return [replace(node, gpu_bytes=memory.get(node.node_id)) for node in living]
 
 
 def cluster_size() -> str:
@@ -85,15 +89,17 @@ def _affinity() -> int:
 
 @ray.remote(num_cpus=0)
 def _look(node_id: str, pids: Sequence[int]) -> NodeState:
+    found = gpu_memory_mib()
     return NodeState(
         node_id=node_id,
-        gpu_used_mib=gpu_memory_mib(),
+        gpu_used_mib=tuple(used for used, _ in found),
+        gpu_mib=tuple(size for _, size in found),
         alive=tuple(pid for pid in pids if _lives(pid)),
     )
 
 
-def gpu_memory_mib() -> tuple[int, ...]:
-    """Return the used MiB of each GPU of this machine; empty without GPUs or their driver."""
+def gpu_memory_mib() -> tuple[tuple[int, int], ...]:
+    """Return used and all MiB of each GPU of this machine; empty without GPUs or their driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -102,7 +108,8 @@ def gpu_memory_mib() -> tuple[int, ...]:
         handles = [
             pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
         ]
-        return tuple(int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) // MIB for gpu in handles)
+        infos = [pynvml.nvmlDeviceGetMemoryInfo(gpu) for gpu in handles]
+        return tuple((int(info.used) // MIB, int(info.total) // MIB) for info in infos)
     finally:
         pynvml.nvmlShutdown()
 

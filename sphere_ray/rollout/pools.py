@@ -18,11 +18,12 @@ from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
+from sphere_ray.planning.placement import Placed, check_placement
 from sphere_ray.records import PoolUse
 from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import NodeState, states_of_nodes
+from sphere_ray.rollout.nodes import NodeState, cluster_nodes, states_of_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ RELEASE_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A replica of a pool: its actor, and its name in the ledger."""
+    """A replica of a pool: its actor, its name in the ledger, and where it was to start."""
 
     actor: Any
     name: str
+    home: Placed | None
 
 
 class Pools:
@@ -56,17 +58,20 @@ class Pools:
         run: str = "run",
         share_cores: bool = False,
         vllm_metrics: bool = False,
+        homes: Sequence[Placed] = (),
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
         The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
-        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures.
+        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures. `homes` are
+        planned places: an engine of a place's shape starts on its node if that has room.
         """
         compat.found_doubts()
         self._release_timeout_s = release_timeout_s
         self._run = run
         self._given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics}
         self._members: dict[EngineSpec, list[Member]] = {}
+        self._homes = list(homes)
         self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
         self._ledger_name = f"engines-{uuid.uuid4().hex}"
         ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
@@ -79,6 +84,7 @@ class Pools:
             run=settings.name,
             share_cores=engines_share_cores(settings),
             vllm_metrics=settings.ray.vllm_metrics,
+            homes=check_placement(settings, cluster_nodes()).engines,
         )
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
@@ -200,6 +206,10 @@ class Pools:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
         # Planned starts are no deaths, so each launch has an account of its own.
         name = f"{self._run}-{spec.name}-{replica}-{uuid.uuid4().hex[:6]}"
+        shape = (round(spec.pool.gpus, 4), spec.pool.tensor_parallel)
+        home = next((h for h in self._homes if (h.share, h.ranks) == shape), None)
+        if home is not None:
+            self._homes.remove(home)
         actor = hosting.options(
             name=name,
             num_cpus=0,
@@ -208,9 +218,10 @@ class Pools:
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
+            scheduling_strategy=home and compat.preferring(home.node.node_id),
         )
         arguments = {"name": name, "ledger": self._ledger_name, **self._given}
-        return Member(actor=actor.remote(spec, **arguments), name=name)
+        return Member(actor=actor.remote(spec, **arguments), name=name, home=home)
 
     def _share_out_cores(self, spec: EngineSpec) -> None:
         """Tell the ledger how many engines of a pool each node has, before they start."""
@@ -244,6 +255,7 @@ class Pools:
         for spec in specs:
             for member in self._members.pop(spec):
                 ray.kill(member.actor, no_restart=True)
+                self._homes += [member.home] if member.home else []
         self._wait_for_memory(pids)
 
     def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:

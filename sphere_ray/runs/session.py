@@ -72,7 +72,7 @@ class Session:
         """
         if self._connected:
             return
-        dashboard = self._open.enter_context(connected(self.settings))
+        dashboard = self._open.enter_context(connected(self.settings, self.log))
         self._connected = True
         self.board.listen(RunMetrics(self.settings.name).on_progress)
         self.record("connected", dashboard=dashboard or None, cluster=cluster_size())

@@ -144,12 +144,12 @@ class Nvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
         assert self._used is not None
-        return SimpleNamespace(used=self._used[handle])
+        return SimpleNamespace(used=self._used[handle], total=80 << 20)
 
 
-@pytest.mark.parametrize(("used", "found"), [([3 << 20, 0], (3, 0)), (None, ())])
+@pytest.mark.parametrize(("used", "found"), [([3 << 20, 0], ((3, 80), (0, 80))), (None, ())])
 def test_the_memory_of_gpus_is_read_where_there_are_any(
-    monkeypatch: pytest.MonkeyPatch, used: list[int] | None, found: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, used: list[int] | None, found: tuple[tuple[int, int], ...]
 ) -> None:
     monkeypatch.setattr(nodes, "pynvml", Nvml(used))
     assert nodes.gpu_memory_mib() == found
