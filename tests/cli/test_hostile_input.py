@@ -20,7 +20,7 @@ def evolve(monkeypatch):
     module: Any = ModuleType("sphere_ray.runs.evolve")
     step = SimpleNamespace(place="problems")
     plan = SimpleNamespace(step=step, path="run/problems", state="make", reason="not made yet")
-    module.plan = lambda settings, origin: [plan]
+    monkeypatch.setattr("sphere_ray.commands.plan.planned_steps", lambda settings, origin: [plan])
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
