@@ -79,35 +79,41 @@ def packed(document: Mapping[str, Any], settings: RunSettings, base: Path) -> It
     Raises:
         ConfigError: a file is not there or lies outside of `base`, or all are too large.
     """
-    files, elsewhere = [], []
+    sources, elsewhere = _sources(settings, base)
+    files = tuple(str(place) for place in sources)
+    size = sum(_bytes_in(source) for source in sources.values())
+    if size > MAX_MIB * _MIB:
+        raise ConfigError(
+            f"the files that the configuration names ({', '.join(files)}) make {size / _MIB:.0f} "
+            f"MiB, and a job may send {MAX_MIB}; copy them to storage that all nodes see, and give "
+            "their absolute paths"
+        )
     with tempfile.TemporaryDirectory(prefix="sphere-job-") as made:
         target = Path(made)
-        junk = shutil.ignore_patterns("__pycache__", "*.pyc")
-        shutil.copytree(Path(sphere_ray.__file__).parent, target / "sphere_ray", ignore=junk)
-        for name, path in _named_files(settings):
-            if path.startswith(("/", "~")):
-                elsewhere.append(path)
-                continue
-            source = _below(base, name, path)
-            _copy(source, target / source.relative_to(base))
-            files.append(path)
-        for module in _modules(settings):
-            found = _module_file(module, base)
-            if found is None:
-                elsewhere.append(f"module {module}")
-                continue
-            _copy(found, target / found.name)
-            files.append(found.name)
+        _copy(Path(sphere_ray.__file__).parent, target / "sphere_ray")
+        for place, source in sources.items():
+            _copy(source, target / place)
         text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
         (target / CONFIG).write_text(text, encoding="utf-8")
-        size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-        if size > MAX_MIB * _MIB:
-            raise ConfigError(
-                f"the files that the configuration names ({', '.join(files)}) make "
-                f"{size / _MIB:.0f} MiB, and a job may send {MAX_MIB}; copy them to storage that "
-                "all nodes see, and give their absolute paths"
-            )
-        yield Package(directory=target, size=size, files=tuple(files), elsewhere=tuple(elsewhere))
+        yield Package(directory=target, size=_bytes_in(target), files=files, elsewhere=elsewhere)
+
+
+def _sources(settings: RunSettings, base: Path) -> tuple[dict[Path, Path], tuple[str, ...]]:
+    """Files and directories to send, by their place in the package; and what is not sent."""
+    sources, elsewhere = dict[Path, Path](), []
+    for name, path in _named_files(settings):
+        if path.startswith(("/", "~")):
+            elsewhere.append(path)
+            continue
+        source = _below(base, name, path)
+        sources[source.relative_to(base)] = source
+    for module in _modules(settings):
+        found = _module_file(module, base)
+        if found is None:
+            elsewhere.append(f"module {module}")
+        else:
+            sources[Path(found.name)] = found
+    return sources, tuple(elsewhere)
 
 
 def named_paths(settings: RunSettings) -> dict[str, str]:
@@ -178,3 +184,8 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=junk, dirs_exist_ok=True)
     else:
         shutil.copy2(source, target)
+
+
+def _bytes_in(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -68,7 +68,7 @@ def engine_memory(
     Activations are those of one step of `max_num_batched_tokens`: both halves of the MLP and six
     hidden states a token, and of a generator the logits of every sequence in float32, three times
     (as they are, scaled, sorted). Overhead: 1 GB for CUDA and NCCL and 1 GB for CUDA graphs; on a
-    CPU the process itself, 1.3 GB.
+    CPU what its process and its actor's hold besides, 2.3 GB.
     """
     number, ranks = BYTES[model.dtype], pool.tensor_parallel
     weights = shape.parameters * number / ranks
@@ -78,7 +78,7 @@ def engine_memory(
     activations = tokens * number * (2 * shape.intermediate / ranks + 6 * shape.hidden)
     if not shape.reward:
         activations += 3 * _FLOAT * pool.max_num_seqs * shape.vocab
-    overhead = 1.3e9
+    overhead = 2.3e9
     if pool.gpus:
         overhead = 1e9 + (0 if pool.enforce_eager else 1e9)
     kv_token = shape.kv_bytes(number, ranks)

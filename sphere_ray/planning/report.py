@@ -19,7 +19,7 @@ def lines(plan: RunPlan) -> Iterator[str]:
     """
     yield f"Plan of {plan.settings.name} on {_nodes(plan)}"
     yield ""
-    yield "Memory in GB of 10^9 bytes, of each GPU of an engine (without GPUs: of its process)"
+    yield "Memory in GB of 10^9 bytes, of each GPU of an engine (without GPUs: of its processes)"
     yield from _memory(plan)
     yield ""
     if plan.placement is None:

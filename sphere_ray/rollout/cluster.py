@@ -107,7 +107,7 @@ def _join_or_start(placement: RayPlacement) -> str:
     # Given as `auto`, an address in the environment also lets Ray find the cluster's token.
     address = placement.address
     named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-    if named != "auto":
+    if named not in ("auto", "local"):
         require_cluster(named, "ray.address" if named == address else "RAY_ADDRESS")
     try:
         return _init(address=address)

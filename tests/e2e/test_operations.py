@@ -17,7 +17,7 @@ from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-COUNTS = {"train": 60, "validation": 2, "test": 2}
+COUNTS = {"train": 32, "validation": 2, "test": 2}
 
 
 @pytest.fixture(scope="module")

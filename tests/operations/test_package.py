@@ -109,9 +109,9 @@ def test_files_that_cannot_be_sent(
 def test_too_much_is_not_sent(
     open_packages: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "MAX_MIB", 3)
+    monkeypatch.setattr(package, "MAX_MIB", 2)
     (tmp_path / "x.jsonl").write_bytes(bytes(3 << 20))
-    with pytest.raises(ConfigError, match="may send 3"):
+    with pytest.raises(ConfigError, match="may send 2"):
         pack(open_packages, tmp_path, "problems.train.source=file:x.jsonl")
 
 

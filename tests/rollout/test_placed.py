@@ -28,8 +28,9 @@ FOURS = {"gpus": 1, "tensor_parallel": 4, "replicas": 2}
 HALVES = {"gpus": 0.5, "kv_cache_gib": 1, "replicas": 4}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    """Three nodes; the last test adds a fourth."""
     made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         for _ in range(2):
