@@ -1,13 +1,18 @@
 """Parameters of training: DPO of the policy, and the trained process reward model."""
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Placement, Settings
 
-MASKED_ATTENTION: Final = "sdpa"
-"""Takes any mask, which a prefix tree needs."""
+Attention: TypeAlias = Literal["tree", "sdpa", "flash_attention_2"]
+DENSE_ATTENTION: Final = "sdpa"
+
+
+def shares_prefixes(attention: Attention) -> bool:
+    """Whether a forward with that attention computes what its rows share once."""
+    return attention != "flash_attention_2"
 
 
 class LossSettings(Settings):
@@ -107,23 +112,19 @@ class TrainingSettings(OptimizationSettings):
     """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
 
     An example is a pair. `reference: iteration` is the iteration's starting policy, `initial` the
-    run's base model. With `attention: sdpa` the rows of a forward are one prefix tree, whose mask
-    grows with the square of its tokens; `flash_attention_2` (GPUs, bf16, the package flash-attn)
-    takes whole rows of various lengths without one, which pays where chains are long.
+    run's base model. The rows of a forward are one prefix tree. `attention: tree` computes what its
+    nodes see, in memory that is linear in their number (on GPUs FlexAttention, compiled by torch at
+    the first step); `sdpa` needs no compiler and makes a mask of nodes x nodes; with
+    `flash_attention_2` (GPUs, bf16, the package flash-attn) rows are whole and share nothing.
     """
 
-    attention: Annotated[Literal["sdpa", "flash_attention_2"], Placement] = MASKED_ATTENTION
+    attention: Annotated[Attention, Placement] = "tree"
 
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
     guard: GuardSettings = GuardSettings()
     lora: LoraSettings | None = None
     min_pairs: Annotated[int, Placement] = Field(1, ge=1)
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether a forward computes what its rows share once."""
-        return self.attention == MASKED_ATTENTION
 
 
 class RewardTrainingSettings(OptimizationSettings):

@@ -1,22 +1,16 @@
-"""Which examples make a step, which worker computes them, and how pairs become tensors.
+"""Which examples make a step, and which worker computes them.
 
 The order depends on the seed and the epoch alone, so every world size sees the same global batches.
-Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m those that are scored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import ConfigError
-from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.tree import PrefixTree
 
 Indices = NDArray[np.int64]
 
@@ -27,24 +21,6 @@ class MicroBatch:
 
     indices: tuple[int, ...]
     weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensors:
-    """One forward: the prefix tree of all rows, and where in it each row's completion lies.
-
-    `inputs` are the model's (`PrefixTree.inputs`), and `computed` is the number of nodes. The rows
-    are the chosen completions, then the rejected ones. Logits are needed only at the parents of the
-    m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`. `nodes_nt` are indices
-    into the m nodes, meaningless where `completion_mask_nt` is false.
-    """
-
-    inputs: Mapping[str, Tensor | None]
-    computed: int
-    parents_m: Tensor
-    scored_ids_1m: Tensor
-    nodes_nt: Tensor
-    completion_mask_nt: Tensor
 
 
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
@@ -114,38 +90,3 @@ def shard(
         )
         for row in rows
     ]
-
-
-def collate(pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool = True) -> Tensors:
-    """Merge pairs into one forward.
-
-    With `shared`, what prompts and completions have in common is computed once. Otherwise the
-    rows are packed end to end, for variable-length flash attention.
-    """
-    rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
-    rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
-    tree = PrefixTree.of((chain(prompt, completion) for prompt, completion in rows), shared=shared)
-    completions = [path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)]
-    scored = sorted(set(chain.from_iterable(completions)))
-    positions = {node: position for position, node in enumerate(scored)}
-    nodes_nt = torch.zeros(len(rows), max(map(len, completions)), dtype=torch.long)
-    mask_nt = torch.zeros_like(nodes_nt, dtype=torch.bool)
-    for row, nodes in enumerate(completions):
-        nodes_nt[row, : len(nodes)] = torch.tensor([positions[node] for node in nodes])
-        mask_nt[row, : len(nodes)] = True
-    return Tensors(
-        inputs=tree.inputs(device, masked=shared),
-        computed=len(tree.ids_s),
-        parents_m=torch.tensor([tree.parents_s[node] for node in scored], device=device),
-        scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]], device=device),
-        nodes_nt=nodes_nt.to(device),
-        completion_mask_nt=mask_nt.to(device),
-    )
-
-
-def pad_logps(rows: Sequence[Sequence[float]], width: int) -> Tensor:
-    """Per-token log-probs as a float32 tensor [n, t], zero where there is no token."""
-    logps_nt = torch.zeros(len(rows), width)
-    for row, values in enumerate(rows):
-        logps_nt[row, : len(values)] = torch.tensor(values)
-    return logps_nt

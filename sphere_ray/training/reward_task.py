@@ -24,10 +24,10 @@ from sphere_ray.training.messages import (
     RewardTrainRequest,
     RewardTrainResult,
 )
-from sphere_ray.training.policy import require_parity
 from sphere_ray.training.reward_batches import Example, LabelledSteps, TreeTensors, collate_trees
 from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
 from sphere_ray.training.workers import Worker
+from sphere_ray.trees.scoring import require_parity
 
 SHARING_TOLERANCE = 0.05
 """Of a logit; SmolLM2-135M with an untrained head: 1e-6 in float32, 0.012 in bfloat16."""

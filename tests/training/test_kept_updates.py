@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM
 from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.training import LoraSettings, TrainerPlacement, TrainingSettings
 from sphere_ray.models.tiny import make_llama
-from sphere_ray.training.batches import collate
 from sphere_ray.training.messages import ReferenceRequest, Request, TrainRequest
-from sphere_ray.training.policy import completion_logps, export, load_model
+from sphere_ray.training.policy import export, load_model
 from sphere_ray.training.reference_table import ReferenceTable
+from sphere_ray.trees.pairs import collate
+from sphere_ray.trees.scoring import TokenScorer, completion_logps
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
@@ -90,9 +91,10 @@ def survival(base: torch.Tensor, trained: torch.Tensor, kept: torch.Tensor) -> f
 def margins(model: Any, root: Path) -> torch.Tensor:
     """By how much a model prefers the chosen side of each pair, in nats."""
     table = ReferenceTable(str(root / "reference"))
-    tensors = collate([table.pair(index) for index in range(PAIRS)], torch.device("cpu"))
+    pairs = [table.pair(index) for index in range(PAIRS)]
+    tensors = collate(pairs, torch.device("cpu"), "sdpa")
     with torch.no_grad():
-        logps = completion_logps(model, tensors) * tensors.completion_mask_nt
+        logps = completion_logps(TokenScorer(model), tensors) * tensors.completion_mask_nt
     chosen, rejected = logps.sum(dim=1).chunk(2)
     return chosen - rejected
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import Attention, TrainingSettings
 from sphere_ray.models.tiny import make_llama
-from sphere_ray.training.batches import collate
-from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.policy import check_prefix_sharing, completion_logps, export, load_model
+from sphere_ray.training.policy import export, load_model
+from sphere_ray.trees.pairs import EncodedPair, collate
+from sphere_ray.trees.scoring import TokenScorer, check_prefix_sharing, completion_logps
 
 FOREIGN = (
     *("tf_model.h5", "flax_model.msgpack", "model.onnx", "model.onnx_data", "rust_model.ot"),
@@ -34,12 +34,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gradients_and_logps(
-    model: Any, device: torch.device, *, shared: bool
+    model: Any, device: torch.device, attention: Attention
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the completions alone, and the gradient of their sum at the first weights."""
-    tensors = collate(PAIRS, device, shared=shared)
+    tensors = collate(PAIRS, device, attention)
     model.zero_grad()
-    logps = completion_logps(model, tensors)[tensors.completion_mask_nt]
+    logps = completion_logps(TokenScorer(model), tensors)[tensors.completion_mask_nt]
     logps.sum().backward()
     return next(model.parameters()).grad.clone(), logps.detach()
 
@@ -48,8 +48,10 @@ def test_whole_rows_without_a_mask_are_computed_as_the_prefix_tree(model_dir: Pa
     """The interface of flash attention: transformers reads where rows begin off the positions."""
     model = load_model(str(model_dir), TrainingSettings(precision="fp32"))
     cpu = torch.device("cpu")
-    check_prefix_sharing(model, PAIRS[0], device=cpu, shared=False)
-    packed, tree = (gradients_and_logps(model, cpu, shared=shared) for shared in (False, True))
+    scorer = TokenScorer(model)
+    check_prefix_sharing(scorer, PAIRS[0], device=cpu, attention="flash_attention_2")
+    packed = gradients_and_logps(model, cpu, "flash_attention_2")
+    tree = gradients_and_logps(model, cpu, "tree")
     for one, other in zip(packed, tree, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
@@ -60,9 +62,10 @@ def test_flash_attention_computes_the_same(model_dir: Path) -> None:
     cuda = torch.device("cuda")
     bf16 = TrainingSettings(precision="bf16", gradient_checkpointing=True)
     found = []
-    for attention, shared in (("flash_attention_2", False), ("sdpa", True)):
+    attentions: tuple[Attention, ...] = ("flash_attention_2", "sdpa")
+    for attention in attentions:
         model = load_model(str(model_dir), bf16.model_copy(update={"attention": attention}))
-        found.append(gradients_and_logps(model.to(cuda).train(), cuda, shared=shared))
+        found.append(gradients_and_logps(model.to(cuda).train(), cuda, attention))
     (packed_gradients, packed), (tree_gradients, tree) = found
     torch.testing.assert_close(packed, tree, atol=0.1, rtol=0)
     close = torch.nn.functional.cosine_similarity(
