@@ -1,16 +1,17 @@
 """The task of learning preference pairs: DPO and the losses like it (method/preference.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sphere_ray.method.preference import LossInputs, preference_loss, sequence_logps
+from sphere_ray.models.weights import StoredWeights
 from sphere_ray.training.adapters import merged, with_adapters
 from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
-from sphere_ray.training.keeping import keeping, take_over
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
 from sphere_ray.training.policy import export, load_model
@@ -114,12 +115,10 @@ class PreferenceTask(Task[MicroBatch]):
     def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
         """Write a Hugging Face directory; adapters are merged."""
         source, lora = self.request.model_dir, self.settings.lora
-        model = load_model(source, self.settings)
         named = ((name.removeprefix(PREFIX), weight) for name, weight in weights)
-        whole = named if lora is None else merged(model, dict(named), lora)
-        survival = take_over(model, whole, keeping(self.request))
-        export(model, source, self.request.output_dir)
-        return survival
+        with closing(StoredWeights(source, lambda: load_model(source, self.settings))) as base:
+            whole = named if lora is None else merged(base, dict(named), self.settings)
+            return export(whole, base, self.request)
 
     def result(self, **common: Any) -> TrainResult:
         """See `Task.result`."""

@@ -1,12 +1,17 @@
 """The model being trained: load it, write it for vLLM to load."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sphere_ray.config.training import OptimizationSettings, TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.models.directory import copy_others, new_directory
+from sphere_ray.models.weights import StoredWeights, write_weights
+from sphere_ray.training.keeping import Update, keeping
+from sphere_ray.training.messages import TrainRequest
 
 _ATTENTION_DROPOUT = "attention_dropout"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -40,13 +45,24 @@ def make_ready(model: PreTrainedModel, settings: OptimizationSettings) -> None:
             setattr(module, _ATTENTION_DROPOUT, 0.0)
 
 
-def export(model: PreTrainedModel, source_dir: str, output_dir: str) -> None:
-    """Write a model, its tokenizer and its generation configuration to `output_dir`.
+def export(
+    weights: Iterable[tuple[str, Tensor]], base: StoredWeights, request: TrainRequest
+) -> float:
+    """Write trained float32 weights as they come, and all else that the model's directory has.
 
-    Everything but weights and config.json is copied from `source_dir` byte by byte.
+    Everything but weights and config.json is copied from the model byte by byte. Returns the share
+    of the update that survives (`keeping.Update`).
+
+    Raises:
+        CollapseError: too little of it would have been left; nothing is written.
     """
-    # The original file is copied below; saving it would fail where it breaks today's rules.
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    with new_directory(output_dir) as directory:
-        model.save_pretrained(directory)
-        copy_others(source_dir, directory, but={"config.json"})
+    update, precision = Update(keeping(request)), DTYPES[request.settings.precision]
+    with new_directory(request.output_dir) as directory:
+        # Training began with what loading made of the stored weights.
+        write_weights(update.kept(weights, lambda name: base[name].to(precision)), directory)
+        survival = update.survival()
+        config = AutoConfig.from_pretrained(request.model_dir)
+        config.dtype = getattr(torch, request.stored_dtype)
+        config.save_pretrained(directory)
+        copy_others(request.model_dir, directory, but={"config.json"})
+    return survival

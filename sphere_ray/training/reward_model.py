@@ -20,6 +20,8 @@ from sphere_ray.trees.attention import TREE_ATTENTION
 CLASSIFIER = "classifier"
 HEAD = "score."
 """Where the names of a head's weights begin, in the module and in its files."""
+BODY = "model."
+"""Where those of the body's weights begin, in the module."""
 
 
 class StepScorer(nn.Module):

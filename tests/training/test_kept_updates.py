@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.training import LoraSettings, TrainerPlacement, TrainingSettings
+from sphere_ray.models.directory import copy_others
 from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.messages import ReferenceRequest, Request, TrainRequest
-from sphere_ray.training.policy import export, load_model
+from sphere_ray.training.policy import load_model
 from sphere_ray.training.reference_table import ReferenceTable
 from sphere_ray.trees.pairs import collate
 from sphere_ray.trees.scoring import TokenScorer, completion_logps
@@ -39,7 +40,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     root: Path = tmp_path_factory.mktemp("kept")
     (root / "whole").mkdir()
     make_llama(root / "whole")
-    export(load_model(str(root / "whole"), BF16), str(root / "whole"), str(root / "model"))
+    load_model(str(root / "whole"), BF16).save_pretrained(root / "model")
+    copy_others(str(root / "whole"), root / "model", but={"config.json"})
     pairs = write_pairs(root / "pairs", PAIRS)
 
     def training(

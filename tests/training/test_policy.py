@@ -1,12 +1,15 @@
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sphere_ray.config.training import Attention, TrainingSettings
+from sphere_ray.config.training import Attention, TrainerPlacement, TrainingSettings
 from sphere_ray.models.tiny import make_llama
+from sphere_ray.models.weights import StoredWeights
+from sphere_ray.training.messages import TrainRequest
 from sphere_ray.training.policy import export, load_model
 from sphere_ray.trees.pairs import EncodedPair, collate
 from sphere_ray.trees.scoring import TokenScorer, check_prefix_sharing, completion_logps
@@ -87,8 +90,22 @@ def test_weights_of_the_base_in_other_formats_are_not_copied(
     for name in FOREIGN:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("{}")
-    export(model, str(source), str(tmp_path / "made"))
-    made = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*")}
-    assert made == ours
+    trained = [(name, weight.detach() + 1) for name, weight in model.named_parameters()]
+    request = TrainRequest(
+        model_dir=str(source),
+        reference_path="",
+        output_dir=str(tmp_path / "made"),
+        seed=0,
+        learning_rate=1.0,
+        settings=TrainingSettings(precision="fp32"),
+        placement=TrainerPlacement(),
+    )
+    with closing(StoredWeights(str(source), lambda: model)) as base:
+        assert export(trained, base, request) == pytest.approx(1)
+    files = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*")}
+    assert files == ours
     assert (tmp_path / "made" / "model.safetensors").stat().st_size > 100_000
     assert (tmp_path / "made" / "config.json").read_text() != "{}"
+    made = load_model(str(tmp_path / "made"), TrainingSettings(precision="fp32"))
+    for name, weight in made.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name) + 1), name
