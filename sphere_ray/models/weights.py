@@ -71,7 +71,7 @@ def write_weights(
         total += sum(tensor.nbytes for tensor in shard.values())
         shards.append(list(shard))
         shard.clear()
-    names = {}
+    names: dict[str, str] = {}
     for number, held in enumerate(shards):
         name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         name = "model.safetensors" if len(shards) == 1 else name

@@ -13,6 +13,7 @@ from sphere_ray.benchmarks.named import asked, names_of
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
 from sphere_ray.method.audit import NOTHING, Audit
+from sphere_ray.models.source import require_dense
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
@@ -124,6 +125,8 @@ class _Loop:
 
         references = names_of(settings.evaluation.benchmarks)
         base = base_model(settings.engines)
+        if base.path:
+            require_dense(base.path)
         self._check_models(base)
         benchmarks = {
             name: make(

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from sphere_ray.config.training import OptimizationSettings, TrainingSettings
 from sphere_ray.errors import ModelError
 from sphere_ray.models.directory import copy_others, new_directory
+from sphere_ray.models.source import require_dense
 from sphere_ray.models.weights import StoredWeights, write_weights
 from sphere_ray.training.keeping import Update, keeping
 from sphere_ray.training.messages import TrainRequest
@@ -21,8 +22,10 @@ def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
     """Load a causal language model in the training precision, without dropout.
 
     Raises:
-        ModelError: it cannot be loaded, or the package of its attention is not there.
+        ModelError: it cannot be loaded, is a mixture of experts, or the package of its attention
+            is not there.
     """
+    require_dense(model_dir)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=DTYPES[settings.precision], attn_implementation=settings.attention

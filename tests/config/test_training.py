@@ -1,7 +1,10 @@
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sphere_ray.config.base import identity
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 
 
@@ -24,3 +27,16 @@ def test_one_fp32_worker_goes_without_zero_and_bf16_never_does(
 ) -> None:
     settings = OptimizationSettings(precision=precision)
     assert settings.zero_stage_on(TrainerPlacement(**placement)) == stage
+
+
+def test_checkpoints_go_where_they_are_told_and_runs_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert TrainerPlacement().checkpoints("/runs/a", 2) == "/runs/a/iter-002/_train"
+    for place, where in (("fast", f"{tmp_path}/fast"), ("s3://bucket/x", "s3://bucket/x")):
+        placement = TrainerPlacement(checkpoint_dir=place)
+        found = {placement.checkpoints(run, 2) for run in ("/runs/a", "/others/a", "s3://runs/a")}
+        assert len(found) == 3
+        assert all(re.fullmatch(rf"{re.escape(where)}/a-\w+/iter-002", each) for each in found)
+    assert identity(trainer=TrainerPlacement(checkpoint_dir="x")) == {}
