@@ -14,6 +14,9 @@ from sphere_ray.errors import ConfigError
 
 Indices = NDArray[np.int64]
 
+FORWARD_TOKENS = 8192
+"""Most tokens of a forward of several examples, or two rows of `max_length` if that is more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
@@ -24,7 +27,7 @@ class MicroBatch:
 
 
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
-    """Forwards of one worker for one optimizer step.
+    """Forwards of one worker for one optimizer step, where no examples are too long for it.
 
     Raises:
         ConfigError: batch_size is not a multiple of micro_batch_size x workers.
@@ -72,21 +75,26 @@ def planned_steps(
 def shard(
     batch: Indices, lengths: Indices, *, rank: int, world: int, settings: OptimizationSettings
 ) -> list[MicroBatch]:
-    """This worker's micro-batches of a global batch; every rank gets the same number.
+    """This worker's micro-batches of a global batch; every rank gets as many, of the same sizes.
 
     Examples of similar length meet in the same forward across ranks (less waiting). A batch that
-    is not full is filled with the shortest example of all, at weight 0.
+    is not full is filled with the shortest example of all, at weight 0. Where `micro_batch_size`
+    examples of some rank could have more tokens than a forward may, there are more forwards of
+    fewer examples, so that one long example takes no more memory than it takes alone.
     """
     micro = settings.micro_batch_size
     ordered = batch[np.lexsort((batch, -lengths[batch]))]
     missing = settings.batch_size - len(ordered)
     filled = np.concatenate([ordered, np.full(missing, np.argmin(lengths))])
     weights = np.concatenate([np.ones(len(ordered)), np.zeros(missing)])
-    rows = range(rank * micro, settings.batch_size, world * micro)
-    return [
-        MicroBatch(
-            indices=tuple(filled[row : row + micro].tolist()),
-            weights=tuple(weights[row : row + micro].tolist()),
-        )
-        for row in rows
-    ]
+    most = max(FORWARD_TOKENS, 2 * settings.max_length)
+    forwards = []
+    for first in range(0, settings.batch_size, world * micro):
+        size = min(micro, max(1, most // int(lengths[filled[first]])))  # the longest is the first
+        row = first + rank * micro
+        spans = [slice(n, min(n + size, row + micro)) for n in range(row, row + micro, size)]
+        forwards += [
+            MicroBatch(indices=tuple(filled[at].tolist()), weights=tuple(weights[at].tolist()))
+            for at in spans
+        ]
+    return forwards

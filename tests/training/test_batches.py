@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.training.batches import (
+    FORWARD_TOKENS,
     MicroBatch,
     accumulation,
     planned_steps,
@@ -79,6 +80,31 @@ def test_an_epoch_has_every_pair_once_and_epochs_differ(
     ):
         assert step.number == again.number
         assert step.examples.tolist() == again.examples.tolist()
+
+
+@given(
+    lengths=st.lists(st.integers(2, 6000), min_size=1, max_size=24),
+    micro=st.sampled_from([1, 2, 3, 4]),
+    max_length=st.integers(2, 6000),
+    world=st.sampled_from([1, 2]),
+)
+def test_long_examples_are_computed_apart(
+    lengths: list[int], micro: int, max_length: int, world: int
+) -> None:
+    most = max(FORWARD_TOKENS, 2 * max_length)
+    tokens = np.array(lengths)
+    settings = TrainingSettings(micro_batch_size=micro, batch_size=24, max_length=max_length)
+    shards = [
+        shard(np.arange(len(lengths)), tokens, rank=rank, world=world, settings=settings)
+        for rank in range(world)
+    ]
+    for forwards in zip(*shards, strict=True):  # under ZeRO-3 a forward is collective
+        assert len({len(forward.indices) for forward in forwards}) == 1
+        for forward in forwards:
+            assert tokens[list(forward.indices)].sum() <= most or len(forward.indices) == 1
+    assert sorted(index for each in shards for index in weighted(each)) == list(range(len(lengths)))
+    if max(lengths) * micro <= most:
+        assert {len(forward.indices) for each in shards for forward in each} == {micro}
 
 
 def test_fillers_are_the_shortest_pair() -> None:
