@@ -78,8 +78,9 @@ def main() -> None:
         (root / "model").mkdir()
         make_llama(root / "model")
         write_pairs(root / "pairs", 12)
-        exact = curves(root, {each: VARIANTS[each] for each in ("fp32", "LoRA")}, use_gpu=False)
-        found = curves(root, VARIANTS, use_gpu=ON_GPU)
+        found = exact = curves(root, VARIANTS, use_gpu=ON_GPU)
+        if ON_GPU:
+            exact = curves(root, {each: VARIANTS[each] for each in ("fp32", "LoRA")}, use_gpu=False)
     apart = {
         name: float(np.abs(np.subtract(curve, exact["LoRA" if "LoRA" in name else "fp32"])).max())
         for name, curve in found.items()

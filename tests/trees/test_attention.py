@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
+from sphere_ray.compat import torch as torch_kernels
 from sphere_ray.trees.attention import block_mask, tree_attention
 from sphere_ray.trees.tree import PrefixTree
 
@@ -60,6 +61,18 @@ def test_blocks_give_what_a_mask_gives(seed: int, branches: int, length: int) ->
         results += [output, *(each.grad for each in inputs)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_a_torch_without_the_kernels_gets_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_kernels, "_FORWARD", "gone")
+    assert not torch_kernels.has_cpu_flash()
+    tree = random_tree(1, 3, 20)
+    inputs = [each.detach() for each in tensors(len(tree.ids_s))]
+    layer = nn.Module()
+    layer.num_key_value_groups = HEADS // KEY_HEADS
+    mask = tree.inputs(CPU)["attention_mask"]
+    output = tree_attention(layer, *inputs, mask, scaling=0.2, dropout=0.0)[0]
+    torch.testing.assert_close(output, by_mask(tree, inputs, 0.2))
 
 
 def test_blocks_in_bfloat16_are_as_near_as_a_mask() -> None:
