@@ -119,7 +119,7 @@ def require_dense(directory: str) -> None:
     if experts := next((f"{name}: {config[name]}" for name in _EXPERTS if config.get(name)), None):
         raise ModelError(
             f"the model in {directory} is a mixture of experts ({experts}), and training has been "
-            "tried with dense models only; name a dense one as engines.policy.path"
+            "tried with dense models only; name a dense one"
         )
 
 

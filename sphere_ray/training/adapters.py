@@ -24,7 +24,7 @@ def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> Peft
     """Freeze the model and give it adapters; the same ones on every worker.
 
     Raises:
-        ConfigError: a target is not a layer of this model, or not a linear one.
+        ConfigError: a target is not a layer of this model, or its adapters could not be merged.
     """
     targets = lora.target_modules
     torch.manual_seed(seed)
@@ -50,6 +50,11 @@ def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> Peft
                 f"training.lora.target_modules ({targets}) names {name.removeprefix(_ADAPTED)}, "
                 "which is no linear layer; adapters of linear layers alone are merged at the end"
             )
+    if model.config.tie_word_embeddings and isinstance(model.get_output_embeddings(), LoraLayer):
+        raise ConfigError(
+            f"training.lora.target_modules ({targets}) names the output layer, whose weights are "
+            "those of the embedding in this model; leave it out"
+        )
     return adapted
 
 

@@ -23,7 +23,7 @@ from sphere_ray.training.batches import Indices
 from sphere_ray.trees.tree import PrefixTree
 
 TREE_NODES = 8192
-"""Nodes of one tree, about: its attention mask and bias have s x s entries, here 0.3 GB in fp32."""
+"""Nodes of one tree, about: what its forward keeps for the backward pass grows with them."""
 
 # Before they are encoded, only the bytes of steps are known. Mathematics has about three bytes a
 # token; with two, few trees become larger than they should.

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Qw
 from sphere_ray.config.training import OptimizationSettings
 from sphere_ray.engines.reward_base import head_tensors, step_tag_head
 from sphere_ray.errors import ModelError
-from sphere_ray.models.source import quietly
+from sphere_ray.models.source import quietly, require_dense
 from sphere_ray.training.policy import DTYPES, make_ready
 from sphere_ray.trees.attention import TREE_ATTENTION
 
@@ -49,8 +49,9 @@ def load_step_scorer(model_dir: str, shape: str, settings: OptimizationSettings)
     """Load a prepared or trained model of a shape in the training precision, without dropout.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is a mixture of experts.
     """
+    require_dense(model_dir)
     dtype = DTYPES[settings.precision]
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": TREE_ATTENTION}
     try:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sphere_ray.config.base import identity
+from sphere_ray.config.engines import EngineSettings
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 
 
@@ -40,3 +41,11 @@ def test_checkpoints_go_where_they_are_told_and_runs_do_not_meet(
         assert len(found) == 3
         assert all(re.fullmatch(rf"{re.escape(where)}/a-\w+/iter-002", each) for each in found)
     assert identity(trainer=TrainerPlacement(checkpoint_dir="x")) == {}
+
+
+def test_arguments_of_vllm_have_an_engine() -> None:
+    served = {"policy": {"path": "m", "engine_args": {"quantization": "fp8"}}}
+    pool = {"policy_pool": {"kv_cache_gib": 1}}
+    EngineSettings.model_validate({**served, **pool})
+    with pytest.raises(ValueError, match="engine_args are for vLLM"):
+        EngineSettings.model_validate({**served, **pool, "backend": "simulated"})

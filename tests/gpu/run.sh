@@ -13,7 +13,8 @@ if [[ "${1:-}" == --tiny ]]; then
 fi
 out="${1:-${OUT:-.}/gpu.json}"
 python="${PYTHON:-python3}"
-needed="accelerate, deepspeed, peft, psutil, pyarrow, pydantic, pynvml, torch, transformers"
+needed="accelerate, deepspeed, filelock, fsspec, jinja2, peft, psutil, pyarrow, pydantic, pynvml"
+needed+=", rapidfuzz, torch, transformers, yaml"
 if ! "$python" -c "import $needed" 2>/dev/null; then
   venv="${VENV:-$(mktemp -d)/venv}"
   "$python" -m venv --system-site-packages "$venv"
@@ -23,7 +24,8 @@ if ! "$python" -c "import $needed" 2>/dev/null; then
     from=(--no-index --find-links "$WHEELS")
   fi
   "$python" -m pip install --quiet "${from[@]}" -c <(grep -v '^torch' constraints/gpu.txt) \
-    accelerate deepspeed peft psutil pyarrow pydantic nvidia-ml-py transformers
+    accelerate deepspeed filelock fsspec jinja2 nvidia-ml-py peft psutil pyarrow pydantic pyyaml \
+    rapidfuzz transformers
 fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 exec "$python" -m tests.gpu --out "$out" "${tiny[@]}"

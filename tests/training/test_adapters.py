@@ -4,12 +4,26 @@ import pytest
 import torch
 
 from sphere_ray.config.training import LoraSettings, TrainingSettings
+from sphere_ray.errors import ConfigError
 from sphere_ray.models.tiny import make_llama
 from sphere_ray.models.weights import StoredWeights
 from sphere_ray.training.adapters import merged, with_adapters
 from sphere_ray.training.policy import load_model
 
 LORA = LoraSettings(rank=4, alpha=8)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("lm_head", "names the output layer"), ("embed_tokens", "which is no linear layer")],
+)
+def test_adapters_that_could_not_be_merged_are_refused(
+    tmp_path: Path, target: str, words: str
+) -> None:
+    make_llama(tmp_path)
+    model = load_model(str(tmp_path), TrainingSettings(precision="fp32"))
+    with pytest.raises(ConfigError, match=words):
+        with_adapters(model, LoraSettings(target_modules=(target,)), seed=0)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
