@@ -6,7 +6,7 @@ skips the tiles in which no node sees another. Shape suffixes: s nodes, b batch 
 d size of a head, c tiles of `TILE` nodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -88,9 +88,7 @@ def tree_attention(
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     blocks = attention_mask[0, 0].tolist()
-    output: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, blocks, options.get("scaling")
-    )
+    output = _block_attention(query, key, value, blocks, options.get("scaling"))
     return output.transpose(1, 2), None
 
 
@@ -143,6 +141,8 @@ class _BlockAttention(torch.autograd.Function):
                 total[:, :, where] += part
         return *(total.to(query.dtype) for total in sums), None, None
 
+
+_block_attention: Callable[..., Tensor] = _BlockAttention.apply
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
 # A forward without a tree gets sdpa's masks: of padding, of packed rows, of sliding windows.

@@ -4,6 +4,7 @@ At 16k tokens a side and 152k words, the logits of a pair alone would take 20 GB
 Shape suffixes: m scored positions, c those of a chunk, h hidden size, v vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,10 +70,7 @@ def head_logps(
     chunk = max(1, chunk_logits // len(weight_vh))
     if len(ids_m) <= chunk:
         return token_logps(linear(hidden_mh, weight_vh, bias_v)[None], ids_m[None])[0]
-    logps_m: Tensor = _HeadLogps.apply(  # type: ignore[no-untyped-call]
-        hidden_mh, weight_vh, bias_v, ids_m, chunk
-    )
-    return logps_m
+    return _chunked_logps(hidden_mh, weight_vh, bias_v, ids_m, chunk)
 
 
 class _HeadLogps(torch.autograd.Function):
@@ -124,3 +122,6 @@ class _HeadLogps(torch.autograd.Function):
                 grad_vh += grad_cv.T @ hidden_ch
         of_layer = (None if g is None else g.to(weight_vh.dtype) for g in (grad_vh, grad_v))
         return grad_mh, *of_layer, None, None
+
+
+_chunked_logps: Callable[..., Tensor] = _HeadLogps.apply

@@ -115,7 +115,7 @@ def main() -> None:
     chosen = parser.parse_args()
     how = (chosen.vocabulary, chosen.layers, chosen.attention)
     if chosen.one:
-        print(json.dumps(one_step(chosen.lengths[0], *how)))  # noqa: T201
+        sys.stdout.write(f"{json.dumps(one_step(chosen.lengths[0], *how))}\n")
         return
     names = ("--vocabulary", "--layers", "--attention")
     options = [str(part) for pair in zip(names, how, strict=True) for part in pair]
@@ -124,7 +124,7 @@ def main() -> None:
         command = [sys.executable, "-m", __spec__.name, "--one", "--lengths", str(length), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         steps.append(json.loads(done.stdout.splitlines()[-1]))
-        print(steps[-1], file=sys.stderr, flush=True)  # noqa: T201
+        sys.stderr.write(f"{steps[-1]}\n")
     emit("long_chains_linear", rounded(linear(steps)), shape=how, steps=steps)
 
 

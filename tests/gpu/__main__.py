@@ -85,7 +85,7 @@ def main() -> None:
         where = {"machine": machine(), "torch": torch.__version__, "tiny": chosen.tiny}
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         chosen.out.write_text(json.dumps(where | {"checks": results}, indent=1) + "\n", "utf-8")
-    print(table(results), flush=True)  # noqa: T201
+    sys.stdout.write(f"{table(results)}\n")
     if any(result["status"] == "failed" for result in results.values()):
         sys.exit(1)
 

@@ -1,5 +1,6 @@
 """Attention over a prefix tree (FlexAttention on GPUs, blocks on CPUs) against a mask of s x s."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from tests.gpu.device import DEVICE, TINY, finish, median_s, peak_mib, reset_pea
 
 HEADS, KEY_HEADS, SIZE, PROMPT = 28, 4, 128, 64
 SIDES = (64, 160) if TINY else (1024, 2048, 4096, 8192)
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-"""Of the largest entry."""
+TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 2e-2}
+"""Of the largest entry; GPUs may multiply fp32 in TF32."""
 
 
 def tree_of(side: int) -> PrefixTree:
@@ -36,10 +37,11 @@ def run(tree: PrefixTree, qkv: list[Tensor], attention: Attention) -> list[Tenso
     """Output and gradients."""
     mask: Any = tree.inputs(DEVICE, attention)["attention_mask"]
     scale = SIZE**-0.5
-    if attention == "sdpa":
-        output = scaled_dot_product_attention(
-            *qkv, attn_mask=mask, scale=scale, enable_gqa=True
-        ).transpose(1, 2)
+    if attention == "sdpa":  # as transformers calls it
+        query, *keys = qkv
+        keys = [each.repeat_interleave(HEADS // KEY_HEADS, dim=1) for each in keys]
+        output = scaled_dot_product_attention(query, *keys, attn_mask=mask, scale=scale)
+        output = output.transpose(1, 2)
     else:
         output = tree_attention(nn.Module(), *qkv, mask, scaling=scale, dropout=0.0)[0]
     return [output, *torch.autograd.grad(output.float().square().sum(), qkv)]
@@ -62,18 +64,19 @@ def main() -> None:
             faults.append(f"attention in {name} is {apart:.2g} from that by a mask")
     for side in SIDES:
         tree = tree_of(side)
-        seconds, memory = {}, {}
+        qkv, seconds = inputs(len(tree.ids_s), torch.bfloat16), {}
         for attention in ("tree", "sdpa"):
-            qkv = inputs(len(tree.ids_s), torch.bfloat16)
             reset_peak()
-            seconds[attention] = median_s(lambda: run(tree, qkv, attention), times=3)  # noqa: B023
-            memory[attention] = peak_mib()
-        figures |= {
-            f"{side} a side, ms": significant(1000 * seconds["tree"]),
-            f"{side} a side, speed over a mask": significant(seconds["sdpa"] / seconds["tree"]),
-            f"{side} a side, MiB": memory["tree"],
-            f"{side} a side, MiB with a mask": memory["sdpa"],
-        }
+            try:
+                seconds[attention] = median_s(partial(run, tree, qkv, attention), times=3)
+            except torch.OutOfMemoryError:
+                figures[f"{side} a side, {attention}"] = "out of memory"
+                continue
+            figures[f"{side} a side, {attention}, ms"] = significant(1000 * seconds[attention])
+            figures[f"{side} a side, {attention}, MiB"] = peak_mib()
+        if len(seconds) == 2:
+            ratio = seconds["sdpa"] / seconds["tree"]
+            figures[f"{side} a side, speed over a mask"] = significant(ratio)
     finish(figures, faults)
 
 
