@@ -1,6 +1,7 @@
 """Parameters of a model and of the engine pool that serves it."""
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -19,12 +20,19 @@ class ModelSettings(Settings):
     fingerprint of the weights, so `path` and `revision` only say where they lie.
     `dtype: auto` is bfloat16 on GPUs and on CPUs that compute in it, else float32.
     `max_model_len` counts prompt plus output tokens.
+    `engine_args` are further arguments of vLLM's engine by vLLM's names, such as `quantization`,
+    `kv_cache_dtype` or `speculative_config`; what other settings decide is refused there.
     """
 
     path: Annotated[str, Placement]
     revision: Annotated[str | None, Placement] = None
     dtype: Dtype = "auto"
     max_model_len: int = Field(8192, ge=16)
+    engine_args: Mapping[str, Any] = {}
+
+    def __hash__(self) -> int:
+        """Equal settings have equal hashes, whatever `engine_args` hold."""
+        return hash(self.model_dump_json())
 
     def served_by(self, pool: "PoolSettings | None") -> "ModelSettings":
         """Return the same settings with `auto` replaced by the precision of that pool."""

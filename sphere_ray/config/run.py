@@ -128,7 +128,7 @@ class RunSettings(Settings):
         if training.attention == "flash_attention_2" and not on_gpu:
             raise ValueError(
                 "training.attention: flash_attention_2 needs trainer.use_gpu: true and "
-                "training.precision: bf16; set them, or leave it at sdpa"
+                "training.precision: bf16; set them, or leave it at tree"
             )
         return self
 

@@ -38,6 +38,8 @@ FINGERPRINT_FILE = "FINGERPRINT"
 REMEMBERED = "fingerprints.json"
 SETTLED_S = 10.0
 _MAX_CONFIG_BYTES = 16 << 20
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Names in a config.json that say that a model is a mixture of experts."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -104,6 +106,20 @@ def check_directory(directory: Path) -> None:
         raise ModelError(
             f"model directory {directory} has no tokenizer ({', '.join(TOKENIZER_FILES)}); copy "
             "the tokenizer of its base model there"
+        )
+
+
+def require_dense(directory: str) -> None:
+    """Check that a model can be trained: all of its weights meet every token.
+
+    Raises:
+        ModelError: it is a mixture of experts.
+    """
+    config = json.loads(read_bounded(Path(directory) / "config.json", _MAX_CONFIG_BYTES))
+    if experts := next((f"{name}: {config[name]}" for name in _EXPERTS if config.get(name)), None):
+        raise ModelError(
+            f"the model in {directory} is a mixture of experts ({experts}), and training has been "
+            "tried with dense models only; name a dense one"
         )
 
 

@@ -12,7 +12,7 @@ from sphere_ray.config.scorers import (
     TrainedScorerSettings,
 )
 from sphere_ray.engines.sources import served_spec, source_of
-from sphere_ray.models.source import model_fingerprint, resolve_model
+from sphere_ray.models.source import model_fingerprint, require_dense, resolve_model
 from sphere_ray.records import ModelRef
 
 
@@ -62,6 +62,18 @@ def base_model(engines: EngineSettings) -> ModelRef:
         return ModelRef(path="", iteration=0, fingerprint="simulated")
     path = resolve_model(engines.policy)
     return ModelRef(path=path, iteration=0, fingerprint=model_fingerprint(path))
+
+
+def model_to_train(engines: EngineSettings) -> ModelRef:
+    """Return `base_model`, if it can be trained.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    model = base_model(engines)
+    if model.path:
+        require_dense(model.path)
+    return model
 
 
 def policy_alone(engines: EngineSettings) -> EngineSettings:

@@ -17,7 +17,7 @@ from sphere_ray.records import ModelRef
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.audits import load_audit
-from sphere_ray.rollout.roles import base_model, roles_of
+from sphere_ray.rollout.roles import model_to_train, roles_of
 from sphere_ray.runs.decision import Contestant, Trial, Validation
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
 from sphere_ray.runs.outcome import Iteration, Outcome, summarise
@@ -123,7 +123,7 @@ class _Loop:
             return made[step.place]
 
         references = names_of(settings.evaluation.benchmarks)
-        base = base_model(settings.engines)
+        base = model_to_train(settings.engines)
         self._check_models(base)
         benchmarks = {
             name: make(

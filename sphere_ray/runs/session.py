@@ -155,7 +155,7 @@ class Session:
         self._job = TrainingJob(name, state, self.settings.trainer)
 
     def _training_state(self, iteration: int) -> str:
-        return self.run.file(f"iter-{iteration:03}/_train")
+        return self.settings.trainer.checkpoints(self.run.path, iteration)
 
     def __enter__(self) -> Self:
         """Return the session itself."""
