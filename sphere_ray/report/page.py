@@ -7,8 +7,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sphere_ray import __version__, storage
+from sphere_ray import storage
 from sphere_ray.errors import RunDirectoryError, UserError
+from sphere_ray.provenance import versions
 from sphere_ray.report import plots
 from sphere_ray.report.cited import Cited
 from sphere_ray.report.facts import Facts, run_facts
@@ -73,7 +74,7 @@ def render(runs: Sequence[Facts], differing: Sequence[tuple[str, list[str]]] = (
         several=several,
         compared=_compared(runs, names) if several else [],
         metrics=_METRICS,
-        version=__version__,
+        version=versions().get("sphere-ray", ""),
         style=Markup(environment.get_template("style.css").render()),
     )
 

@@ -140,7 +140,13 @@ def test_every_figure_that_a_summary_holds_for_people_is_shown(shown):
                 assert any(re.sub(r"\s+", " ", found).strip() == row for found in page.rows)
         for side in ("base", "final", "difference"):
             assert f"{at}/summary/test/process/{side}/step_validity/value" in said
-        assert f"{at}/summary/benchmarks/gsm8k/changes/final/p_value" in said
+        for name in ("gsm8k/changes/final/p_value", "aime24/models/final/mean_ci95/1"):
+            assert f"{at}/summary/benchmarks/{name}" in said
+        audit = ["accepted", "rejected", "verdicts", "comments", "ties"]
+        audit += [f"{who}/{of}" for who in ("grader", "scorer") for of in ("n", "agreed", "ci95/0")]
+        assert {f"{at}/summary/audit/{name}" for name in audit} <= said
+        honoured = f"{at}/summary/iterations/1/pairs/audit"
+        assert {f"{honoured}/{name}" for name in ("accepted", "rejected", "corrected")} <= said
 
 
 def test_examples_are_taken_from_the_files(made, shown):
