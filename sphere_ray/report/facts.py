@@ -53,7 +53,7 @@ def run_facts(run: Run) -> Facts:
             "outcome": _outcome(summary),
             "iterations": [_iteration(steps, item) for item in summary["iterations"]],
             "flips": found["counts"],
-            "cost": cost_of(steps, run.settings),
+            "cost": cost_of(steps, run.settings, _continued(run)),
             "steps": [_record(run, step) for step in steps],
             "examples": _examples(steps, summary)
             | {name: found[name] for name in ("gained", "lost")},
@@ -158,6 +158,12 @@ def _examples(steps: Sequence[FinishedStep], summary: RunSummary) -> Facts:
         if rollouts is not None and item["rollout"]["wrong_to_correct"] and not found["repaired"]:
             found["repaired"] = repaired_example(rollouts)
     return found
+
+
+def _continued(run: Run) -> set[tuple[str, int | None]]:
+    """Names and iterations of the steps that a later session continued."""
+    lines = (each for each in run.events() if each.get("does") == "continue")
+    return {(each["name"], each.get("iteration")) for each in lines}
 
 
 def _moment(created: str) -> str:

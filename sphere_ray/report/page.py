@@ -94,11 +94,13 @@ def _together(runs: Sequence[Facts]) -> dict[str, float] | None:
 
 
 def _names(runs: Sequence[Facts]) -> list[str]:
-    """What tells the runs apart: their names, with the directory where names are equal."""
+    """What tells the runs apart: their names; where these are equal, their directories."""
     names = [str(facts["summary"]["run"]) for facts in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [str(facts["data"]["about"]["run_dir"]).rstrip("/").rpartition("/")[2] for facts in runs]
+    paths = [str(facts["data"]["about"]["run_dir"]).rstrip("/") for facts in runs]
+    for found in (names, [path.rpartition("/")[2] for path in paths]):
+        if len(set(found)) == len(found):
+            return found
+    return paths
 
 
 def _view(whole: Cited, index: int, name: str, several: bool) -> dict[str, Any]:

@@ -157,6 +157,14 @@ def label(text: str) -> str:
     return line if len(line) <= _MAX_LABEL else f"{line[: _MAX_LABEL - 3]}..."
 
 
+def labels(names: Sequence[str]) -> list[str]:
+    """Labels of names, numbered from 1 where two would look the same."""
+    short = list(map(label, names))
+    if len(set(short)) == len(short):
+        return short
+    return [label(f"{number}: {name}") for number, name in enumerate(names, 1)]
+
+
 @contextmanager
 def canvas(height_in: float = 2.8) -> Iterator[Canvas]:
     """A figure in the style of the page."""
