@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from sphere_ray.report.svg import (
     BLUE,
     DASHES,
@@ -156,7 +154,6 @@ def reward_depths(facts: Facts, number: int, name: str) -> Plot | None:
     with canvas() as drawn:
         drawn.lines(lines, "step", "mean reward")
         drawn.axes.set_ylim(-0.03, 1.03)
-        drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return drawn.finish(name, "Reward by step", "Mean reward of proposed steps, by stage.")
 
 
@@ -265,7 +262,6 @@ def propagation(facts: Facts, name: str) -> Plot | None:
     with canvas() as drawn:
         drawn.lines(lines, "step", "share of broken steps")
         drawn.axes.set_ylim(-0.03, 1.03)
-        drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return drawn.finish(
             name, "Error propagation", "Broken steps with and without an error before."
         )

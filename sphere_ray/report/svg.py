@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 BLUE, VERMILION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
@@ -128,7 +129,7 @@ class Canvas:
         *,
         markers: bool = True,
     ) -> None:
-        """Draw lines through points, which differ in colour, dashes and markers."""
+        """Draw lines over steps, which differ in colour, dashes and markers."""
         for index, (name, points) in enumerate(lines.items()):
             self.axes.plot(
                 *zip(*points, strict=True),
@@ -137,6 +138,7 @@ class Canvas:
                 marker=MARKERS[index % len(MARKERS)] if markers or len(points) < 2 else None,
                 label=name if len(lines) > 1 else None,
             )
+        self.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.axes.set_xlabel(x)
         self.axes.set_ylabel(y)
 

@@ -72,9 +72,9 @@ def assert_shown(text, value, style):
     if style == "clock":
         parts = [int(part) for part in plain.split(":")]
         assert sum(part * 60**place for place, part in enumerate(reversed(parts))) == round(value)
-    elif style == "p":
+    elif style in ("p", "p ="):
         assert (plain == "< 0.0001") == (value < 0.0001)
-        assert plain[0] == "<" or float(plain[2:]) == pytest.approx(value, rel=0.06)
+        assert plain[0] == "<" or float(plain.lstrip("= ")) == pytest.approx(value, rel=0.06)
     elif style == "rate":
         assert float(plain) == pytest.approx(value, rel=0.06)
     else:
