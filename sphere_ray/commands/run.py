@@ -7,9 +7,10 @@ from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import SphereError
 from sphere_ray.redaction import redact
-from sphere_ray.report.page import REPORT, write_report
+from sphere_ray.report.page import write_report
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.runs import evolve
+from sphere_ray.runs.directory import REPORT
 from sphere_ray.trackers.feed import tracking
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from sphere_ray.report.cited import Cited
 from sphere_ray.report.facts import Facts, run_facts
 from sphere_ray.report.settings import differing_settings
 from sphere_ray.report.svg import Plot
-from sphere_ray.runs.directory import Run
+from sphere_ray.runs.directory import REPORT, Run
 
-REPORT, COMPARISON = "report.html", "compare.html"
+COMPARISON = "compare.html"
 _METRICS = {
     "step_validity": ("Judged steps that are valid", "percent", "points"),
     "flawed_right": ("Right answers with a broken step", "percent", "points"),

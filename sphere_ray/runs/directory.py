@@ -26,6 +26,7 @@ from sphere_ray.runs.manifest import Manifest
 from sphere_ray.schema import from_table
 
 CONFIG, SUMMARY, EVENTS, CURRENT = "config.json", "summary.json", "events.jsonl", "steps.json"
+REPORT = "report.html"
 MANIFEST = "manifest.json"
 MODEL = "model"
 CANDIDATES = {"trained": "policy", "halfway": "halfway", "half_rate": "half_rate"}

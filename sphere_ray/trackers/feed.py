@@ -18,7 +18,7 @@ from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
 from sphere_ray.reporting.summary import RunSummary
-from sphere_ray.runs.directory import SUMMARY, Run
+from sphere_ray.runs.directory import REPORT, SUMMARY, Run
 from sphere_ray.trackers import registry
 from sphere_ray.trackers.channel import Channel
 from sphere_ray.trackers.port import Opening, Tracker
@@ -26,7 +26,6 @@ from sphere_ray.trackers.results import lineage, results_of, test_result
 
 STATE = "trackers.json"
 """In the run directory: when the run began, and the id under which each tracker continues it."""
-REPORT = "report.html"
 INTERVAL_S = 10.0
 """How often the numbers of a phase go out; those of training go out at every step."""
 CLOSE_S, INTERRUPTED_S = 15.0, 2.0

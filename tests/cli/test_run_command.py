@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sphere_ray.commands import run as command
+from sphere_ray.runs.directory import REPORT
 from tests.report.made import write_run
 
 
@@ -13,7 +14,7 @@ from tests.report.made import write_run
 def finished(tmp_path, config, monkeypatch):
     """A run directory whose loop has nothing left to do, and a report of an earlier session."""
     directory = Path(write_run(tmp_path / "run"))
-    (directory / command.REPORT).write_text("of an earlier session")
+    (directory / REPORT).write_text("of an earlier session")
 
     def loop(settings, origin, report, tracking):
         report(str(directory))
@@ -27,7 +28,7 @@ def test_a_finished_run_names_its_report(finished, sphere, config, caplog):
     code, out, err = sphere("run", str(config))
     assert code == 0, err
     assert out.endswith(f"results are in {finished}; read {finished}/report.html\n")
-    assert "SPHERE report" in (finished / command.REPORT).read_text()
+    assert "SPHERE report" in (finished / REPORT).read_text()
     assert not caplog.records
 
 
@@ -37,7 +38,7 @@ def test_a_report_that_cannot_be_written_is_one_warning(finished, sphere, config
     assert code == 0
     assert "this run alone" in out
     assert out.endswith(f"results are in {finished}\n")
-    assert not (finished / command.REPORT).exists()
+    assert not (finished / REPORT).exists()
     (warning,) = (each.getMessage() for each in caplog.records)
     assert warning.startswith("the run is finished, but its report could not be written (")
     assert warning.endswith(f"; `sphere report {finished}` tries again")
