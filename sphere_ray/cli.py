@@ -99,12 +99,12 @@ def run(
             for line in lines(settings, origin):
                 out.print(line)
             return
-        from sphere_ray.report.page import write_report
-        from sphere_ray.runs.evolve import run as evolve
+        from sphere_ray.commands.run import results_in
+        from sphere_ray.commands.run import run as run_loop
         from sphere_ray.tables.run import print_summary
 
-        print_summary(evolve(settings, origin, write_report), tables())
-        out.print(f"results are in {settings.run_dir}; read {settings.run_dir}/report.html")
+        print_summary(run_loop(settings, origin), tables())
+        out.print(results_in(settings.run_dir))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from sphere_ray import storage
 from sphere_ray.commands.evaluate_model import answers, read_problems
+from sphere_ray.commands.run import run as run_loop
 from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.loading import load
 from sphere_ray.config.proof import ProofSettings
@@ -27,7 +28,6 @@ from sphere_ray.reporting.proof_summary import (
     variant_summary,
 )
 from sphere_ray.reporting.summary import RunSummary
-from sphere_ray.runs import evolve
 from sphere_ray.runs.directory import Run
 from sphere_ray.tables.proof_plot import draw_proof
 
@@ -46,7 +46,7 @@ def prove(
     path: Path,
     overrides: Sequence[str] = (),
     *,
-    run: Runner = evolve.run,
+    run: Runner = run_loop,
     answer: Answerer = answers,
 ) -> tuple[str, ProofSummary]:
     """Run all variants over all seeds; returns the directory with proof.json and proof.png.

@@ -29,7 +29,6 @@ from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
-from sphere_ray.runs.steps.reward_model import labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.tables.reliability_plot import draw_reliability
 
@@ -111,7 +110,7 @@ def _known(source: Run) -> Any:
     """Stream the labels of a run, or those that `train_prm` trained on."""
     reward = source.step("reward")
     if reward is not None:
-        yield from labelled(reward, TRAIN)
+        yield from reward.rows(LabelledStep, below=TRAIN)
         return
     for each in recorded_rollouts(source):
         assert each.rollouts.finished is not None

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,6 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from sphere_ray import __version__
 from sphere_ray.addresses import auth_headers, locked, require_dashboard
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import dump
@@ -115,7 +115,7 @@ def submit(
                 RUN: settings.name,
                 RUN_DIR: place,
                 SETTINGS: fingerprint(dump(settings))[:16],
-                VERSION: __version__,
+                VERSION: version("sphere_ray"),
             },
         )
     going = f"continues what {earlier[-1].submission_id} left" if earlier else "works"

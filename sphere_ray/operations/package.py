@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-import sphere_ray
 from sphere_ray.config import RunSettings
 from sphere_ray.config.base import leaves
 from sphere_ray.errors import ConfigError
 
 CONFIG = "job.yaml"
+_HERE = Path(__file__).parents[1]
 MAX_MIB = 100
 _MIB = 1 << 20
 _READ = ("evaluation.benchmark_dir", "method.pairs.audit")
@@ -90,7 +90,7 @@ def packed(document: Mapping[str, Any], settings: RunSettings, base: Path) -> It
         )
     with tempfile.TemporaryDirectory(prefix="sphere-job-") as made:
         target = Path(made)
-        _copy(Path(sphere_ray.__file__).parent, target / "sphere_ray")
+        _copy(_HERE, target / "sphere_ray")
         for place, source in sources.items():
             _copy(source, target / place)
         text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)

@@ -6,7 +6,12 @@ All figures are bytes of one GPU, or of one process where there is no GPU.
 from dataclasses import dataclass, fields
 
 from sphere_ray.config.models import ModelSettings, PoolSettings
-from sphere_ray.config.training import OptimizationSettings, TrainerPlacement, TrainingSettings
+from sphere_ray.config.training import (
+    DENSE_ATTENTION,
+    OptimizationSettings,
+    TrainerPlacement,
+    TrainingSettings,
+)
 from sphere_ray.planning.architectures import BYTES, Architecture
 
 GIB = 1 << 30
@@ -188,9 +193,9 @@ def _activations(
     layer = number * (8 * shape.hidden + 4 * shape.intermediate + keys)
     if number < _FLOAT:
         layer += 2 * _FLOAT * shape.hidden  # the norms compute in float32
-    mask = (1 + number) * tokens**2
-    if isinstance(settings, TrainingSettings) and not settings.shares_prefixes:
-        mask = 0.0
+    mask = 0.0
+    if isinstance(settings, TrainingSettings) and settings.attention == DENSE_ATTENTION:
+        mask = (1 + number) * tokens**2
     if settings.gradient_checkpointing:
         return tokens * (shape.layers * shape.hidden * number + layer) + mask
     return tokens * shape.layers * layer + mask

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sphere_ray.config.run import RunSettings
 from sphere_ray.config.scorers import RolloutValueSettings, ServedRewardSettings
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import TrainingSettings, shares_prefixes
 from sphere_ray.planning.habits import Habits, split_size
 from sphere_ray.planning.memory import ForwardTokens
 from sphere_ray.records import StageName
@@ -184,12 +184,12 @@ def _reward_training(place: str, settings: RunSettings, habits: Habits, problems
 def forward_tokens(settings: RunSettings, habits: Habits) -> ForwardTokens:
     """Tokens of one forward: prompts once, and of each pair both sides.
 
-    With attention sdpa the fixed part of the prompts is there once for all of them.
+    Where rows share prefixes, the fixed part of the prompts is there once for all of them.
     """
     training = settings.training
     sides = 2 * min(habits.answer, settings.method.pairs.max_tokens)
     micro, question = training.micro_batch_size, habits.question
-    if not training.shares_prefixes:
+    if not shares_prefixes(training.attention):
         computed = micro * (2 * (habits.shared + question) + sides)
     else:
         computed = habits.shared + micro * (question + sides)

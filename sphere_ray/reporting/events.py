@@ -2,13 +2,27 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from sphere_ray.reporting.progress import Number, PhaseState, Snapshot
+from sphere_ray.reporting.summary import RunSummary
 
 Field = str | Number | bool | None
+
+
+class Watcher:
+    """Is told what happens in a run; this one keeps nothing. Every method returns at once."""
+
+    def on_progress(self, snapshot: Snapshot) -> None:
+        """Take the numbers of a phase."""
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Take a line of events.jsonl."""
+
+    def finish(self, summary: RunSummary) -> None:
+        """Take what the run came to."""
 
 
 class EventLog:

@@ -25,9 +25,9 @@ from sphere_ray.method.sphere import World, enter
 from sphere_ray.records import EvaluationRow, Problem, Rollout, StageName
 from sphere_ray.reward.audited import AuditedScorer
 from sphere_ray.reward.sources import Surroundings
+from sphere_ray.reward.tallies import tally_answers, tally_chains
 from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.grader import GraderClient
-from sphere_ray.rollout.tallies import tally_answers, tally_chains
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"

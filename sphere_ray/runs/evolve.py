@@ -4,7 +4,8 @@
 only says what it would do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
 from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.records import ModelRef
+from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.audits import load_audit
@@ -37,7 +39,6 @@ from sphere_ray.runs.steps.reward_model import (
     reward_base_dir,
 )
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from sphere_ray.trackers.feed import tracking
 
 UNKNOWN = ""
 """The fingerprint of a model that is only planned."""
@@ -60,12 +61,13 @@ class _State:
 def run(
     settings: RunSettings,
     origin: str | None = None,
-    report: Callable[[Sequence[str]], object] | None = None,
+    report: Callable[[str], object] | None = None,
+    tracking: Callable[[Run], AbstractContextManager[Watcher]] | None = None,
 ) -> RunSummary:
     """Run or continue the loop; returns (and writes) the summary.
 
     `origin` is another run, whose finished steps count as made here (`sphere run --from RUN`).
-    `report` writes a page about the finished run, before trackers are given what it left.
+    `commands.run` gives `report`, which writes a page about the run in a directory, and `tracking`.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
@@ -73,8 +75,8 @@ def run(
     start = Run.open(origin) if origin else None
     with (
         WritableRun.create(settings.run_dir, settings) as directory,
-        tracking(directory.path, settings) as trackers,
-        Session(run=directory, trackers=trackers) as at,
+        tracking(directory) if tracking else nullcontext(Watcher()) as watcher,
+        Session(run=directory, watcher=watcher) as at,
     ):
         executor = Executor(at, start)
         outcome = _Loop(settings=settings, steps=executor, session=at).evolve()
@@ -82,8 +84,8 @@ def run(
         summary = summarise(settings, outcome, [plan.path for plan in executor.plans])
         storage.write_json(summary, directory.file(SUMMARY))
         if report is not None:
-            report([directory.path])
-        trackers.finish(summary)
+            report(directory.path)
+        watcher.finish(summary)
         return summary
 
 
@@ -316,11 +318,11 @@ class _Loop:
             )
         )
         if this.reward.finished is None:
-            state.reward_model = _planned_model(this.reward, this.number)
+            state.reward_model = _model_of(this.reward, this.number)
             return
         reason = handover(this.reward.path, trained.schedule)["refusal"]
         if reason is None:
-            state.reward_model = this.reward.finished.model
+            state.reward_model = _model_of(this.reward, this.number)
         else:
             self._log(f"iteration {this.number}: the reward source stays ({reason})")
         self._record("handover", iteration=this.number, accepted=reason is None, reason=reason)
@@ -369,12 +371,7 @@ def _collapse(policy: Made) -> str | None:
     return str(storage.read_json(f"{policy.path}/{OUTCOME}")["error"])
 
 
-def _model_of(policy: Made, number: int) -> ModelRef:
-    if policy.finished is None:
-        return _planned_model(policy, number)
-    assert policy.finished.model is not None
-    return policy.finished.model
-
-
-def _planned_model(made: Made, number: int) -> ModelRef:
-    return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=UNKNOWN)
+def _model_of(made: Made, number: int) -> ModelRef:
+    """The model that a step made, or will make."""
+    mark = made.output or UNKNOWN
+    return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=mark)

@@ -15,8 +15,9 @@ from sphere_ray.config.engines import EngineSpec
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
 from sphere_ray.records import PoolUse
-from sphere_ray.reporting.events import EventLog, Field
+from sphere_ray.reporting.events import EventLog, Field, Watcher
 from sphere_ray.reporting.progress import PhaseTracker, ProgressBoard
+from sphere_ray.reporting.ray_metrics import RunMetrics
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
 from sphere_ray.rollout.nodes import cluster_size
@@ -24,8 +25,6 @@ from sphere_ray.rollout.pools import Pools
 from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.directory import WritableRun
-from sphere_ray.trackers.feed import Trackers
-from sphere_ray.trackers.ray_metrics import RunMetrics
 from sphere_ray.training.job import TrainingJob
 
 
@@ -36,7 +35,7 @@ class Session:
     run: WritableRun
     needs: RunSettings | None = None
     """Settings that say what the cluster must have room for, if that is less than the run's."""
-    trackers: Trackers = field(default_factory=Trackers)
+    watcher: Watcher = field(default_factory=Watcher)
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
@@ -47,9 +46,8 @@ class Session:
 
     def __post_init__(self) -> None:
         """Start to record events."""
-        trackers = self.trackers
-        self.events = EventLog(self.run.append_event, listener=trackers.on_event)
-        self.board = ProgressBoard(listeners=(self.events.on_progress, trackers.on_progress))
+        self.events = EventLog(self.run.append_event, listener=self.watcher.on_event)
+        self.board = ProgressBoard(listeners=(self.events.on_progress, self.watcher.on_progress))
 
     @property
     def settings(self) -> RunSettings:

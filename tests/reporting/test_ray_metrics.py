@@ -16,8 +16,8 @@ from sphere_ray.records import (
     Verdict,
 )
 from sphere_ray.reporting.progress import PhaseState, Snapshot
-from sphere_ray.rollout.tallies import tally_answers, tally_chains
-from sphere_ray.trackers.ray_metrics import COUNTERS, GAUGES, POOL_GAUGES, RunMetrics, series
+from sphere_ray.reporting.ray_metrics import COUNTERS, GAUGES, POOL_GAUGES, RunMetrics, series
+from sphere_ray.reward.tallies import tally_answers, tally_chains
 
 HERE = ("r1", "2", "rollouts")
 
@@ -39,10 +39,6 @@ class FakeMetric:
     def set(self, value: float, tags: dict[str, str]) -> None:
         self.exported[self._key(tags)] = value
 
-    def observe(self, value: float, tags: dict[str, str]) -> None:
-        key = (*self._key(tags), round(value, 3))
-        self.exported[key] = self.exported.get(key, 0) + 1
-
     def _key(self, tags: dict[str, str]) -> tuple[str, ...]:
         assert set(tags) == set(self.tag_keys)
         return (self.name, *(tags[tag] for tag in self.tag_keys))
@@ -56,7 +52,7 @@ def exported() -> dict[tuple[Any, ...], float]:
 
 def metrics() -> RunMetrics:
     fake: Any = FakeMetric
-    return RunMetrics("r1", counter=fake, gauge=fake, histogram=fake)
+    return RunMetrics("r1", counter=fake, gauge=fake)
 
 
 def snapshot(**fields: Any) -> Snapshot:
@@ -102,8 +98,9 @@ def test_details_carry_tags_of_their_own(exported: dict[Any, float]) -> None:
         ("sphere_verdicts_total", *HERE, "diversity", "wrong"): 3,
         ("sphere_pairs_kept_total", *HERE, "diversity"): 1,
         ("sphere_pairs_dropped_total", *HERE, "too_alike"): 4,
-        ("sphere_reward", *HERE, 0.05): 2,
-        ("sphere_reward", *HERE, 0.95): 3,
+        **{("sphere_reward_bucket_total", *HERE, f"0.{tenth}"): 2 for tenth in range(1, 10)},
+        ("sphere_reward_bucket_total", *HERE, "1.0"): 5,
+        ("sphere_reward_bucket_total", *HERE, "+Inf"): 5,
         ("sphere_pool_idle", *HERE, "policy-1a2b"): 0.25,
         ("sphere_pool_running", *HERE, "policy-1a2b"): 7.0,
     }
@@ -126,8 +123,8 @@ def test_training_and_evaluation(exported: dict[Any, float]) -> None:
 
 def test_prometheus_names_are_those_of_the_tables() -> None:
     names = series()
-    assert len(names) == len(COUNTERS) + len(GAUGES) + len(POOL_GAUGES) + 3
-    assert {"ray_sphere_tokens_total", "ray_sphere_pool_idle", "ray_sphere_reward_bucket"} <= names
+    assert len(names) == len(COUNTERS) + len(GAUGES) + len(POOL_GAUGES)
+    assert {"ray_sphere_tokens_total", "ray_sphere_pool_idle"} <= names
 
 
 def candidate(reward: float | None) -> Candidate:

@@ -6,14 +6,15 @@ as long as the run. The tables below are the whole list.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from ray.util.metrics import Counter as RayCounter
-from ray.util.metrics import Gauge, Histogram
+from ray.util.metrics import Gauge
 
 from sphere_ray.records import Verdict
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
-from sphere_ray.rollout.tallies import ANSWERS, REWARD, REWARD_BUCKETS
+from sphere_ray.reward.tallies import ANSWERS, REWARD, REWARD_BUCKETS
 
 TAGS = ("run", "iteration", "phase")
 """What every metric is tagged with; `iteration` is empty outside of one."""
@@ -28,8 +29,12 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ANSWERS: ("Answers in an evaluation, by verdict.", ("verdict",)),
     "pairs_kept": ("Preference pairs, by the stage that made them.", ("stage",)),
     "pairs_dropped": ("Preference pairs that a gate refused, by the reason.", ("reason",)),
+    "reward_bucket": ("Candidate steps with a reward of at most `le`.", ("le",)),
 }
-"""Counters `sphere_NAME_total`: what each counts, and its further tags."""
+"""Counters `sphere_NAME_total`: what each counts, and its further tags.
+
+Rewards are a histogram as Prometheus keeps it, but counted here: Ray's own takes one value a call.
+"""
 
 GAUGES: Mapping[str, str] = {
     "phase": "1 while the phase runs, else 0.",
@@ -56,9 +61,6 @@ POOL_GAUGES: Mapping[str, str] = {
 }
 """Gauges `sphere_pool_NAME`, with the further tag `pool`."""
 
-REWARDS = "sphere_reward"
-"""A histogram of the rewards of candidate steps."""
-
 _TRAINING = ("grad_norm", "learning_rate", "chosen_shift")
 
 
@@ -68,7 +70,6 @@ def series() -> set[str]:
         *(f"ray_sphere_{name}_total" for name in COUNTERS),
         *(f"ray_sphere_{name}" for name in GAUGES),
         *(f"ray_sphere_pool_{name}" for name in POOL_GAUGES),
-        *(f"ray_{REWARDS}_{part}" for part in ("bucket", "sum", "count")),
     }
 
 
@@ -81,7 +82,6 @@ class RunMetrics:
         *,
         counter: Callable[..., RayCounter] = RayCounter,
         gauge: Callable[..., Gauge] = Gauge,
-        histogram: Callable[..., Histogram] = Histogram,
     ) -> None:
         """Register the metrics with Ray."""
         self._run = run
@@ -94,9 +94,6 @@ class RunMetrics:
             name: gauge(f"sphere_pool_{name}", text, (*TAGS, "pool"))
             for name, text in POOL_GAUGES.items()
         }
-        bounds = [(bucket + 1) / REWARD_BUCKETS for bucket in range(REWARD_BUCKETS)]
-        text = "Rewards of candidate steps; the sum is exact to half a bucket each."
-        self._rewards = histogram(REWARDS, text, bounds, TAGS)
         self._counted: Counter[tuple[str, ...]] = Counter()
 
     def on_progress(self, snapshot: Snapshot) -> None:
@@ -112,10 +109,6 @@ class RunMetrics:
             grown = self._grown((name, *further.values(), *tags.values()), total)
             if grown:
                 self._counters[name].inc(grown, {**tags, **further})
-        for bucket, count in details(snapshot, REWARD).items():
-            middle = (int(bucket) + 0.5) / REWARD_BUCKETS
-            for _ in range(self._grown((REWARD, bucket, *tags.values()), int(count))):
-                self._rewards.observe(middle, tags)
 
     def _grown(self, key: tuple[str, ...], total: int) -> int:
         """By how much; Ray takes increments, and snapshots hold totals of a phase."""
@@ -152,5 +145,16 @@ def _counts(snapshot: Snapshot) -> Iterator[tuple[str, dict[str, str], int]]:
         if not further:
             yield name, {}, int(totals.get(name, 0))
             continue
-        for path, count in details(snapshot, name).items():
+        found = _below_bounds(snapshot) if name == "reward_bucket" else details(snapshot, name)
+        for path, count in found.items():
             yield name, dict(zip(further, path.split("/"), strict=True)), int(count)
+
+
+def _below_bounds(snapshot: Snapshot) -> dict[str, float]:
+    """How many rewards lie in the buckets up to each bound; nothing before the first reward."""
+    counts = details(snapshot, REWARD)
+    if not counts:
+        return {}
+    each = [counts.get(str(bucket), 0) for bucket in range(REWARD_BUCKETS)]
+    bounds = [str((bucket + 1) / REWARD_BUCKETS) for bucket in range(REWARD_BUCKETS)]
+    return {**dict(zip(bounds, accumulate(each), strict=True)), "+Inf": sum(each)}
