@@ -3,6 +3,7 @@
 Every check gives a `Finding`, whatever it meets; none raises, and none changes anything.
 """
 
+import logging
 import os
 import socket
 import subprocess
@@ -47,8 +48,10 @@ def examine(settings: RunSettings | None, *, cluster: bool, engine: bool) -> Ite
 
 def private_names() -> Iterator[Finding]:
     """Whether what we lean on inside Ray, vLLM and DeepSpeed is there; see `sphere_ray.compat`."""
-    # Without a GPU both say when they are imported that they found none.
+    # Without a GPU both say when they are imported that they found none; vLLM before it reads the
+    # level that its variable sets.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     if not gpus():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, doubts in (("ray", _of_ray), ("deepspeed", _of_deepspeed), ("vllm", _of_vllm)):
