@@ -14,7 +14,7 @@ from sphere_ray.config.placement import NodeResources, check_placement, has_room
 from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import PlacementError
 from sphere_ray.interruption import catch_signals
-from sphere_ray.rollout.nodes import living_nodes
+from sphere_ray.pools.nodes import living_nodes
 
 _GIB = 2**30
 _ENVIRONMENT = {

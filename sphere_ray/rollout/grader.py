@@ -12,9 +12,9 @@ from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
 from sphere_ray.grading.pool import GraderPool, decide, exactly_same
 from sphere_ray.method.ports import Grade
+from sphere_ray.pools.errors import cause_of
+from sphere_ray.pools.nodes import living_nodes
 from sphere_ray.records import Verdict
-from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import living_nodes
 
 
 class GraderActor:

@@ -16,8 +16,8 @@ from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.errors import SphereError
+from sphere_ray.pools.errors import cause_of, sphere_error
 from sphere_ray.rollout.budget import mark
-from sphere_ray.rollout.errors import cause_of, sphere_error
 from sphere_ray.rollout.labelling import label
 from sphere_ray.rollout.pairing import pair
 from sphere_ray.rollout.rescore import Rescore

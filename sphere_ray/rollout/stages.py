@@ -22,10 +22,10 @@ from sphere_ray.errors import DeadlineExceededError, RowError
 from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem, failed_row
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.sphere import World, enter
+from sphere_ray.pools.client import PoolClient
 from sphere_ray.records import EvaluationRow, Problem, Rollout, StageName
 from sphere_ray.reward.audited import AuditedScorer
 from sphere_ray.reward.sources import Surroundings
-from sphere_ray.rollout.client import PoolClient
 from sphere_ray.rollout.grader import GraderClient
 from sphere_ray.rollout.tallies import tally_answers, tally_chains
 from sphere_ray.schema import from_table, to_table

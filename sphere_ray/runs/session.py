@@ -14,14 +14,14 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
+from sphere_ray.pools.nodes import cluster_size
+from sphere_ray.pools.pools import Pools
+from sphere_ray.pools.roles import Roles
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field
 from sphere_ray.reporting.progress import PhaseTracker, ProgressBoard
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
-from sphere_ray.rollout.nodes import cluster_size
-from sphere_ray.rollout.pools import Pools
-from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.trackers.feed import Trackers

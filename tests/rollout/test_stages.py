@@ -17,8 +17,8 @@ from sphere_ray.engines.simulated import SimulatedGenerator
 from sphere_ray.engines.sources import source_of
 from sphere_ray.errors import ConfigError, EngineError, RequestError, RowError
 from sphere_ray.grading import GraderPool
+from sphere_ray.pools.roles import policy_spec, roles_of
 from sphere_ray.records import ModelRef, Problem, StageName
-from sphere_ray.rollout.roles import policy_spec, roles_of
 from sphere_ray.rollout.stages import STAGES, Assignment, RowStage, rollouts_of
 from sphere_ray.schema import to_table
 from tests.simulated_problems import simulated_problem

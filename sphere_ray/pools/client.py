@@ -14,9 +14,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from sphere_ray.engines.engine import Request, Response
 from sphere_ray.errors import EngineError, RequestError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
+from sphere_ray.pools.actor import Reply
+from sphere_ray.pools.errors import cause_of
 from sphere_ray.records import Candidate
-from sphere_ray.rollout.actor import Reply
-from sphere_ray.rollout.errors import cause_of
 
 COALESCE_S = 0.002
 """An actor call costs about 1.6 ms of CPU; requests that arrive meanwhile travel together."""

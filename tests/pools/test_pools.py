@@ -13,10 +13,10 @@ import ray
 from sphere_ray.config.engines import EngineSpec, SimulationSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.pools import nodes
+from sphere_ray.pools.nodes import usable_cores
+from sphere_ray.pools.pools import Pools
 from sphere_ray.records import Message
-from sphere_ray.rollout import nodes
-from sphere_ray.rollout.nodes import usable_cores
-from sphere_ray.rollout.pools import Pools
 
 pytestmark = [pytest.mark.ray]
 

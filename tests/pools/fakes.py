@@ -8,8 +8,8 @@ from ray.exceptions import ActorDiedError
 
 from sphere_ray.engines.engine import Request
 from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.pools.actor import Reply
 from sphere_ray.records import Candidate, StopReason
-from sphere_ray.rollout.actor import Reply
 
 
 def request(problem: str = "p", *, n: int = 1, priority: int = 0) -> GenerateRequest:

@@ -21,7 +21,7 @@ from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import Engine, EngineStats, Listened, Request, Response
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError, RowError
-from sphere_ray.rollout.nodes import cores_here
+from sphere_ray.pools.nodes import cores_here
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import pytest
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
-from sphere_ray.rollout.actor import Gate, Ledger, openmp
-from sphere_ray.rollout.nodes import usable_cores
+from sphere_ray.pools.actor import Gate, Ledger, openmp
+from sphere_ray.pools.nodes import usable_cores
 
 
 async def test_a_suspect_request_has_the_engine_to_itself() -> None:

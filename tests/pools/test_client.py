@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sphere_ray.engines.engine import Request
 from sphere_ray.errors import EngineError, RequestError
-from sphere_ray.rollout.actor import Reply
-from sphere_ray.rollout.client import Admission, PoolClient
-from tests.rollout.fakes import FakeActor, answer, answer_all, request
+from sphere_ray.pools.actor import Reply
+from sphere_ray.pools.client import Admission, PoolClient
+from tests.pools.fakes import FakeActor, answer, answer_all, request
 
 
 async def test_requests_that_are_ready_together_travel_in_one_call() -> None:

@@ -18,11 +18,11 @@ from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import EngineError, ReleaseError
+from sphere_ray.pools.actor import EngineActor, Ledger, ReplicaStatus
+from sphere_ray.pools.client import PoolClient
+from sphere_ray.pools.errors import cause_of
+from sphere_ray.pools.nodes import NodeState, states_of_nodes
 from sphere_ray.records import PoolUse
-from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
-from sphere_ray.rollout.client import PoolClient
-from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import NodeState, states_of_nodes
 
 logger = logging.getLogger(__name__)
 
