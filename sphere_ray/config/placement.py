@@ -36,7 +36,7 @@ def needed_resources(settings: RunSettings) -> Resources:
     """The larger of what rollout and training need, for CPUs and GPUs each."""
     rollout, training = _rollout(settings), _training(settings)
     engines = ", ".join(
-        f"{name} {p.replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
+        f"{name} {p.min_replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
         for name, p in settings.engines.pools.items()
     )
     return Resources(
@@ -73,7 +73,9 @@ def _rollout(settings: RunSettings) -> NodeResources:
     actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
     return NodeResources(
         cpus=round(actors * STAGE_CPUS + STREAM_CPUS, 3),
-        gpus=sum(p.replicas * p.gpus * p.tensor_parallel for p in settings.engines.pools.values()),
+        gpus=sum(
+            p.min_replicas * p.gpus * p.tensor_parallel for p in settings.engines.pools.values()
+        ),
     )
 
 
@@ -108,7 +110,7 @@ def _place_engines(settings: RunSettings, nodes: Sequence[NodeResources]) -> Non
     engines = [
         (pool.gpus, pool.tensor_parallel, name)
         for name, pool in settings.engines.pools.items()
-        for _ in range(pool.replicas)
+        for _ in range(pool.min_replicas)
         if pool.gpus
     ]
     for share, ranks, name in sorted(engines, key=lambda e: (-e[0] * e[1], e[2])):

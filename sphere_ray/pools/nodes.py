@@ -9,6 +9,7 @@ from typing import Any, cast
 import psutil
 import pynvml
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MIB = 1 << 20
@@ -19,8 +20,18 @@ class Node:
     """A node, its logical CPUs and its GPUs."""
 
     node_id: str
+    address: str
     cpus: float
     gpus: float
+
+    def __str__(self) -> str:
+        """The node as people find it: its address, and the beginning of Ray's id."""
+        return f"node {self.address} ({self.node_id[:8]})"
+
+    @property
+    def room(self) -> str:
+        """What it has: `64 CPUs and 8 GPUs`."""
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +48,7 @@ def living_nodes() -> list[Node]:
     return [
         Node(
             node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
         )
@@ -53,15 +65,33 @@ def cluster_size() -> str:
     return ", ".join(f"{number:g} {what}" for what, number in counted.items())
 
 
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """The scheduling strategy of an actor that lives and dies with the node of this process.
+
+    The driver's helpers use it: without the driver they are of no use, and no other node that
+    leaves takes them along.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def states_of_nodes(pids_by_node: Mapping[str, Sequence[int]]) -> list[NodeState]:
-    """Look at the GPUs of every node, and at the given processes of each."""
-    tasks = [
-        _look.options(
+    """Look at the GPUs of every node, and at the given processes of each.
+
+    A node that leaves meanwhile is left out.
+    """
+    tasks = {
+        node.node_id: _look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         ).remote(node.node_id, pids_by_node.get(node.node_id, []))
         for node in living_nodes()
-    ]
-    states: list[NodeState] = ray.get(tasks)
+    }
+    states: list[NodeState] = []
+    for node_id, task in tasks.items():
+        try:
+            states.append(ray.get(task))
+        except RayError:
+            if node_id in {node.node_id for node in living_nodes()}:
+                raise
     return states
 
 
