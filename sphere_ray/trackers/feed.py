@@ -17,6 +17,7 @@ from sphere_ray.config.base import dump
 from sphere_ray.config.trackers import TrackerSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
+from sphere_ray.reporting.standstill import HELD
 from sphere_ray.trackers import registry
 from sphere_ray.trackers.channel import Channel
 from sphere_ray.trackers.port import Opening, Tracker
@@ -62,7 +63,8 @@ class Trackers:
             return
         if not self._due(place, snapshot):
             return
-        found = {"done": snapshot.done, **snapshot.counts, **snapshot.details}
+        finer = {k: v for k, v in snapshot.details.items() if not k.startswith(f"{HELD}/")}
+        found = {"done": snapshot.done, **snapshot.counts, **finer}
         if snapshot.tokens_per_second is not None:
             found["tokens_per_second"] = snapshot.tokens_per_second
         self._log(place, round(self._clock() - self._began), found)
