@@ -21,8 +21,8 @@ from sphere_ray.planning.hardware import parse_nodes
 from sphere_ray.planning.plan import Question, make_plan
 from sphere_ray.planning.report import lines
 from sphere_ray.planning.timing import Record, key
+from sphere_ray.pools.nodes import MIB, cluster_nodes, gpu_memory_mib
 from sphere_ray.records import Outcome, StageName
-from sphere_ray.rollout.nodes import MIB, cluster_nodes, gpu_memory_mib
 from sphere_ray.runs.directory import FinishedStep, Run
 from sphere_ray.runs.evolve import plan as planned_steps
 from sphere_ray.runs.step import State

@@ -4,10 +4,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import ray
 import ray.data
+from ray._private import state
 from ray.data import DataContext, Dataset
 from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
@@ -21,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 TESTED = "2.60.0"
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
+
+
+WAITING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
+"""States of an actor that has no process (yet)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorRow:
+    """An actor of this job: the name it was given (perhaps none), its class, and its node."""
+
+    name: str
+    kind: str
+    node_id: str
 
 
 @cache
@@ -38,6 +54,8 @@ def found_doubts() -> tuple[str, ...]:
         (RayTaskError, "as_instanceof_cause"),
         (ray, "nodes"),
         (NodeAffinitySchedulingStrategy("0" * 56, soft=True), "_spill_on_unavailable"),
+        (state, "actors"),
+        (state.state, "get_draining_nodes"),
     ]
     found = tuple(doubts(["ray"], TESTED, private))
     if found:
@@ -48,6 +66,23 @@ def found_doubts() -> tuple[str, ...]:
             TESTED,
         )
     return found
+
+
+def actors(*states: str) -> list[ActorRow] | None:
+    """This job's actors in these states; None if Ray is not as tested."""
+    if found_doubts():
+        return None
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    return [
+        ActorRow(name=row["Name"], kind=row["ActorClassName"], node_id=row["Address"]["NodeID"])
+        for wanted in states
+        for row in state.actors(job_id=job, actor_state_name=wanted).values()
+    ]
+
+
+def leaving_nodes() -> dict[str, int]:
+    """Ids of nodes that were told to leave, with when (Unix milliseconds; 0: not said)."""
+    return {} if found_doubts() else dict(state.state.get_draining_nodes())
 
 
 def read_parquet(files: str | list[str], num_cpus: float) -> Dataset:

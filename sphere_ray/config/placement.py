@@ -27,6 +27,15 @@ class NodeResources:
     gpu: str = ""
     gpu_bytes: float | None = None
 
+    def __str__(self) -> str:
+        """The node as messages call it."""
+        return self.name
+
+    @property
+    def room(self) -> str:
+        """What it has: `64 CPUs and 8 GPUs`."""
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
@@ -45,7 +54,7 @@ def needed_resources(settings: RunSettings) -> Resources:
     """The larger of what rollout and training need, for CPUs and GPUs each."""
     rollout, training = _rollout(settings), _training(settings)
     engines = ", ".join(
-        f"{name} {p.replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
+        f"{name} {p.min_replicas} x {p.gpus:g} GPUs x {p.tensor_parallel} ranks"
         for name, p in settings.engines.pools.items()
     )
     return Resources(
@@ -82,7 +91,9 @@ def _rollout(settings: RunSettings) -> NodeResources:
     actors = len(settings.method.taken_stages) * settings.rollout.stage_actors
     return NodeResources(
         cpus=round(actors * STAGE_CPUS + STREAM_CPUS, 3),
-        gpus=sum(p.replicas * p.gpus * p.tensor_parallel for p in settings.engines.pools.values()),
+        gpus=sum(
+            p.min_replicas * p.gpus * p.tensor_parallel for p in settings.engines.pools.values()
+        ),
     )
 
 

@@ -142,7 +142,7 @@ def model_fingerprint(path: str) -> str:
     bit-equal to the parent's, so samples of them could not tell the two apart. The result is
     remembered for a directory whose files keep their names, sizes and times of change.
     """
-    files = _content_of(Path(path))
+    files = content_files(Path(path))
     state = _state(files)
     place, known = str(Path(path).resolve()), _remembered()
     if known.get(place, {}).get("state") == state:
@@ -160,7 +160,8 @@ def model_fingerprint(path: str) -> str:
     return fingerprint
 
 
-def _content_of(directory: Path) -> list[Path]:
+def content_files(directory: Path) -> list[Path]:
+    """The files that a model consists of, by name."""
     return [
         file
         for file in sorted(directory.iterdir())

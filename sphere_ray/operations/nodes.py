@@ -23,9 +23,9 @@ from sphere_ray.config.placement import NodeResources
 from sphere_ray.errors import SphereError
 from sphere_ray.operations.findings import Finding, State, disk, fitting_versions, shared_memory
 from sphere_ray.operations.package import named_paths
+from sphere_ray.pools.nodes import cluster_size, living_nodes
 from sphere_ray.provenance import code_hash, versions
 from sphere_ray.rollout.cluster import joined
-from sphere_ray.rollout.nodes import cluster_size, living_nodes
 
 _TASK_S = 120.0
 _REDUCE_S = 60.0

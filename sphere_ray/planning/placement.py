@@ -111,7 +111,7 @@ def bundles(settings: RunSettings) -> list[dict[str, float]]:
         {"GPU": pool.gpus * pool.tensor_parallel}
         for pool in pools
         if pool.gpus
-        for _ in range(pool.replicas)
+        for _ in range(pool.min_replicas)
     ]
     beyond = trainer.workers - int(sum(each["GPU"] for each in found)) if trainer.use_gpu else 0
     found += [{"GPU": 1.0}] * beyond
@@ -134,8 +134,8 @@ def _place_engines(
         )
         if not any(each.admits(demand) for each in bins):
             raise PlacementError(_fits_nowhere(settings, demand, nodes, shapes))
-        demands += [demand] * pool.replicas
-        places += [(name, replica) for replica in range(pool.replicas)]
+        demands += [demand] * pool.min_replicas
+        places += [(name, replica) for replica in range(pool.min_replicas)]
     found = pack(demands, bins)
     if found is None:
         raise PlacementError(_fragmented(demands, nodes))

@@ -56,7 +56,7 @@ def _memory(plan: RunPlan) -> Iterator[str]:
     for name, memory in plan.pools.items():
         pool = pools[name]
         limit = GPU_SHARE * pool.gpus * gpu.gb if gpu and pool.gpus else None
-        engines = f"{pool.replicas} x {pool.gpus * pool.tensor_parallel:g} GPU"
+        engines = f"{pool.min_replicas} x {pool.gpus * pool.tensor_parallel:g} GPU"
         parts = (memory.weights, memory.kv_cache, memory.activations, memory.overhead, memory.total)
         shown = (f"{part / GB:.1f}" for part in parts)
         rows.append((name, engines, *shown, "-" if limit is None else f"{limit:.1f}"))
@@ -124,14 +124,14 @@ def _placement(plan: RunPlan, placement: Placement) -> Iterator[str]:
 def _unused(plan: RunPlan) -> Iterator[str]:
     """What to set where the nodes have room for several times as many engines."""
     pools, trainer = plan.settings.engines.pools, plan.settings.trainer
-    used = sum(p.replicas * p.gpus * p.tensor_parallel for p in pools.values())
+    used = sum(p.min_replicas * p.gpus * p.tensor_parallel for p in pools.values())
     times = int(plan.hardware.gpus / used) if used else 0
     if used and used < plan.hardware.gpus:
         yield f"  {plan.hardware.gpus - used:g} of {plan.hardware.gpus} GPUs have no engine"
     if times > 1:
         keys = {"policy": "policy_pool", "small": "small_pool", "reward": "scorer.pool"}
         sets = [
-            f"--set engines.{keys[name]}.replicas={pool.replicas * times}"
+            f"--set engines.{keys[name]}.replicas={pool.min_replicas * times}"
             for name, pool in pools.items()
             if name in keys and pool.gpus
         ]
@@ -161,7 +161,7 @@ def _work(plan: RunPlan) -> Iterator[str]:
     yield from _table(rows)
     for each in todo:
         if each.phase.kind == "rollouts" and each.bottleneck:
-            engines = plan.settings.engines.policy_pool.replicas
+            engines = plan.settings.engines.policy_pool.min_replicas
             yield (
                 f"  {each.phase.place} goes as fast as its {each.bottleneck} pool; "
                 f"{each.phase.sequences:,.0f} sequences in flight (rollout.*) are "

@@ -136,7 +136,7 @@ class Clock:
         if phase.passes:
             return float(trainer.workers) if trainer.use_gpu else 0.0
         used = [pools[name] for name in phase.tokens]
-        return sum(pool.replicas * pool.gpus * pool.tensor_parallel for pool in used)
+        return sum(pool.min_replicas * pool.gpus * pool.tensor_parallel for pool in used)
 
     def _start_s(self, phase: Phase) -> float:
         on_gpu = self.settings.engines.policy_pool.gpus > 0
@@ -170,7 +170,7 @@ class Clock:
                 on_gpus[name] = self._pool_s(name, tokens, phase)
             else:
                 operations = 2.0 * self.shapes[name].parameters * (tokens.decoded + tokens.read)
-                used = min(pool.replicas / len(self.hardware.nodes), 1.0) * self.hardware.cores
+                used = min(pool.min_replicas / len(self.hardware.nodes), 1.0) * self.hardware.cores
                 on_cpus += operations / (used * CORE_TFLOPS * 1e12)
         slowest = max(on_gpus, key=on_gpus.__getitem__)
         return max(on_gpus[slowest], on_cpus) / BUSY, slowest
@@ -178,7 +178,7 @@ class Clock:
     def _pool_s(self, name: str, tokens: Tokens, phase: Phase) -> float:
         """Seconds of a pool on GPUs for its tokens."""
         decoding, reading = self.rates(name, phase.sequences)
-        replicas = self.settings.engines.pools[name].replicas
+        replicas = self.settings.engines.pools[name].min_replicas
         return (tokens.decoded / decoding + tokens.read / reading) / replicas
 
     def rates(self, name: str, sequences: float) -> tuple[float, float]:
@@ -194,7 +194,7 @@ class Clock:
         memory = engine_memory(shape, model, pool, gpu.gb * GB)
         length = self.habits.prompt + self.habits.answer
         held = memory.kv_cache / (memory.kv_token * length)
-        running = max(min(sequences / pool.replicas, pool.max_num_seqs, held), 1.0)
+        running = max(min(sequences / pool.min_replicas, pool.max_num_seqs, held), 1.0)
         flops = gpu.tflops * 1e12 * pool.gpus * pool.tensor_parallel
         bandwidth = gpu.gb_per_s * GB * pool.gpus
         moved = (memory.weights + running * length * memory.kv_token) / bandwidth / DECODING

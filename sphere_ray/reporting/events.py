@@ -1,6 +1,7 @@
 """events.jsonl: what happened in a run, and when; one JSON object per line."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -43,15 +44,17 @@ class EventLog:
         self._append = append
         self._listener = listener
         self._clock = clock
+        self._lock = threading.Lock()
 
     def record(
         self, event: str, *, phase: str | None = None, iteration: int | None = None, **fields: Field
     ) -> None:
-        """Write one event."""
+        """Write one event; any thread may."""
         moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line = {"time": moment, "event": event, "phase": phase, "iteration": iteration}
         known = {key: value for key, value in line.items() if value is not None}
-        self._append(json.dumps({**known, **fields}, ensure_ascii=False))
+        with self._lock:  # an object store cannot append, so the file is read and written there
+            self._append(json.dumps({**known, **fields}, ensure_ascii=False))
         if self._listener is not None:
             self._listener({**known, **fields})
 

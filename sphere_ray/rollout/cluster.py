@@ -18,7 +18,7 @@ from sphere_ray.config.run import RunSettings
 from sphere_ray.errors import AddressError, PlacementError
 from sphere_ray.interruption import catch_signals
 from sphere_ray.planning.placement import bundles, check_placement
-from sphere_ray.rollout.nodes import cluster_nodes, cluster_size
+from sphere_ray.pools.nodes import cluster_nodes, cluster_size
 
 _GIB = 2**30
 _LOOK_S = 2.0

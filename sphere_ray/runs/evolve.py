@@ -14,12 +14,12 @@ from sphere_ray.benchmarks.named import asked, names_of
 from sphere_ray.config import RunSettings
 from sphere_ray.grading import check_verifier
 from sphere_ray.method.audit import NOTHING, Audit
+from sphere_ray.pools.roles import model_to_train, roles_of
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.audits import load_audit
-from sphere_ray.rollout.roles import model_to_train, roles_of
 from sphere_ray.runs.decision import Contestant, Trial, Validation
 from sphere_ray.runs.directory import MODEL, SUMMARY, Run, WritableRun, require_usable
 from sphere_ray.runs.outcome import Iteration, Outcome, summarise

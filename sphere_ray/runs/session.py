@@ -14,15 +14,17 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.errors import ReleaseError
 from sphere_ray.method.ports import Progress
+from sphere_ray.pools.nodes import cluster_size
+from sphere_ray.pools.pools import Pools
+from sphere_ray.pools.roles import Roles
+from sphere_ray.pools.watch import Watch
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.events import EventLog, Field, Watcher
 from sphere_ray.reporting.progress import PhaseTracker, ProgressBoard
 from sphere_ray.reporting.ray_metrics import RunMetrics
+from sphere_ray.reporting.standstill import attended
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
-from sphere_ray.rollout.nodes import cluster_size
-from sphere_ray.rollout.pools import Pools
-from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.training.job import TrainingJob
@@ -40,7 +42,7 @@ class Session:
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
     _grader: GraderClient | None = None
-    _connected: bool = False
+    _watch: Watch | None = None
     _job: TrainingJob | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -68,10 +70,10 @@ class Session:
         Raises:
             PlacementError: there is no cluster, or it is too small.
         """
-        if self._connected:
+        if self._watch is not None:
             return
         dashboard = self._open.enter_context(connected(self.settings, self.log))
-        self._connected = True
+        self._watch = self._open.enter_context(attended(self.board, self.events))
         self.board.listen(RunMetrics(self.settings.name).on_progress)
         self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
         if dashboard:
@@ -86,7 +88,7 @@ class Session:
         self.connect()
         self.dismiss_workers()
         if self._pools is None:
-            self._pools = Pools.of(self.settings)
+            self._pools = Pools.of(self.settings, self._watch)
         self._pools.ensure(specs)
 
     def assignment(

@@ -17,6 +17,7 @@ from sphere_ray.config.trackers import TrackerSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
+from sphere_ray.reporting.standstill import HELD
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.runs.directory import REPORT, SUMMARY, Run
 from sphere_ray.trackers import registry
@@ -63,7 +64,8 @@ class Trackers(Watcher):
             return
         if not self._due(place, snapshot):
             return
-        found = {"done": snapshot.done, **snapshot.counts, **snapshot.details}
+        finer = {k: v for k, v in snapshot.details.items() if not k.startswith(f"{HELD}/")}
+        found = {"done": snapshot.done, **snapshot.counts, **finer}
         if snapshot.tokens_per_second is not None:
             found["tokens_per_second"] = snapshot.tokens_per_second
         self._log(place, round(self._clock() - self._began), found)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -205,6 +205,17 @@ def test_many_small_files_become_few_and_stay_what_they_were(tmp_path: Path) -> 
     assert [path.name for path in files(output)] == ["part-00000.parquet"]
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the odd stages read of an assignment."""
+
+    settings: Any
+    progress: Any
+    marker: str
+    gather: int
+    start: int = 0
+
+
 def streamed(
     tmp_path: Path,
     problems: list[Problem],
@@ -215,7 +226,7 @@ def streamed(
     source.mkdir()
     pq.write_table(to_table(problems, Problem), source / "part-00000.parquet")
     rollout_settings = RolloutSettings(problem_timeout_s=30, **settings)
-    assignment: Any = SimpleNamespace(
+    assignment: Any = Given(
         settings=SimpleNamespace(rollout=rollout_settings),
         progress=Nothing(),
         marker=str(tmp_path / "died"),

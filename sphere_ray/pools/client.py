@@ -1,10 +1,16 @@
-"""The stages' side of a pool: routing, admission, coalescing, and repetition after a death."""
+"""The stages' side of a pool: routing, admission, coalescing, and repetition after a death.
+
+A replica that dies is asked nothing until it serves again, and the others do its work meanwhile.
+What was in flight there is asked again once it is known why: if the replica died alone, the request
+may be the cause and is asked a bounded number of times; if its node left, nothing is to blame.
+"""
 
 import asyncio
 import heapq
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -12,21 +18,40 @@ from typing import Any, cast
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.engines.engine import Request, Response
-from sphere_ray.errors import EngineError, RequestError
+from sphere_ray.errors import EngineError, RequestError, SphereError
 from sphere_ray.method.ports import GenerateRequest, Score, ScoreRequest
+from sphere_ray.pools.actor import Reply
+from sphere_ray.pools.errors import cause_of
 from sphere_ray.records import Candidate
-from sphere_ray.rollout.actor import Reply
-from sphere_ray.rollout.errors import cause_of
 
 COALESCE_S = 0.002
 """An actor call costs about 1.6 ms of CPU; requests that arrive meanwhile travel together."""
 DEATHS_BEFORE_ALONE = 2
 RESTART_TIMEOUT_S = 900.0
+"""How long a pool may be without any replica that serves."""
+FATE_S = 120.0
+"""How long a request waits to learn why its replica was lost; Ray notices a lost node sooner."""
 RETRY_S = 1.0
 
 
 class ReplicaLostError(Exception):
     """A replica died before it answered; internal to this module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Where the replicas of a pool run, as the actor of the `Ledger` knows; by replica name."""
+
+    ledger: Any
+    names: Sequence[str]
+
+    async def node_of(self, replica: int) -> str | None:
+        """The node on which a replica started last, if it ever did."""
+        return cast("str | None", await self.ledger.node_of.remote(self.names[replica]))
+
+    async def has_left(self, node: str | None) -> bool:
+        """Whether a node is no longer part of the cluster."""
+        return node is not None and bool(await self.ledger.has_left.remote(node))
 
 
 def width(request: Request) -> int:
@@ -44,15 +69,26 @@ def problem_of(request: Request) -> str:
 class Admission:
     """Decides which replica takes a request, and when: bounded by sequences, oldest first."""
 
-    def __init__(self, replicas: int, limit: int) -> None:
-        """Manage `replicas` engines, each with at most `limit` sequences from this client."""
+    def __init__(self, replicas: int, limit: int, absent: Collection[int] = ()) -> None:
+        """Manage `replicas` engines, each with at most `limit` sequences from this client.
+
+        Those that are `absent` get nothing before they are added.
+        """
         self._loads = [0] * replicas
         self._limit = limit
         self._order = itertools.count()
+        self._serving = set(range(replicas)) - set(absent)
+        self._failure: Exception | None = None
         self._waiting: list[tuple[int, int, int, int, asyncio.Future[int]]] = []
 
     async def enter(self, home: int, size: int, priority: int) -> int:
-        """Wait for room for `size` sequences, at `home` if possible; return the replica."""
+        """Wait for room for `size` sequences, at `home` if possible; return the replica.
+
+        Raises:
+            EngineError, UserError: the pool is given up.
+        """
+        if self._failure is not None:
+            raise self._failure
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, next(self._order), home, size, ready))
         self._admit()
@@ -70,6 +106,28 @@ class Admission:
         self._loads[replica] -= size
         self._admit()
 
+    @property
+    def serving(self) -> int:
+        """How many replicas take requests."""
+        return len(self._serving)
+
+    def remove(self, replica: int) -> None:
+        """Give a replica nothing until it is added again."""
+        self._serving.discard(replica)
+
+    def add(self, replica: int) -> None:
+        """Let requests in at a replica that serves."""
+        self._serving.add(replica)
+        self._admit()
+
+    def give_up(self, failure: Exception) -> None:
+        """End every request that waits, and each that comes, with a failure."""
+        self._failure = failure
+        while self._waiting:
+            ready = heapq.heappop(self._waiting)[-1]
+            if not ready.done():
+                ready.set_exception(failure)
+
     def _admit(self) -> None:
         """Let requests in, the oldest first, until one finds no room."""
         while self._waiting:
@@ -84,7 +142,11 @@ class Admission:
 
     def _with_room(self, home: int, size: int) -> int | None:
         # The replica that holds the problem's prefix in its cache, else the least loaded one.
-        for replica in (home, min(range(len(self._loads)), key=self._loads.__getitem__)):
+        if not self._serving:
+            return None
+        while home not in self._serving:
+            home = (home + 1) % len(self._loads)
+        for replica in (home, min(self._serving, key=self._loads.__getitem__)):
             if self._loads[replica] == 0 or self._loads[replica] + size <= self._limit:
                 return replica
         return None
@@ -109,7 +171,7 @@ class Replica:
         request that was sent is decoded all the same, and one that was not is withdrawn.
 
         Raises:
-            ReplicaLostError: the actor died first, and serves again.
+            ReplicaLostError: the actor died first.
         """
         self._unsent.add(answer)
         try:
@@ -117,46 +179,17 @@ class Replica:
                 self._pending.append((request, answer))
                 if len(self._pending) == 1:
                     asyncio.get_running_loop().call_later(COALESCE_S, self._flush)
-                return await self._settled(answer)
+                return await asyncio.shield(answer)
             # Serialise suspect requests on this side: if several waited in the actor, one that
             # kills the engine would lose them all.
             async with self._alone:
                 self._start([(request, answer)], alone=True)
-                return await self._settled(answer)
+                return await asyncio.shield(answer)
         except asyncio.CancelledError:
             if answer in self._unsent:
                 self._unsent.discard(answer)
                 answer.cancel()
             raise
-
-    async def _settled(self, answer: "asyncio.Future[Response]") -> Response:
-        try:
-            return await asyncio.shield(answer)
-        except ReplicaLostError:
-            await self._recovered()
-            raise
-
-    async def _recovered(self) -> None:
-        """Wait until the restarted actor serves again.
-
-        Raises:
-            EngineError: it does not come back.
-        """
-        deadline = asyncio.get_running_loop().time() + RESTART_TIMEOUT_S
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self.actor.ready.remote()
-                return
-            except TimeoutError as error:
-                raise EngineError(
-                    f"an engine died and did not come back within {RESTART_TIMEOUT_S:.0f} s; "
-                    "is its node gone?"
-                ) from error
-            except RayActorError:
-                await asyncio.sleep(RETRY_S)
-            except RayTaskError as error:
-                raise cause_of(error) from error
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
@@ -204,11 +237,26 @@ def _settle(answer: "asyncio.Future[Response]", reply: Reply) -> None:
 class PoolClient:
     """Asks the replicas of one pool; implements both Generator and Scorer."""
 
-    def __init__(self, actors: Sequence[Any], max_sequences: int, model: str) -> None:
-        """Talk to `actors`, with at most `max_sequences` in flight at each."""
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        max_sequences: int,
+        model: str,
+        *,
+        whereabouts: Whereabouts | None = None,
+        absent: Collection[int] = (),
+    ) -> None:
+        """Talk to `actors`, with at most `max_sequences` in flight at each.
+
+        Those that are `absent` have no node yet. Without `whereabouts` no node ever leaves.
+        """
         self._replicas = [Replica(actor) for actor in actors]
-        self._admission = Admission(len(actors), max_sequences)
+        self._admission = Admission(len(actors), max_sequences, absent)
         self._model = model
+        self._whereabouts = whereabouts
+        self._absent = set(absent)
+        self._fates: dict[int, asyncio.Future[bool]] = {}
+        self._returns: set[asyncio.Task[None]] = set()
 
     @property
     def model(self) -> str:
@@ -229,9 +277,11 @@ class PoolClient:
             answer.exception()  # seen, even if nobody waits for it any more
 
     async def _ask(self, request: Request) -> Response:
+        while self._absent:
+            self._fate_of(self._absent.pop())
         home = zlib.crc32(problem_of(request).encode()) % len(self._replicas)
-        size = width(request)
-        for deaths in range(DEATHS_BEFORE_ALONE + 1):
+        size, deaths = width(request), 0
+        while deaths <= DEATHS_BEFORE_ALONE:
             replica = await self._admission.enter(home, size, request.priority)
             answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(partial(self._leave, replica, size))
@@ -239,8 +289,65 @@ class PoolClient:
                 alone = deaths >= DEATHS_BEFORE_ALONE
                 return await self._replicas[replica].ask(request, answer, alone=alone)
             except ReplicaLostError:
-                continue
+                deaths += await asyncio.shield(self._fate_of(replica))
         raise RequestError(
             f"a request of problem {problem_of(request)} was in flight at "
             f"{DEATHS_BEFORE_ALONE + 1} engine deaths, the last time alone; it is given up"
         )
+
+    def _fate_of(self, replica: int) -> "asyncio.Future[bool]":
+        """Take a lost replica out until it serves again; tells whether it died by itself."""
+        if replica not in self._fates:
+            self._admission.remove(replica)
+            fate = self._fates[replica] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._return(replica, fate))
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
+        return self._fates[replica]
+
+    async def _return(self, replica: int, fate: "asyncio.Future[bool]") -> None:
+        try:
+            await self._served_again(replica, fate)
+        except (SphereError, RayError) as error:
+            # Whoever is asked from now on fails with it, those that wait for the fate included.
+            self._admission.give_up(cause_of(error) if isinstance(error, RayError) else error)
+        else:
+            self._admission.add(replica)
+        finally:
+            del self._fates[replica]
+            if not fate.done():
+                fate.set_result(True)
+
+    async def _served_again(self, replica: int, fate: "asyncio.Future[bool]") -> None:
+        """Wait until a replica serves; settle its `fate` as soon as that is known.
+
+        Raises:
+            EngineError: it does not come back, and no other one serves.
+            RayTaskError: it cannot be started again.
+        """
+        clock, where = asyncio.get_running_loop().time, self._whereabouts
+        node = await where.node_of(replica) if where else None
+        lost_at = alone_since = clock()
+        probe: asyncio.Future[None] | None = None
+        while True:
+            probe = probe or asyncio.ensure_future(self._replicas[replica].actor.ready.remote())
+            await asyncio.wait([probe], timeout=RETRY_S)
+            left = where is not None and await where.has_left(node)
+            with suppress(RayActorError):
+                if probe.done() and probe.result() is None:
+                    break
+            now = clock()
+            if not fate.done() and (left or now > lost_at + FATE_S):
+                fate.set_result(not left)
+            if self._admission.serving:
+                alone_since = now
+            elif now > alone_since + RESTART_TIMEOUT_S:
+                raise EngineError(
+                    f"no engine of {self._model} serves since {RESTART_TIMEOUT_S:.0f} s; add nodes "
+                    "for those that were lost, then run the same command again"
+                )
+            if probe.done():  # the actor is still away
+                probe = None
+                await asyncio.sleep(RETRY_S)
+        if not fate.done():
+            fate.set_result(not left)

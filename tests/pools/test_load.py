@@ -3,7 +3,7 @@
 import pytest
 
 from sphere_ray.engines.engine import EngineStats
-from sphere_ray.rollout.pools import load
+from sphere_ray.pools.pools import load
 from sphere_ray.rollout.shards import title
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import psutil
 import pynvml
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.config.placement import NodeResources
@@ -30,7 +31,7 @@ def living_nodes() -> list[NodeResources]:
     """Return the nodes that are alive now by their ids, without the memory of their GPUs."""
     return [
         NodeResources(
-            name=f"node {node['NodeID'][:8]}",
+            name=f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})",
             node_id=node["NodeID"],
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
@@ -57,15 +58,33 @@ def cluster_size() -> str:
     return ", ".join(f"{number:g} {what}" for what, number in counted.items())
 
 
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """The scheduling strategy of an actor that lives and dies with the node of this process.
+
+    The driver's helpers use it: without the driver they are of no use, and no other node that
+    leaves takes them along.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def states_of_nodes(pids_by_node: Mapping[str, Sequence[int]]) -> list[NodeState]:
-    """Look at the GPUs of every node, and at the given processes of each."""
-    tasks = [
-        _look.options(
+    """Look at the GPUs of every node, and at the given processes of each.
+
+    A node that leaves meanwhile is left out.
+    """
+    tasks = {
+        node.node_id: _look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         ).remote(node.node_id, pids_by_node.get(node.node_id, []))
         for node in living_nodes()
-    ]
-    states: list[NodeState] = ray.get(tasks)
+    }
+    states: list[NodeState] = []
+    for node_id, task in tasks.items():
+        try:
+            states.append(ray.get(task))
+        except RayError:
+            if node_id in {node.node_id for node in living_nodes()}:
+                raise
     return states
 
 

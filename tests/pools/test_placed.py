@@ -15,10 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import PlacementError
 from sphere_ray.planning.placement import check_placement
+from sphere_ray.pools.nodes import cluster_nodes
+from sphere_ray.pools.pools import Pools
+from sphere_ray.pools.roles import base_model, roles_of
 from sphere_ray.rollout.cluster import connected
-from sphere_ray.rollout.nodes import cluster_nodes
-from sphere_ray.rollout.pools import Pools
-from sphere_ray.rollout.roles import base_model, roles_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

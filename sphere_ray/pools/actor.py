@@ -9,25 +9,42 @@ import asyncio
 import logging
 import os
 import time
+import uuid
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
 from sphere_ray.compat import vllm_ray
 from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.placement import NodeResources
 from sphere_ray.engines.engine import Engine, EngineStats, Listened, Request, Response
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError, RowError
-from sphere_ray.rollout.nodes import cores_here
+from sphere_ray.pools.nodes import cores_here, living_nodes
+from sphere_ray.pools.staging import model_here
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+LOOK_S = 1.0
 RESTARTS_PER_HOUR = 4
 """Deaths of one engine that Ray mends; more have a cause that it cannot mend."""
+
+
+def replica_name(run: str, pool: str, replica: int) -> str:
+    """A name for an engine's actor, as the dashboard shows it: `laptop/policy-01234567/0-1a2b3c`.
+
+    Planned starts are no deaths, so each launch has a name, and with it an account, of its own.
+    """
+    return f"{run}/{pool}/{replica}-{uuid.uuid4().hex[:6]}"
+
+
+def pool_of(name: str) -> str:
+    """Return the pool of a replica with this name."""
+    return name.split("/")[-2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +63,7 @@ class ReplicaStatus:
     model: str
     pid: int
     node_id: str
+    serves: bool
     stats: EngineStats
 
 
@@ -86,17 +104,24 @@ class Gate:
 
 
 class Ledger:
-    """What must outlive a replica: its starts, which have a budget, its latest model, its share.
+    """What must outlive a replica: its starts, which have a budget, its latest model, its node.
 
     Ray restarts an actor with the arguments of its launch, which a reload has overtaken.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        nodes: Callable[[], Iterable[NodeResources]] = living_nodes,
+    ) -> None:
         """Start with no history."""
         self._clock = clock
+        self._nodes = nodes
         self._starts: dict[str, deque[float]] = defaultdict(deque)
         self._specs: dict[str, EngineSpec] = {}
-        self._engines: dict[str, int] = {}
+        self._places: dict[str, str] = {}
+        self._living: frozenset[str] = frozenset()
+        self._looked_at = -LOOK_S
 
     def assign(self, name: str, spec: EngineSpec) -> None:
         """Let `name` serve `spec` from its next start on."""
@@ -106,13 +131,33 @@ class Ledger:
         """Return what `name` was assigned last, if anything."""
         return self._specs.get(name)
 
-    def place(self, name: str, engines: int) -> None:
-        """Remember that the node of `name` has so many engines of its pool."""
-        self._engines[name] = engines
+    def place(self, name: str, node: str) -> None:
+        """Remember the node of `name`; a start after the loss of its earlier node is free."""
+        if name in self._places and self.has_left(self._places[name]):
+            self._starts[name].clear()
+        self._places[name] = node
 
-    def placed(self, name: str) -> int:
-        """Return how many engines of its pool the node of `name` has."""
-        return self._engines.get(name, 1)
+    def forget(self, name: str) -> None:
+        """Remove what is known of a replica that was stopped."""
+        for known in (self._starts, self._specs, self._places):
+            known.pop(name, None)
+
+    def node_of(self, name: str) -> str | None:
+        """Return the node of `name`, None before it had any."""
+        return self._places.get(name)
+
+    def has_left(self, node: str) -> bool:
+        """Whether a node is no longer part of the cluster."""
+        now = self._clock()
+        if now >= self._looked_at + LOOK_S:  # many clients ask about the same moment
+            self._living = frozenset(each.node_id for each in self._nodes())
+            self._looked_at = now
+        return node not in self._living
+
+    def beside(self, name: str) -> int:
+        """Return how many engines of its pool the node of `name` has, itself included."""
+        here = (pool_of(name), self._places.get(name))
+        return max(1, sum((pool_of(n), node) == here for n, node in self._places.items()))
 
     def allows(self, name: str, restarts_per_hour: int) -> bool:
         """Count a start of `name`; False if it exceeds one start plus so many restarts an hour."""
@@ -151,16 +196,19 @@ class EngineActor:
         *,
         name: str,
         ledger: str,
+        source: str,
         share_cores: bool = False,
         vllm_metrics: bool = False,
     ) -> None:
         """Remember what to build; `ready` builds it. `ledger` names the actor of the `Ledger`.
 
-        (A handle among the arguments would lie in the object store, where a restart may lose it.)
+        `source` is the node that has the models. (A handle among the arguments would lie in the
+        object store, where a restart may lose it.)
         """
         self._spec = spec
         self._name = name
         self._ledger = ledger
+        self._source = source
         self._share_cores = share_cores
         self._vllm_metrics = vllm_metrics
         self._engine: Engine | None = None
@@ -177,7 +225,7 @@ class EngineActor:
         """Serve other weights; no request is in flight, and the ledger knows the new ones."""
         await self._started()
         if self._spec != spec:  # else a restart has already seen to it
-            await self._running().reload(spec)
+            await self._running().reload(await self._with_model(spec))
             self._spec = spec
 
     @ray.method(concurrency_group="control")
@@ -188,6 +236,7 @@ class EngineActor:
             model=self._spec.name,
             pid=os.getpid(),
             node_id=node_id,
+            serves=self._heart is not None,
             stats=self._engine.stats() if self._engine else EngineStats(),
         )
 
@@ -256,19 +305,24 @@ class EngineActor:
         ledger = ray.get_actor(self._ledger)
         if (spec := await ledger.assigned.remote(self._name)) is not None:
             self._spec = spec
+        here = ray.get_runtime_context().get_node_id()
+        await ledger.place.remote(self._name, here)
         if not await ledger.allows.remote(self._name, RESTARTS_PER_HOUR):
             raise EngineError(
                 f"{self._name} died more than {RESTARTS_PER_HOUR} times within an hour; look "
                 "for the cause in the Ray logs of this actor, then run the same command again"
             )
         # The process of the engine inherits these; a library reads them when it is loaded.
-        engines = await ledger.placed.remote(self._name)
+        engines = await ledger.beside.remote(self._name)
         os.environ.update(openmp(self._spec, cores_here(), engines, share_cores=self._share_cores))
-        self._engine = build_engine(self._spec)
+        self._engine = build_engine(await self._with_model(self._spec))
         if self._vllm_metrics and isinstance(self._engine, Listened):
             self._engine.listeners += vllm_ray.stat_loggers()
         await self._engine.start()
         self._heart = asyncio.create_task(self._beat())
+
+    async def _with_model(self, spec: EngineSpec) -> EngineSpec:
+        return replace(spec, path=await asyncio.to_thread(model_here, spec.path, self._source))
 
     async def _close(self) -> None:
         if self._heart:

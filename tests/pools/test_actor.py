@@ -6,8 +6,9 @@ import pytest
 
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
-from sphere_ray.rollout.actor import Gate, Ledger, openmp
-from sphere_ray.rollout.nodes import usable_cores
+from sphere_ray.config.placement import NodeResources
+from sphere_ray.pools.actor import Gate, Ledger, openmp
+from sphere_ray.pools.nodes import usable_cores
 
 
 async def test_a_suspect_request_has_the_engine_to_itself() -> None:
@@ -45,11 +46,37 @@ async def test_two_suspects_run_one_after_the_other() -> None:
 
 def test_restarts_have_a_budget_per_hour_and_replica() -> None:
     now = 0.0
-    ledger = Ledger(clock=lambda: now)
+    ledger = Ledger(clock=lambda: now, nodes=list)
     assert [ledger.allows("a", 2) for _ in range(4)] == [True, True, True, False]
     assert ledger.allows("b", 2)
     now = 3601.0
     assert ledger.allows("a", 2)
+
+
+def nodes(*names: str) -> list[NodeResources]:
+    return [NodeResources(name=name, node_id=name, cpus=2, gpus=0) for name in names]
+
+
+def test_a_start_after_the_loss_of_a_node_is_free() -> None:
+    living = nodes("one", "two")
+    now = 0.0
+    ledger = Ledger(clock=lambda: now, nodes=lambda: living)
+    for _ in range(3):
+        ledger.place("r/p/0", "one")
+        assert ledger.allows("r/p/0", 2)
+    living, now = nodes("two"), 9.0
+    assert ledger.has_left("one")
+    ledger.place("r/p/0", "two")
+    assert [ledger.allows("r/p/0", 2) for _ in range(4)] == [True, True, True, False]
+
+
+def test_engines_share_a_node_with_those_of_their_own_pool() -> None:
+    ledger = Ledger(nodes=lambda: nodes("one", "two"))
+    for name, node in {"r/p/0": "one", "r/p/1": "one", "r/q/0": "one", "r/p/2": "two"}.items():
+        ledger.place(name, node)
+    assert [ledger.beside(name) for name in ("r/p/0", "r/q/0", "r/p/2")] == [2, 1, 1]
+    ledger.forget("r/p/1")
+    assert ledger.beside("r/p/0") == 1
 
 
 @pytest.mark.parametrize(

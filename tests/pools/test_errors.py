@@ -6,7 +6,7 @@ import sys
 from ray.exceptions import RayTaskError
 
 from sphere_ray.errors import EngineError, SphereError
-from sphere_ray.rollout.errors import inside
+from sphere_ray.pools.errors import inside
 
 
 def test_our_error_is_found_inside_rays_wrapper() -> None:

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
@@ -14,16 +13,19 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from sphere_ray.compat import ray as compat
 from sphere_ray.config.engines import EngineSpec
+from sphere_ray.config.models import PoolSettings
 from sphere_ray.config.placement import engines_share_cores
 from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
-from sphere_ray.errors import EngineError, ReleaseError
+from sphere_ray.errors import ReleaseError
 from sphere_ray.planning.placement import Placed, check_placement
+from sphere_ray.pools.actor import EngineActor, Ledger, ReplicaStatus, replica_name
+from sphere_ray.pools.client import PoolClient, Whereabouts
+from sphere_ray.pools.errors import cause_of
+from sphere_ray.pools.nodes import NodeState, cluster_nodes, on_this_node, states_of_nodes
+from sphere_ray.pools.starting import Member, await_engines, got
+from sphere_ray.pools.watch import Watch, free_gpus
 from sphere_ray.records import PoolUse
-from sphere_ray.rollout.actor import EngineActor, Ledger, ReplicaStatus
-from sphere_ray.rollout.client import PoolClient
-from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import NodeState, cluster_nodes, states_of_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +41,6 @@ LOOK_S = 5.0
 RELEASE_TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """A replica of a pool: its actor, its name in the ledger, and where it was to start."""
-
-    actor: Any
-    name: str
-    home: Placed | None
-
-
 class Pools:
     """All engine pools of a run. The same spec is the same pool, whoever asks for it."""
 
@@ -59,32 +52,41 @@ class Pools:
         share_cores: bool = False,
         vllm_metrics: bool = False,
         homes: Sequence[Placed] = (),
+        watch: Watch | None = None,
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
         The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
         work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures. `homes` are
-        planned places: an engine of a place's shape starts on its node if that has room.
+        planned places: an engine of a place's shape starts on its node if that has room. A `watch`
+        tells people which engines are missing.
         """
         compat.found_doubts()
+        self._say = watch.say if watch else logger.warning
+        if watch:
+            watch.causes.append(self.missing)
         self._release_timeout_s = release_timeout_s
         self._run = run
-        self._given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics}
+        source = ray.get_runtime_context().get_node_id()
+        given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics, "source": source}
+        self._given: Mapping[str, Any] = given
         self._members: dict[EngineSpec, list[Member]] = {}
         self._homes = list(homes)
         self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
         self._ledger_name = f"engines-{uuid.uuid4().hex}"
-        ledger = ray.remote(Ledger).options(name=self._ledger_name, num_cpus=0)
+        options = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
+        ledger = ray.remote(Ledger).options(name=self._ledger_name, **options)
         self._ledger: Any = ledger.remote()  # it lives as long as this reference
 
     @classmethod
-    def of(cls, settings: RunSettings) -> "Pools":
+    def of(cls, settings: RunSettings, watch: Watch | None = None) -> "Pools":
         """Make the pools of a run."""
         return cls(
             run=settings.name,
             share_cores=engines_share_cores(settings),
             vllm_metrics=settings.ray.vllm_metrics,
             homes=check_placement(settings, cluster_nodes()).engines,
+            watch=watch,
         )
 
     def ensure(self, specs: Sequence[EngineSpec]) -> None:
@@ -110,11 +112,31 @@ class Pools:
         except BaseException:
             self._stop([spec for spec in missing if spec in self._members])
             raise
+        self._grow()
 
     def client(self, spec: EngineSpec) -> PoolClient:
         """Return a client of the running pool of `spec`."""
-        actors = [member.actor for member in self._members[spec]]
-        return PoolClient(actors, ADMITTED * spec.pool.max_num_seqs, spec.name)
+        members = self._members[spec]
+        statuses = _statuses(members)
+        serving = {name for name, status in statuses.items() if status.serves}
+        return PoolClient(
+            [member.actor for member in members],
+            ADMITTED * spec.pool.max_num_seqs,
+            spec.name,
+            whereabouts=Whereabouts(ledger=self._ledger, names=[member.name for member in members]),
+            absent=[i for i, member in enumerate(members) if member.name not in serving],
+        )
+
+    def missing(self) -> list[str]:
+        """Clauses that say which pools have fewer engines than they begin with, and why."""
+        found = []
+        for spec, members in list(self._members.items()):
+            statuses = _statuses(members)
+            serving = sum(status.serves for status in statuses.values())
+            if serving < spec.pool.min_replicas:
+                placed = len(statuses) - serving
+                found.append(shortage(spec.name, spec.pool, serving, placed, free_gpus()))
+        return found
 
     def stats(self, spec: EngineSpec) -> list[EngineStats]:
         """Return the counters of each replica of a running pool that answers."""
@@ -159,15 +181,7 @@ class Pools:
 
     def statuses(self, spec: EngineSpec) -> list[ReplicaStatus]:
         """Return the status of each replica of a running pool that answers."""
-        references = [member.actor.status.remote() for member in self._members[spec]]
-        ready, _ = ray.wait(references, num_returns=len(references), timeout=5)
-        found = []
-        for reference in ready:
-            try:
-                found.append(ray.get(reference))
-            except (RayActorError, RayTaskError):
-                logger.warning("a replica of %s does not answer", spec.name)
-        return found
+        return list(_statuses(self._members[spec]).values())
 
     def release(self, *, keep_on_cpu: bool = False) -> None:
         """Stop the pools and wait until their processes are gone and their GPU memory is free.
@@ -183,7 +197,7 @@ class Pools:
         members = self._members[old]
         try:
             ray.get([self._ledger.assign.remote(member.name, new) for member in members])
-            ray.get([member.actor.reload.remote(new) for member in members])
+            ray.get([member.actor.reload.remote(new) for member in _placed(members)])
         except RayError as error:
             logger.warning("engines of %s start anew instead: %s", new.name, cause_of(error))
             self._stop([old])
@@ -191,21 +205,47 @@ class Pools:
             self._members[new] = self._members.pop(old)
 
     def _start(self, specs: Sequence[EngineSpec]) -> None:
-        ready = []
-        for spec in specs:
-            self._members[spec] = [self._launch(spec, i) for i in range(spec.pool.replicas)]
+        """Start the engines that pools begin with, and wait for them."""
+        calls: dict[Any, Member] = {}
+        # The largest first, while there still are nodes with so many free GPUs.
+        for spec in sorted(specs, key=lambda spec: -spec.pool.gpus * spec.pool.tensor_parallel):
+            self._members[spec] = []
+            for _ in range(spec.pool.min_replicas):
+                self._launch(spec)
             self._share_out_cores(spec)
             for member in self._members[spec]:
-                ready.append(member.actor.ready.remote())
+                calls[member.actor.ready.remote()] = member
                 if 0 < spec.pool.gpus < 1:
                     # Engines that share a GPU disturb each other's memory profile while starting.
-                    self._got(ready)
-        self._got(ready)
+                    self._await(calls)
+        self._await(calls)
 
-    def _launch(self, spec: EngineSpec, replica: int) -> Member:
+    def _await(self, calls: dict[Any, Member]) -> None:
+        def unplaced() -> set[str]:
+            asked = list(calls.values())
+            return {member.name for member in asked} - {member.name for member in _placed(asked)}
+
+        await_engines(calls, self._ledger, unplaced, self._give_way, self._say)
+
+    def _grow(self) -> None:
+        """Ask for the engines that pools may have; Ray starts them where and when there is room."""
+        for spec, members in self._members.items():
+            for _ in range(len(members), spec.pool.max_replicas):
+                self._launch(spec).actor.ready.remote()
+
+    def _give_way(self) -> bool:
+        """Stop what pools have beyond their least; False if there is nothing."""
+        surplus: list[Member] = []
+        for spec, members in self._members.items():
+            surplus += members[spec.pool.min_replicas :]
+            del members[spec.pool.min_replicas :]
+        self._end(surplus)
+        return bool(surplus)
+
+    def _launch(self, spec: EngineSpec) -> Member:
         hosting = cast(Any, ray).remote(concurrency_groups={"control": 8})(EngineActor)
-        # Planned starts are no deaths, so each launch has an account of its own.
-        name = f"{self._run}-{spec.name}-{replica}-{uuid.uuid4().hex[:6]}"
+        members = self._members[spec]
+        name = replica_name(self._run, spec.name, len(members))
         shape = (round(spec.pool.gpus, 4), spec.pool.tensor_parallel)
         home = next((h for h in self._homes if (h.share, h.ranks) == shape), None)
         if home is not None:
@@ -214,48 +254,43 @@ class Pools:
             name=name,
             num_cpus=0,
             num_gpus=spec.pool.gpus * spec.pool.tensor_parallel,
+            scheduling_strategy=compat.preferring(home.node.node_id) if home else "SPREAD",
             max_restarts=-1,  # the ledger keeps the budget
             max_task_retries=0,
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
-            scheduling_strategy=home and compat.preferring(home.node.node_id),
         )
         arguments = {"name": name, "ledger": self._ledger_name, **self._given}
-        return Member(actor=actor.remote(spec, **arguments), name=name, home=home)
+        host = actor.remote(spec, **arguments)
+        members.append(Member(actor=host, name=name, pool=spec.name, home=home))
+        return members[-1]
 
     def _share_out_cores(self, spec: EngineSpec) -> None:
-        """Tell the ledger how many engines of a pool each node has, before they start."""
-        members = self._members[spec]
+        """Tell the ledger where the engines of a pool on CPUs are, before they start."""
         if spec.pool.gpus:
             return
-        nodes = [s.node_id for s in self._got([member.actor.status.remote() for member in members])]
+        members = self._members[spec]
+        statuses = got([member.actor.status.remote() for member in members])
         ray.get(
             [
-                self._ledger.place.remote(member.name, nodes.count(node))
-                for member, node in zip(members, nodes, strict=True)
+                self._ledger.place.remote(member.name, status.node_id)
+                for member, status in zip(members, statuses, strict=True)
             ]
         )
 
-    def _got(self, ready: Sequence[Any]) -> list[Any]:
-        try:
-            found: list[Any] = ray.get(list(ready))
-            return found
-        except RayTaskError as error:
-            raise cause_of(error) from error
-        except RayActorError as error:
-            raise EngineError(f"an engine died while it started: {error}") from error
-
     def _stop(self, specs: Sequence[EngineSpec]) -> None:
+        self._end([member for spec in specs for member in self._members.pop(spec)])
+
+    def _end(self, ending: Sequence[Member]) -> None:
         pids: dict[str, list[int]] = {}
-        for spec in specs:
-            for status in self.statuses(spec):
-                pids.setdefault(status.node_id, []).extend([status.pid, *status.stats.pids])
-        closing = [member.actor.close.remote() for spec in specs for member in self._members[spec]]
+        for status in _statuses(ending).values():
+            pids.setdefault(status.node_id, []).extend([status.pid, *status.stats.pids])
+        closing = [member.actor.close.remote() for member in _placed(ending)]
         ray.wait(closing, num_returns=len(closing), timeout=30) if closing else None
-        for spec in specs:
-            for member in self._members.pop(spec):
-                ray.kill(member.actor, no_restart=True)
-                self._homes += [member.home] if member.home else []
+        for member in ending:
+            ray.kill(member.actor, no_restart=True)
+            self._ledger.forget.remote(member.name)
+            self._homes += [member.home] if member.home else []
         self._wait_for_memory(pids)
 
     def _wait_for_memory(self, pids: dict[str, list[int]]) -> None:
@@ -272,7 +307,8 @@ class Pools:
             time.sleep(POLL_S)
 
     def _held(self, state: NodeState) -> str:
-        baseline = self._baseline.get(state.node_id, (0,) * len(state.gpu_used_mib))
+        # A node that joined later may hold what others run there.
+        baseline = self._baseline.get(state.node_id, state.gpu_used_mib)
         grown = [
             f"GPU {index} holds {used} MiB ({before} before)"
             for index, (used, before) in enumerate(zip(state.gpu_used_mib, baseline, strict=False))
@@ -281,6 +317,39 @@ class Pools:
         alive = [f"process {pid}" for pid in state.alive]
         found = alive + grown
         return f"node {state.node_id[:8]}: {', '.join(found)}" if found else ""
+
+
+def _placed(members: Sequence[Member]) -> list[Member]:
+    """The replicas that have a process; calls of others would wait until they get one."""
+    alive = compat.actors("ALIVE")
+    if alive is None:
+        return list(members)
+    names = {actor.name for actor in alive}
+    return [member for member in members if member.name in names]
+
+
+def _statuses(members: Sequence[Member]) -> dict[str, ReplicaStatus]:
+    """The status of each replica that answers, by its name."""
+    asked = {member.actor.status.remote(): member.name for member in _placed(members)}
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=5) if asked else ([], [])
+    found = {}
+    for reference in ready:
+        try:
+            found[asked[reference]] = ray.get(reference)
+        except (RayActorError, RayTaskError):
+            logger.info("%s does not answer", asked[reference])
+    return found
+
+
+def shortage(name: str, pool: PoolSettings, serving: int, starting: int, free: float) -> str:
+    """Say that a pool has too few engines: `serving` work, `starting` load, others find no room."""
+    wanted, each = pool.min_replicas, pool.gpus * pool.tensor_parallel
+    parts = [f"{serving} of {wanted} engines of {name} serve"]
+    if starting:
+        parts.append(f"{starting} start")
+    if left := wanted - serving - starting:
+        parts.append(f"{left} not placed ({each:g} GPUs each, {free:g} are free)")
+    return ", ".join(parts)
 
 
 def load(

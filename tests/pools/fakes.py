@@ -8,8 +8,8 @@ from ray.exceptions import ActorDiedError
 
 from sphere_ray.engines.engine import Request
 from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.pools.actor import Reply
 from sphere_ray.records import Candidate, StopReason
-from sphere_ray.rollout.actor import Reply
 
 
 def request(problem: str = "p", *, n: int = 1, priority: int = 0) -> GenerateRequest:
@@ -53,8 +53,18 @@ class FakeActor:
         self._deaths = 0
         self.calls: list[tuple[list[str], bool]] = []
         self.restarts = 0
+        self._here = asyncio.Event()
+        self._here.set()
         self.serve = Method(self._serve)
         self.ready = Method(self._ready)
+
+    def away(self) -> None:
+        """Let the actor find no node when it starts again."""
+        self._here.clear()
+
+    def back(self) -> None:
+        """Let it start."""
+        self._here.set()
 
     async def _serve(self, requests: Sequence[Request], *, alone: bool) -> AsyncIterator[Any]:
         self.calls.append(([r.problem_id for r in requests], alone))  # type: ignore[union-attr]
@@ -68,6 +78,7 @@ class FakeActor:
             yield _done(tuple(replies[first : first + 2]))
 
     async def _ready(self) -> None:
+        await self._here.wait()
         self.restarts += 1
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +15,13 @@ import ray
 from sphere_ray.config.engines import EngineSpec, SimulationSettings
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.method.ports import GenerateRequest
+from sphere_ray.models.source import model_fingerprint
+from sphere_ray.pools import nodes, starting
+from sphere_ray.pools.nodes import usable_cores
+from sphere_ray.pools.pools import Pools
+from sphere_ray.pools.staging import fetched
+from sphere_ray.pools.watch import Watch
 from sphere_ray.records import Message
-from sphere_ray.rollout import nodes
-from sphere_ray.rollout.nodes import usable_cores
-from sphere_ray.rollout.pools import Pools
 
 pytestmark = [pytest.mark.ray]
 
@@ -34,7 +39,7 @@ OTHER = replace(FIRST, name="other", pool=PoolSettings(kv_cache_gib=1))
 
 @pytest.fixture(scope="module")
 def pools() -> Iterator[Pools]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     pools = Pools(release_timeout_s=60)
     try:
         yield pools
@@ -118,6 +123,70 @@ def test_engines_are_started_with_their_share_of_the_cores(pools: Pools, share_c
     shared.release()
     cores = usable_cores(len(os.sched_getaffinity(0)), [2.0])
     assert found == [(str(max(1, cores // 2)), "PASSIVE" if share_cores else None)] * 2
+
+
+def on_gpus(name: str, replicas: object) -> EngineSpec:
+    pool = PoolSettings.model_validate({"gpus": 1, "replicas": replicas})
+    return replace(FIRST, name=name, pool=pool)
+
+
+def test_a_pool_grows_where_there_is_room_and_gives_way_to_others(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two GPUs are declared; engines beyond the least leave when another pool needs one."""
+    monkeypatch.setattr(starting, "GIVE_WAY_S", 0.5)
+    growing, other = on_gpus("growing", {"min": 1, "max": 3}), on_gpus("other", 1)
+    pools.ensure([growing])
+    until(lambda: len(pools.statuses(growing)) == 2)
+    assert Watch(print).missing() == pools.missing() == []
+    pools.ensure([growing, other])
+    assert [len(pools.statuses(spec)) for spec in (growing, other)] == [1, 1]
+    pools.ensure([growing])
+    until(lambda: len(pools.statuses(growing)) == 2)
+
+
+def test_a_pool_begins_with_the_engines_that_find_room_and_says_so(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(starting, "GIVE_WAY_S", 0.5)
+    monkeypatch.setattr(starting, "ROOM_S", 1.0)
+    three = on_gpus("three", 3)
+    pools.ensure([three])
+    assert "1 x engine of three not placed; the others begin" in caplog.text
+    assert pools.missing() == [
+        "2 of 3 engines of three serve, 1 not placed (1 GPUs each, 0 are free)"
+    ]
+    client = pools.client(three)
+
+    async def ask() -> None:
+        await asyncio.gather(*(client.generate(request(f"problem {n}")) for n in range(8)))
+
+    asyncio.run(ask())
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def test_a_model_is_fetched_once_by_its_fingerprint(pools: Pools, tmp_path: Path) -> None:
+    there, cache = tmp_path / "there", tmp_path / "cache"
+    there.mkdir()
+    (there / "config.json").write_text("{}")
+    (there / "model.safetensors").write_bytes(bytes(range(256)) * 300)
+    (there / "notes.rst").write_text("no part of the model")
+    here = ray.get_runtime_context().get_node_id()
+    found = fetched(str(there), here, cache)
+    assert found is not None
+    assert model_fingerprint(str(found)) == model_fingerprint(str(there)) == found.name
+    assert sorted(file.name for file in found.iterdir()) == ["config.json", "model.safetensors"]
+    first = found.stat().st_ino
+    again = fetched(str(there), here, cache)
+    assert again is not None
+    assert again.stat().st_ino == first
+    assert [file.name for file in cache.iterdir() if file.is_dir()] == [found.name]
+    assert fetched(str(tmp_path / "nowhere"), here, cache) is None
 
 
 class Nvml:
