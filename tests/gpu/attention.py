@@ -14,7 +14,7 @@ from tests.gpu.device import DEVICE, TINY, finish, median_s, peak_mib, reset_pea
 
 HEADS, KEY_HEADS, SIZE, PROMPT = 28, 4, 128, 64
 SIDES = (64, 160) if TINY else (1024, 2048, 4096, 8192)
-TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 2e-2}
+TOLERANCES = {torch.float32: 5e-3, torch.bfloat16: 5e-2}
 """Of the largest entry; GPUs may multiply fp32 in TF32."""
 
 
