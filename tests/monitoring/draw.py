@@ -1,7 +1,7 @@
 """The board as a picture, where there is no Grafana: its own queries, answered by a Prometheus.
 
-`python -m tests.monitoring.draw URL FILE [MINUTES]`; FILE is a PNG. Panels stand where the board
-has them; what Grafana adds (colours of its own, a heat map's cells) is missing.
+`python -m tests.monitoring.draw URL FILE [MINUTES]`; FILE is a PNG. What Grafana adds (the places
+of panels, units, a heat map's cells) is missing.
 """
 
 import re
@@ -15,21 +15,18 @@ from matplotlib.figure import Figure
 from tests.monitoring.scrape import asked
 from tests.monitoring.series import board
 
-COLUMNS, CELL_IN = 24, 0.55
+COLUMNS = 4
 _LABEL = re.compile(r"\{\{(\w+)\}\}")
 
 
 def draw(prometheus: str, file: str, minutes: float) -> None:
     """Draw every panel that has queries, over the last minutes."""
     panels = [panel for panel in board()["panels"] if panel.get("targets")]
-    bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = Figure(figsize=(COLUMNS * CELL_IN, bottom * CELL_IN), dpi=75)
-    for panel in panels:
-        place = panel["gridPos"]
-        left, width = place["x"] / COLUMNS, place["w"] / COLUMNS
-        low, height = 1 - (place["y"] + place["h"]) / bottom, place["h"] / bottom
-        axes = figure.add_axes((left + 0.03, low + 0.02, width - 0.045, height - 0.045))
-        _panel(axes, panel, prometheus, minutes)
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(4 * COLUMNS, 2.2 * rows), dpi=75, layout="constrained")
+    for number, panel in enumerate(panels, 1):
+        _panel(figure.add_subplot(rows, COLUMNS, number), panel, prometheus, minutes)
+    figure.supxlabel("minutes", fontsize=9)
     figure.savefig(file)
 
 
