@@ -51,6 +51,7 @@ def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
     args: dict[str, Any] = {
         "model": spec.path,
         "revision": model.revision,
+        "seed": 0,  # until `start`
         "dtype": model.dtype,
         "max_model_len": model.max_model_len,
         "generation_config": "vllm",  # requests say how to sample, not the model's directory
@@ -172,6 +173,7 @@ class VllmEngine:
         """Remember what to start."""
         self.spec = spec
         self._args = args
+        self.seed = 0
         self._counters = Counters()
         self.listeners: list[Any] = [lambda *_: self._counters]
         self._busy = BusyClock()
@@ -187,6 +189,7 @@ class VllmEngine:
     async def start(self) -> None:
         """See `Engine.start`."""
         before = _descendants()
+        self._args.seed = self.seed
         try:
             # In a thread: loading takes a minute, and the loop must go on answering.
             self._llm = await asyncio.to_thread(

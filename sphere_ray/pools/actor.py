@@ -20,9 +20,10 @@ import ray
 from sphere_ray.compat import vllm_ray
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.placement import NodeResources
-from sphere_ray.engines.engine import Engine, EngineStats, Listened, Request, Response
+from sphere_ray.engines.engine import Engine, EngineStats, LibraryEngine, Request, Response
 from sphere_ray.engines.sources import build_engine
 from sphere_ray.errors import EngineError, RowError
+from sphere_ray.method.seeds import derive_seed
 from sphere_ray.pools.nodes import cores_here, living_nodes
 from sphere_ray.pools.staging import model_here
 
@@ -40,6 +41,26 @@ def replica_name(run: str, pool: str, replica: int) -> str:
     Planned starts are no deaths, so each launch has a name, and with it an account, of its own.
     """
     return f"{run}/{pool}/{replica}-{uuid.uuid4().hex[:6]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosting:
+    """What an engine is told besides its spec.
+
+    `seed` begins its random numbers, so that runs with other seeds, and the replicas of a pool,
+    draw other samples. With `share_cores` several pools work on the CPUs at once, and with
+    `vllm_metrics` Ray exports what vLLM measures.
+    """
+
+    seed: int = 0
+    share_cores: bool = False
+    vllm_metrics: bool = False
+
+
+def engine_seed(seed: int, replica: str) -> int:
+    """Return the seed of a replica, by its name, from that of its run."""
+    place, _, _ = replica.rpartition("-")
+    return derive_seed(seed, *place.split("/")[-2:]) & (2**31 - 1)  # NumPy takes 32 bits
 
 
 def pool_of(name: str) -> str:
@@ -197,8 +218,7 @@ class EngineActor:
         name: str,
         ledger: str,
         source: str,
-        share_cores: bool = False,
-        vllm_metrics: bool = False,
+        hosting: Hosting,
     ) -> None:
         """Remember what to build; `ready` builds it. `ledger` names the actor of the `Ledger`.
 
@@ -209,8 +229,7 @@ class EngineActor:
         self._name = name
         self._ledger = ledger
         self._source = source
-        self._share_cores = share_cores
-        self._vllm_metrics = vllm_metrics
+        self._hosting = hosting
         self._engine: Engine | None = None
         self._gate = Gate()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -314,10 +333,13 @@ class EngineActor:
             )
         # The process of the engine inherits these; a library reads them when it is loaded.
         engines = await ledger.beside.remote(self._name)
-        os.environ.update(openmp(self._spec, cores_here(), engines, share_cores=self._share_cores))
+        share_cores = self._hosting.share_cores
+        os.environ.update(openmp(self._spec, cores_here(), engines, share_cores=share_cores))
         self._engine = build_engine(await self._with_model(self._spec))
-        if self._vllm_metrics and isinstance(self._engine, Listened):
-            self._engine.listeners += vllm_ray.stat_loggers()
+        if isinstance(self._engine, LibraryEngine):
+            self._engine.seed = engine_seed(self._hosting.seed, self._name)
+            if self._hosting.vllm_metrics:
+                self._engine.listeners += vllm_ray.stat_loggers()
         await self._engine.start()
         self._heart = asyncio.create_task(self._beat())
 

@@ -19,7 +19,7 @@ from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import EngineStats, differ_in_weights_alone, engine_environment
 from sphere_ray.errors import ReleaseError
 from sphere_ray.planning.placement import Placed, check_placement
-from sphere_ray.pools.actor import EngineActor, Ledger, ReplicaStatus, replica_name
+from sphere_ray.pools.actor import EngineActor, Hosting, Ledger, ReplicaStatus, replica_name
 from sphere_ray.pools.client import PoolClient, Whereabouts
 from sphere_ray.pools.errors import cause_of
 from sphere_ray.pools.nodes import NodeState, cluster_nodes, on_this_node, states_of_nodes
@@ -49,17 +49,15 @@ class Pools:
         release_timeout_s: float = RELEASE_TIMEOUT_S,
         *,
         run: str = "run",
-        share_cores: bool = False,
-        vllm_metrics: bool = False,
+        hosting: Hosting | None = None,
         homes: Sequence[Placed] = (),
         watch: Watch | None = None,
     ) -> None:
         """Take the memory baseline; no pool runs yet.
 
-        The dashboard shows actors by the name of the `run`. With `share_cores` several pools will
-        work on the CPUs at once. With `vllm_metrics` Ray exports what vLLM measures. `homes` are
-        planned places: an engine of a place's shape starts on its node if that has room. A `watch`
-        tells people which engines are missing.
+        The dashboard shows actors by the name of the `run`. Engines derive their seeds from that of
+        `hosting`. `homes` are planned places: an engine of a place's shape starts on its node if
+        that has room. A `watch` tells people which engines are missing.
         """
         compat.found_doubts()
         self._say = watch.say if watch else logger.warning
@@ -68,8 +66,7 @@ class Pools:
         self._release_timeout_s = release_timeout_s
         self._run = run
         source = ray.get_runtime_context().get_node_id()
-        given = {"share_cores": share_cores, "vllm_metrics": vllm_metrics, "source": source}
-        self._given: Mapping[str, Any] = given
+        self._given = {"hosting": hosting or Hosting(), "source": source}
         self._members: dict[EngineSpec, list[Member]] = {}
         self._homes = list(homes)
         self._baseline = {node.node_id: node.gpu_used_mib for node in states_of_nodes({})}
@@ -83,8 +80,11 @@ class Pools:
         """Make the pools of a run."""
         return cls(
             run=settings.name,
-            share_cores=engines_share_cores(settings),
-            vllm_metrics=settings.ray.vllm_metrics,
+            hosting=Hosting(
+                seed=settings.seed,
+                share_cores=engines_share_cores(settings),
+                vllm_metrics=settings.ray.vllm_metrics,
+            ),
             homes=check_placement(settings, cluster_nodes()).engines,
             watch=watch,
         )
@@ -260,8 +260,7 @@ class Pools:
             max_concurrency=WORK_CONCURRENCY,
             runtime_env={"env_vars": engine_environment(spec)},
         )
-        arguments = {"name": name, "ledger": self._ledger_name, **self._given}
-        host = actor.remote(spec, **arguments)
+        host = actor.remote(spec, name=name, ledger=self._ledger_name, **self._given)
         members.append(Member(actor=host, name=name, pool=spec.name, home=home))
         return members[-1]
 

@@ -7,7 +7,7 @@ import pytest
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.config.placement import NodeResources
-from sphere_ray.pools.actor import Gate, Ledger, openmp
+from sphere_ray.pools.actor import Gate, Ledger, engine_seed, openmp, replica_name
 from sphere_ray.pools.nodes import usable_cores
 
 
@@ -118,3 +118,11 @@ def test_the_engines_of_one_node_share_its_cores(
     assert alone == {"OMP_NUM_THREADS": str(threads)}
     shared = openmp(spec, 8, engines, share_cores=True)
     assert shared == alone | {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def test_runs_pools_and_replicas_draw_different_samples_and_a_new_start_the_same() -> None:
+    names = [replica_name("run", pool, index) for pool in ("policy", "small") for index in (0, 1)]
+    seeds = [engine_seed(seed, name) for seed in (0, 1) for name in names]
+    assert len(set(seeds)) == 8
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert engine_seed(0, replica_name("run", "policy", 0)) == seeds[0]

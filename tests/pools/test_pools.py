@@ -17,6 +17,7 @@ from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.method.ports import GenerateRequest
 from sphere_ray.models.source import model_fingerprint
 from sphere_ray.pools import nodes, starting
+from sphere_ray.pools.actor import Hosting
 from sphere_ray.pools.nodes import usable_cores
 from sphere_ray.pools.pools import Pools
 from sphere_ray.pools.staging import fetched
@@ -110,7 +111,7 @@ def test_engines_on_cpus_may_stay_while_devices_are_needed(pools: Pools) -> None
 @pytest.mark.parametrize("share_cores", [False, True])
 def test_engines_are_started_with_their_share_of_the_cores(pools: Pools, share_cores: bool) -> None:
     pools.release()
-    shared = Pools(release_timeout_s=60, share_cores=share_cores)
+    shared = Pools(release_timeout_s=60, hosting=Hosting(share_cores=share_cores))
     shared.ensure([FIRST])
     found = ray.get(
         [
