@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ from sphere_ray.records import (
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.stages import RowStage, rollout_table
 from sphere_ray.schema import from_table, to_table
-from tests.rollout.odd_stages import Dying, Gathering, Nothing
+from tests.rollout.odd_stages import Dying, Gathering, Given, Nothing
 from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray]
@@ -203,17 +203,6 @@ def test_many_small_files_become_few_and_stay_what_they_were(tmp_path: Path) -> 
         assert read(output, Rollout) == rollouts
     pipeline.compact(str(output))
     assert [path.name for path in files(output)] == ["part-00000.parquet"]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the odd stages read of an assignment."""
-
-    settings: Any
-    progress: Any
-    marker: str
-    gather: int
-    start: int = 0
 
 
 def streamed(
