@@ -7,8 +7,8 @@ torch nor vllm.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sphere_ray.commands.run import run
     from sphere_ray.config import load_config
-    from sphere_ray.evolution.evolve import run
     from sphere_ray.grading import grade
     from sphere_ray.records import Chain, PreferencePair, Problem, Rollout, Verdict
     from sphere_ray.runs.directory import Run
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
         case "Run":
             from sphere_ray.runs import directory as home
         case "run":
-            from sphere_ray.evolution import evolve as home
+            from sphere_ray.commands import run as home
         case _:
             raise AttributeError(f"module 'sphere_ray' has no attribute '{name}'")
     value = getattr(home, name)

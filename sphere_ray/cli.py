@@ -6,27 +6,19 @@ and mistyped options answer at once.
 
 import io
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-import yaml
-from rich.console import Console
 
 from sphere_ray import __version__
-from sphere_ray.commands.options import EvaluationOptions, with_options
-from sphere_ray.errors import ConfigError, SphereError
-from sphere_ray.interruption import Interrupted, catch_signals
-from sphere_ray.redaction import redact
-from sphere_ray.untrusted import printable
-
-if TYPE_CHECKING:
-    from sphere_ray.config import RunSettings
+from sphere_ray.commands.options import EvaluationOptions, PlanOptions, with_options
+from sphere_ray.errors import ConfigError
+from sphere_ray.interruption import catch_signals
+from sphere_ray.operations.commands import add_to
+from sphere_ray.terminal import Overrides, out, outcomes, tables, tell
 
 app = typer.Typer(
     name="sphere",
@@ -36,25 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-_out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-_tables = partial(Console, markup=False, emoji=False)
-
-
-_MAX_MESSAGE_CHARS = 4000
-
 
 class ExportFormat(StrEnum):
     """Formats that preference pairs are exported to."""
 
     TRL = "trl"
     HF = "hf"
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated."),
-]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        _out.print(__version__)
+        out.print(__version__)
         raise typer.Exit
 
 
@@ -102,23 +81,49 @@ def run(
             "--dry-run", help="Show the settings, the resources, and what each step would do; stop."
         ),
     ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0, help="Let a cluster that is too small grow first."),
+    ] = None,
 ) -> None:
     """Run the whole loop; the same command continues a run that was stopped."""
     from sphere_ray.config import load_config
 
     hint = "run the same command again to continue from the last committed work"
-    with _outcomes(debug=context.obj, hint=hint):
-        settings = load_config(config, overrides or [])
+    with outcomes(debug=context.obj, hint=hint):
+        waiting = [] if wait is None else [f"ray.wait_minutes={wait:g}"]
+        settings = load_config(config, [*(overrides or []), *waiting])
         if dry_run:
-            _show_settings(settings)
-            _show_plan(settings, origin)
+            from sphere_ray.commands.plan import dry_run as lines
+
+            for line in lines(settings, origin):
+                out.print(line)
             return
-        from sphere_ray.evolution.evolve import run as evolve
-        from sphere_ray.report.page import write_report
+        from sphere_ray.commands.run import results_in
+        from sphere_ray.commands.run import run as run_loop
         from sphere_ray.tables.run import print_summary
 
-        print_summary(evolve(settings, origin, write_report), _tables())
-        _out.print(f"results are in {settings.run_dir}; read {settings.run_dir}/report.html")
+        print_summary(run_loop(settings, origin), tables())
+        out.print(results_in(settings.run_dir))
+
+
+@app.command()
+@with_options
+def plan(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; examples are in jobs/configs.")
+    ],
+    overrides: Overrides = None,
+    *,
+    options: PlanOptions,
+) -> None:
+    """Say what a run needs and takes: memory, placement, time, GPU-hours, cost; start nothing."""
+    with outcomes(debug=context.obj, hint="nothing was started"):
+        from sphere_ray.commands.plan import plan as planned
+
+        for line in planned(config, overrides or [], options):
+            tell(line)
 
 
 @app.command()
@@ -135,10 +140,10 @@ def report(
     ] = None,
 ) -> None:
     """Write one page that shows what a run did, or several runs side by side."""
-    with _outcomes(debug=context.obj, hint="run the same command again"):
+    with outcomes(debug=context.obj, hint="run the same command again"):
         from sphere_ray.report.page import write_report
 
-        _out.print(write_report(run_dirs, output))
+        out.print(write_report(run_dirs, output))
 
 
 @app.command()
@@ -169,15 +174,11 @@ def compare(
 
 
 def _measure(context: typer.Context, models: list[str], options: EvaluationOptions) -> None:
-    with _outcomes(debug=context.obj, hint="only answers of an endpoint were kept"):
+    with outcomes(debug=context.obj, hint="only answers of an endpoint were kept"):
         options.check(models)
         from sphere_ray.commands.measure import measure
 
-        measure(models, options, _tell, _tables())
-
-
-def _tell(line: str) -> None:
-    _out.print(_one_line(line))
+        measure(models, options, tell, tables())
 
 
 @app.command()
@@ -199,7 +200,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the pairs of a run for other trainers, or model and pairs for the Hugging Face hub."""
-    with _outcomes(debug=context.obj, hint="run the same command again"):
+    with outcomes(debug=context.obj, hint="run the same command again"):
         if target is ExportFormat.HF:
             _export_hf(run_dir, output, iteration, push)
             return
@@ -208,7 +209,7 @@ def export(
         if push is not None:
             raise ConfigError("--push needs --format hf; add it, or leave --push out")
         pairs = export_trl(run_dir, output=output, iteration=iteration)
-        _out.print(f"{pairs.num_pairs} pairs in {pairs.jsonl} and {pairs.parquet}")
+        out.print(f"{pairs.num_pairs} pairs in {pairs.jsonl} and {pairs.parquet}")
 
 
 def _export_hf(run_dir: str, output: str | None, iteration: int | None, push: str | None) -> None:
@@ -217,9 +218,9 @@ def _export_hf(run_dir: str, output: str | None, iteration: int | None, push: st
     if iteration is not None:
         raise ConfigError("--format hf exports the final model; leave --iteration out")
     written = export_hf(run_dir, output=output, push=push)
-    _out.print(f"the model in {written.model}, {written.num_pairs} pairs in {written.dataset}")
+    out.print(f"the model in {written.model}, {written.num_pairs} pairs in {written.dataset}")
     for name in written.pushed:
-        _out.print(f"pushed to {name}")
+        out.print(f"pushed to {name}")
 
 
 @app.command()
@@ -232,14 +233,14 @@ def train_prm(
     overrides: Overrides = None,
 ) -> None:
     """Train a process reward model on what a run's rollouts recorded; repeated, it continues."""
-    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+    with outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import train_prm as command
         from sphere_ray.tables.run import print_trained_reward
 
         path, summary = command.train_prm(run_dir, output, overrides or [])
-        print_trained_reward(summary, _tables())
+        print_trained_reward(summary, tables())
         if path is not None:
-            _out.print(path)
+            out.print(path)
 
 
 @app.command()
@@ -258,14 +259,14 @@ def tune(
     overrides: Overrides = None,
 ) -> None:
     """Try settings of training over the pairs a run has, and choose; repeated, it continues."""
-    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+    with outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import tune as command
         from sphere_ray.tables.run import print_tuning
 
         summary = command.tune(
             run_dir, grid or [], overrides or [], iteration=iteration, num_trials=trials
         )
-        print_tuning(summary, _tables())
+        print_tuning(summary, tables())
 
 
 @app.command()
@@ -286,7 +287,7 @@ def score_report(
     overrides: Overrides = None,
 ) -> None:
     """Measure a run's reward sources against fresh rollout values; repeated, it continues."""
-    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+    with outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands import score_report as command
         from sphere_ray.tables.run import print_score_report
 
@@ -297,7 +298,7 @@ def score_report(
             output=output,
             overrides=overrides or [],
         )
-        print_score_report(report, _tables())
+        print_score_report(report, tables())
 
 
 @app.command()
@@ -309,13 +310,13 @@ def proof(
     overrides: Overrides = None,
 ) -> None:
     """Compare variants of a configuration over seeds; repeated, it continues."""
-    with _outcomes(debug=context.obj, hint="run the same command again to continue"):
+    with outcomes(debug=context.obj, hint="run the same command again to continue"):
         from sphere_ray.commands.proof import prove
         from sphere_ray.tables.proof import print_proof
 
         target, found = prove(spec, overrides or [])
-        print_proof(found, _tables())
-        _out.print(f"results are in {target}/proof.json and {target}/proof.png")
+        print_proof(found, tables())
+        out.print(f"results are in {target}/proof.json and {target}/proof.png")
 
 
 @app.command()
@@ -331,66 +332,13 @@ def audit(
     ] = None,
 ) -> None:
     """Browse a run's problems, chains and pairs on this machine, and accept or reject pairs."""
-    with _outcomes(debug=context.obj, hint="every decision is in the file"):
+    with outcomes(debug=context.obj, hint="every decision is in the file"):
         from sphere_ray.audit.server import serve
 
-        serve(run_dir, port=port, user=user, file=file, say=_out.print)
+        serve(run_dir, port=port, user=user, file=file, say=out.print)
 
 
-def _show_settings(settings: "RunSettings") -> None:
-    from sphere_ray.config.base import dump
-    from sphere_ray.config.placement import needed_resources
-
-    _out.print(yaml.safe_dump(dump(settings), sort_keys=False, allow_unicode=True).rstrip())
-    _out.print(f"# needs {needed_resources(settings)}")
-
-
-def _show_plan(settings: "RunSettings", origin: str | None) -> None:
-    """One line a step: what would be done, in which directory, and why."""
-    from sphere_ray.evolution.evolve import plan as planned
-
-    plans = planned(settings, origin)
-    width = max(len(plan.step.place) for plan in plans)
-    for plan in plans:
-        directory = plan.path.rpartition("/")[2]
-        variant = f" (as {directory})" if not plan.step.place.endswith(directory) else ""
-        _out.print(f"# {plan.step.place:{width}}  {plan.state:8}  {plan.reason}{variant}")
-
-
-@contextmanager
-def _outcomes(*, debug: bool, hint: str) -> Iterator[None]:
-    """Turn what ends a command early into a sentence and an exit code."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever read the output has left
-        raise
-    except Exception as error:
-        told = error if isinstance(error, SphereError) else _disk_trouble(error)
-        if debug or told is None:  # a mistake of ours; Python would print its secrets too
-            _err.print(redact(traceback.format_exc()), end="")
-        if told is not None:
-            _err.print(f"error: {_one_line(str(told))}")
-        raise typer.Exit(1 if told is None else told.exit_code) from error
-    except KeyboardInterrupt as error:
-        code = error.exit_code if isinstance(error, Interrupted) else 130
-        _err.print(f"stopped; {hint}")
-        raise typer.Exit(code) from error
-    except SystemExit as error:
-        # Ray's own signal handlers leave this way, some with code 0.
-        _err.print(f"stopped; {hint}")
-        raise typer.Exit(130) from error
-
-
-def _disk_trouble(error: Exception) -> SphereError | None:
-    from sphere_ray.storage import disk_trouble
-
-    return disk_trouble(error)
-
-
-def _one_line(text: str) -> str:
-    """A message that cannot flood or steer a terminal, whatever strangers' text it quotes."""
-    line = printable(text)
-    return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}..."
+add_to(app)
 
 
 if __name__ == "__main__":

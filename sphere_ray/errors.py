@@ -6,6 +6,8 @@ SphereError                      base; its text is one sentence for the person a
 |  |- ProblemSourceError         a problem source that cannot be read at all
 |  |- ModelError                 a model directory or name that cannot be served or trained
 |  |- PlacementError             the cluster is smaller than what the configuration asks for
+|  |- AddressError               no Ray cluster or dashboard answers where one was named
+|  |- JobError                   a job that is not there, or cannot be submitted now
 |  `- RunDirectoryError          a run directory that cannot be used, or is damaged
 |- RowError                      one problem failed: its row records the error, the run goes on
 |  |- DeadlineExceededError      a request or a problem ran out of time
@@ -53,6 +55,14 @@ class ModelError(UserError):
 
 class PlacementError(UserError):
     """The cluster lacks resources that the configuration needs."""
+
+
+class AddressError(UserError):
+    """No Ray cluster, or no dashboard of one, answers at an address."""
+
+
+class JobError(UserError):
+    """There is no such job, or it cannot be submitted now."""
 
 
 class RunDirectoryError(UserError):

@@ -22,8 +22,8 @@ def machine() -> str:
     """
     linux = sys.platform == "linux"
     cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
-    memory, gpus = psutil.virtual_memory().total / _GIB, _gpus()
-    cards = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0]})" if gpus else "no GPU"
+    memory, names = psutil.virtual_memory().total / _GIB, gpus()
+    cards = f"{len(names)} GPU{'s' * (len(names) > 1)} ({names[0]})" if names else "no GPU"
     return (
         f"{platform.system()} {platform.machine()}, {cores} cores ({_cpu()}), "
         f"{memory:.0f} GiB, {cards}"
@@ -38,7 +38,8 @@ def _cpu() -> str:
     return platform.processor() or "unknown CPU"
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """The names of the GPUs of this machine; none without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models
 
 from sphere_ray import storage
 from sphere_ray.errors import EngineError, GraderError, RunDirectoryError, StorageError
-from sphere_ray.rollout.errors import cause_of, sphere_error
+from sphere_ray.pools.errors import cause_of, sphere_error
 from sphere_ray.rollout.shards import ShardWriter
 from sphere_ray.runs.directory import Run
 from tests.runs.steps import Line, executor, lines, opened

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from sphere_ray import storage
 from sphere_ray.audit.index import STAGES, VERDICTS, Flags, Floats, Index, Integers, equals, has
 from sphere_ray.records import Dropped, PreferencePair, Rollout
-from sphere_ray.runs.directory import CURRENT, FinishedStep, Run
+from sphere_ray.runs.directory import CURRENT, FinishedStep, Run, find_step
 from sphere_ray.schema import from_table
 
 PAGE = 50
@@ -81,7 +81,7 @@ class Library:
 
     def index(self, iteration: int) -> Index | None:
         """The index of an iteration, None where its rollouts are not finished."""
-        rollouts, pairs = (self._step(kind, iteration) for kind in ("rollouts", "pairs"))
+        rollouts, pairs = (find_step(self.steps, kind, iteration) for kind in ("rollouts", "pairs"))
         if rollouts is None:
             return None
         key = (rollouts.path, pairs.path if pairs is not None else None)
@@ -89,10 +89,6 @@ class Library:
             if key not in self._indexes:
                 self._indexes[key] = Index(rollouts, pairs)
             return self._indexes[key]
-
-    def _step(self, kind: str, iteration: int) -> FinishedStep | None:
-        wanted = (kind, iteration)
-        return next((s for s in self.steps if (s.kind, s.iteration) == wanted), None)
 
 
 def rollout_of(index: Index, problem: int) -> Rollout:

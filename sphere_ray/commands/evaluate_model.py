@@ -8,6 +8,7 @@ from sphere_ray.benchmarks.sources import reader_for
 from sphere_ray.config import RunSettings
 from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.training import TrainerPlacement
+from sphere_ray.pools.roles import base_model, policy_alone
 from sphere_ray.problems.ingest import IngestResult, ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.summary import (
@@ -16,7 +17,6 @@ from sphere_ray.reporting.summary import (
     evaluation_summary,
     held_out_summary,
 )
-from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs.directory import CONFIG, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor

@@ -16,10 +16,8 @@ from sphere_ray.commands.export import TRL_SCHEMA, pairs_steps, trl_row
 from sphere_ray.errors import ConfigError, FatalError, RunDirectoryError
 from sphere_ray.records import PreferencePair, Problem
 from sphere_ray.reporting.summary import RunSummary
-from sphere_ray.runs.directory import FinishedStep, Run
+from sphere_ray.runs.directory import CANDIDATES, FinishedStep, Run
 
-_STEP_OF = {"trained": "policy", "halfway": "halfway", "half_rate": "half_rate"}
-"""The kind of step that makes a candidate."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LINEAGE = {
     "pair_id": pa.string(),
@@ -104,7 +102,7 @@ def _final_model(run: Run) -> tuple[RunSummary, str]:
         raise RunDirectoryError(f"{run.path} has not finished; let it, then export again")
     for each in reversed(summary["iterations"]):
         for candidate in each["candidates"]:
-            step = run.step(_STEP_OF[candidate["candidate"]], each["iteration"])
+            step = run.step(CANDIDATES[candidate["candidate"]], each["iteration"])
             if candidate["promoted"] and step is not None and step.model is not None:
                 return summary, step.model.path
     raise RunDirectoryError(

@@ -1,4 +1,4 @@
-"""The options that `sphere evaluate` and `sphere compare` share, as one object."""
+"""Options of commands that have many, as one object: `sphere evaluate`, `compare` and `plan`."""
 
 import functools
 import inspect
@@ -112,6 +112,34 @@ class EvaluationOptions:
         ):
             if wrong:
                 raise ConfigError(told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Where a configuration would run, and what its plan is reckoned from."""
+
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODES",
+            help="Nodes: [COUNT*]GPUSxGPU, e.g. 8x80GB, 8*8xH100, 4*16cpu; several with commas. "
+            "Default: the cluster of ray.address, or this machine.",
+        ),
+    ] = None
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Scale what this finished run counted and took."),
+    ] = None
+    chains: Annotated[
+        int | None, typer.Option(min=1, help="Plan for so many chains, whatever the problems.")
+    ] = None
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Price of a GPU for an hour; gives the cost.")
+    ] = None
+    model_config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=FILE", help="config.json of a model that is not at hand."),
+    ] = None
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

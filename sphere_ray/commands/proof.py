@@ -11,11 +11,11 @@ from statistics import fmean
 
 from sphere_ray import storage
 from sphere_ray.commands.evaluate_model import answers, read_problems
+from sphere_ray.commands.run import run as run_loop
 from sphere_ray.config import RunSettings, load_config
 from sphere_ray.config.loading import load
 from sphere_ray.config.proof import ProofSettings
 from sphere_ray.errors import ConfigError
-from sphere_ray.evolution import evolve
 from sphere_ray.problems.sources import local_file
 from sphere_ray.records import EvaluationRow, Problem
 from sphere_ray.reporting.proof_summary import (
@@ -46,7 +46,7 @@ def prove(
     path: Path,
     overrides: Sequence[str] = (),
     *,
-    run: Runner = evolve.run,
+    run: Runner = run_loop,
     answer: Answerer = answers,
 ) -> tuple[str, ProofSummary]:
     """Run all variants over all seeds; returns the directory with proof.json and proof.png.

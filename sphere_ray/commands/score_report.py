@@ -18,18 +18,17 @@ from sphere_ray.config.problems import SplitSettings
 from sphere_ray.config.scorers import RolloutValueSettings
 from sphere_ray.config.training import TrainerPlacement
 from sphere_ray.errors import ProblemSourceError, RunDirectoryError
+from sphere_ray.pools.roles import base_model
 from sphere_ray.problems.ingest import ingest_splits, rejected_lines, require_usable
 from sphere_ray.records import LabelledStep, ModelRef, Problem, Rollout, ScoreRow, Verdict
 from sphere_ray.reporting.reward_summary import ScoreReport, SourceReport
 from sphere_ray.reward.labels import labelled_steps
 from sphere_ray.reward.quality import inversion_rate, quality, rank_correlation, shape_scores
 from sphere_ray.rollout.labelling import BASELINE_STEPS, TRAIN
-from sphere_ray.rollout.roles import base_model
 from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made
 from sphere_ray.runs.steps.problems import GivenProblemsStep
-from sphere_ray.runs.steps.reward_model import labelled
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.tables.reliability_plot import draw_reliability
 
@@ -111,7 +110,7 @@ def _known(source: Run) -> Any:
     """Stream the labels of a run, or those that `train_prm` trained on."""
     reward = source.step("reward")
     if reward is not None:
-        yield from labelled(reward, TRAIN)
+        yield from reward.rows(LabelledStep, below=TRAIN)
         return
     for each in recorded_rollouts(source):
         assert each.rollouts.finished is not None

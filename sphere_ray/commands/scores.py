@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from sphere_ray import storage
 from sphere_ray.engines.sources import source_of
+from sphere_ray.pools.roles import Roles
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.roles import Roles
 from sphere_ray.runs.step import Made, Work
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.runs.steps.streaming import Streamed, StreamedStep

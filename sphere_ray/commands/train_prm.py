@@ -8,9 +8,9 @@ from sphere_ray.config.base import dump
 from sphere_ray.config.loading import settings_of
 from sphere_ray.config.models import PoolSettings
 from sphere_ray.errors import RunDirectoryError
+from sphere_ray.pools.roles import base_model, policy_alone
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.rollout.audits import load_audit
-from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs.directory import CONFIG, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made

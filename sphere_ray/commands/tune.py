@@ -20,10 +20,10 @@ from sphere_ray.config.documents import parse_yaml
 from sphere_ray.errors import ConfigError, RunDirectoryError
 from sphere_ray.evolution.decision import Contestant, Validation
 from sphere_ray.method.halving import DEFAULT, halve
+from sphere_ray.pools.roles import base_model, policy_alone
 from sphere_ray.provenance import fingerprint
 from sphere_ray.records import ModelRef
 from sphere_ray.reporting.tune_summary import TuneSummary
-from sphere_ray.rollout.roles import base_model, policy_alone
 from sphere_ray.runs.directory import FinishedStep, Run, WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Planner

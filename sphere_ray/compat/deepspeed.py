@@ -19,10 +19,14 @@ TESTED = "0.19.8"
 _OPS, _STACK, _SHAPE = "__compatible_ops__", "FWD_MODULE_STACK", "ds_shape"
 
 
+def found_doubts() -> list[str]:
+    """Whether another version is installed, or a name that we can do without is gone."""
+    return doubts(["deepspeed"], TESTED, [(deepspeed.ops, _OPS), (parameter_offload, _STACK)])
+
+
 def warn_if_untested() -> None:
-    """Log a warning if another version is installed, or a name that we can do without is gone."""
-    private = [(deepspeed.ops, _OPS), (parameter_offload, _STACK)]
-    if found := doubts(["deepspeed"], TESTED, private):
+    """Log a warning if there are doubts."""
+    if found := found_doubts():
         logger.warning("DeepSpeed is not as tested: %s", "; ".join(found))
 
 

@@ -5,16 +5,20 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
+import ray
 import ray.data
+from ray._private import state
 from ray.data import DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.planner import plan_udf_map_op as planner
 from ray.data.checkpoint import CheckpointConfig
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sphere_ray.compat.names import doubts
 
@@ -26,7 +30,17 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 STOP_STREAMS = threading.Event()
 """While it is set, the streams of this process end with `StreamStoppedError`."""
 
-Error = TypeVar("Error", bound=Exception)
+WAITING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
+"""States of an actor that has no process (yet)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorRow:
+    """An actor of this job: the name it was given (perhaps none), its class, and its node."""
+
+    name: str
+    kind: str
+    node_id: str
 
 
 class StreamStoppedError(Exception):
@@ -56,6 +70,9 @@ def found_doubts() -> tuple[str, ...]:
         (CheckpointConfig, "CHECKPOINT_ACTOR_POOL_MAX_SIZE"),
         (RayTaskError, "as_instanceof_cause"),
         (ray, "nodes"),
+        (NodeAffinitySchedulingStrategy("0" * 56, soft=True), "_spill_on_unavailable"),
+        (state, "actors"),
+        (state.state, "get_draining_nodes"),
     ]
     found = tuple(doubts(["ray"], TESTED, private))
     if found:
@@ -66,6 +83,23 @@ def found_doubts() -> tuple[str, ...]:
             TESTED,
         )
     return found
+
+
+def actors(*states: str) -> list[ActorRow] | None:
+    """This job's actors in these states; None if Ray is not as tested."""
+    if found_doubts():
+        return None
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    return [
+        ActorRow(name=row["Name"], kind=row["ActorClassName"], node_id=row["Address"]["NodeID"])
+        for wanted in states
+        for row in state.actors(job_id=job, actor_state_name=wanted).values()
+    ]
+
+
+def leaving_nodes() -> dict[str, int]:
+    """Ids of nodes that were told to leave, with when (Unix milliseconds; 0: not said)."""
+    return {} if found_doubts() else dict(state.state.get_draining_nodes())
 
 
 def read_parquet(files: str | list[str], num_cpus: float) -> Dataset:
@@ -143,14 +177,12 @@ def _unshaped(options: Any) -> Any:
     return Unshaped
 
 
-def cause_of(error: RayError, kind: type[Error]) -> Error | None:
-    """Return the error of `kind` inside Ray's wrapper, None if there is none.
+def preferring(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Start an actor on that node if it lives and has room, else where there is room.
 
-    Ray's wrapper of an error is also an instance of that error's class, with a traceback as text.
+    If there are doubts an actor waits for room on the node while that lives.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, kind) and not isinstance(cause, RayError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return None
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True)
+    if not found_doubts():
+        strategy._spill_on_unavailable = True
+    return strategy

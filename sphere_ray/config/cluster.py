@@ -22,12 +22,13 @@ class RolloutSettings(Settings):
 class RayPlacement(Settings):
     """How the run meets Ray.
 
-    `address: local` starts Ray here; `auto` joins the cluster that runs the job. `vllm_metrics`
-    lets Ray export vLLM's own metrics (`ray_vllm_*`) beside ours, for some time in every step of
-    an engine.
+    `address: local` starts Ray here; `auto` joins the cluster that runs the job. A cluster that the
+    run does not fit in may grow for `wait_minutes`, then it is refused. `vllm_metrics` lets Ray
+    export vLLM's own metrics (`ray_vllm_*`) beside ours, for some time in every step of an engine.
     """
 
     address: str = "auto"
+    wait_minutes: float = Field(0.0, ge=0)
     num_cpus: int | None = Field(None, ge=1)
     object_store_gib: float | None = Field(None, gt=0)
     dashboard: bool = True

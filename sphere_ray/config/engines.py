@@ -52,6 +52,18 @@ class EngineSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _arguments_reach_an_engine(self) -> "EngineSettings":
+        small = None if self.small == "policy" else self.small
+        if self.backend == "simulated" and (
+            self.policy.engine_args or (small and small.engine_args)
+        ):
+            raise ValueError(
+                "engine_args are for vLLM, and backend: simulated starts none; remove them, or set "
+                "backend: vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _precisions_are_settled(self) -> "EngineSettings":
         small = self.small if self.small == "policy" else self.small.served_by(self.small_pool)
         policy = self.policy.served_by(self.policy_pool)

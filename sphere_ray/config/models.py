@@ -1,8 +1,9 @@
 """Parameters of a model and of the engine pool that serves it."""
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from sphere_ray.config.base import Placement, Settings
 from sphere_ray.config.precision import native_bfloat16
@@ -19,12 +20,19 @@ class ModelSettings(Settings):
     fingerprint of the weights, so `path` and `revision` only say where they lie.
     `dtype: auto` is bfloat16 on GPUs and on CPUs that compute in it, else float32.
     `max_model_len` counts prompt plus output tokens.
+    `engine_args` are further arguments of vLLM's engine by vLLM's names, such as `quantization`,
+    `kv_cache_dtype` or `speculative_config`; what other settings decide is refused there.
     """
 
     path: Annotated[str, Placement]
     revision: Annotated[str | None, Placement] = None
     dtype: Dtype = "auto"
     max_model_len: int = Field(8192, ge=16)
+    engine_args: Mapping[str, Any] = {}
+
+    def __hash__(self) -> int:
+        """Equal settings have equal hashes, whatever `engine_args` hold."""
+        return hash(self.model_dump_json())
 
     def served_by(self, pool: "PoolSettings | None") -> "ModelSettings":
         """Return the same settings with `auto` replaced by the precision of that pool."""
@@ -39,9 +47,24 @@ class ModelSettings(Settings):
         return "float32" if self.dtype == "float32" else "bfloat16"
 
 
+class Replicas(Settings):
+    """A pool of at least `min` engines, which grows to `max` where nodes have GPUs left."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Replicas":
+        if self.max < self.min:
+            raise ValueError(f"max: {self.max} is less than min: {self.min}; exchange them")
+        return self
+
+
 class PoolSettings(Settings):
     """One pool of engines.
 
+    `replicas` is a number, or `{min, max}`: the run starts with `min` engines and has up to `max`
+    while there is room for them, on nodes that join later too.
     `gpus` is per replica and tensor-parallel rank: a fraction only with `tensor_parallel: 1`.
     `max_num_seqs` sequences run at once in a replica; `max_num_batched_tokens` bounds one step of
     its engine (default: vLLM's).
@@ -53,7 +76,7 @@ class PoolSettings(Settings):
     for GPUs (untested there).
     """
 
-    replicas: Annotated[int, Placement] = Field(1, ge=1)
+    replicas: Annotated[PositiveInt | Replicas, Placement] = 1
     gpus: Annotated[float, Placement] = Field(0.0, ge=0)
     tensor_parallel: Annotated[int, Placement] = Field(1, ge=1)
     max_num_seqs: Annotated[int, Placement] = Field(256, ge=1)
@@ -63,6 +86,25 @@ class PoolSettings(Settings):
     deterministic: bool = False
     share_prompts: Annotated[bool | None, Placement] = None
     request_timeout_s: Annotated[float, Placement] = Field(1800.0, gt=0)
+
+    @property
+    def min_replicas(self) -> int:
+        """How many engines the pool starts with."""
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.min
+
+    @property
+    def max_replicas(self) -> int:
+        """How many engines the pool may have where there is room."""
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.max
+
+    @model_validator(mode="after")
+    def _growth_is_possible(self) -> "PoolSettings":
+        if self.gpus < 1 and self.max_replicas > self.min_replicas:
+            raise ValueError(
+                f"replicas: {{min: {self.min_replicas}, max: {self.max_replicas}}} grows where "
+                "whole GPUs are free, and this pool uses none; give one number, or use gpus: 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _placement_is_possible(self) -> "PoolSettings":

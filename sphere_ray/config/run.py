@@ -88,6 +88,13 @@ class RunSettings(Settings):
                 f"schedule: overlapped trains beside Ray Data, which plans with whole CPUs: "
                 f"trainer.cpus_per_worker ({self.trainer.cpus_per_worker:g}) must be a whole number"
             )
+        grows = [n for n, p in self.engines.pools.items() if p.max_replicas > p.min_replicas]
+        if grows:
+            raise ValueError(
+                f"schedule: overlapped trains beside rollouts, and the {grows[0]} pool would grow "
+                "over the GPUs of training; give its replicas as one number, or set "
+                "schedule: sequential"
+            )
         return self
 
     @model_validator(mode="after")
@@ -154,7 +161,7 @@ class RunSettings(Settings):
         if training.attention == "flash_attention_2" and not on_gpu:
             raise ValueError(
                 "training.attention: flash_attention_2 needs trainer.use_gpu: true and "
-                "training.precision: bf16; set them, or leave it at sdpa"
+                "training.precision: bf16; set them, or leave it at tree"
             )
         return self
 

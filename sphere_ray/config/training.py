@@ -1,13 +1,20 @@
 """Parameters of training: DPO of the policy, and the trained process reward model."""
 
-from typing import Annotated, Final, Literal, Self
+from hashlib import blake2b
+from os.path import abspath
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from sphere_ray.config.base import Placement, Settings
 
-MASKED_ATTENTION: Final = "sdpa"
-"""Takes any mask, which a prefix tree needs."""
+Attention: TypeAlias = Literal["tree", "sdpa", "flash_attention_2"]
+DENSE_ATTENTION: Final = "sdpa"
+
+
+def shares_prefixes(attention: Attention) -> bool:
+    """Whether a forward with that attention computes what its rows share once."""
+    return attention != "flash_attention_2"
 
 
 class LossSettings(Settings):
@@ -107,23 +114,19 @@ class TrainingSettings(OptimizationSettings):
     """Sharded DPO. `learning_rate` 5e-7 suits a 7B model and is ours.
 
     An example is a pair. `reference: iteration` is the iteration's starting policy, `initial` the
-    run's base model. With `attention: sdpa` the rows of a forward are one prefix tree, whose mask
-    grows with the square of its tokens; `flash_attention_2` (GPUs, bf16, the package flash-attn)
-    takes whole rows of various lengths without one, which pays where chains are long.
+    run's base model. The rows of a forward are one prefix tree. `attention: tree` computes what its
+    nodes see, in memory that is linear in their number (on GPUs FlexAttention, compiled by torch at
+    the first step); `sdpa` needs no compiler and makes a mask of nodes x nodes; with
+    `flash_attention_2` (GPUs, bf16, the package flash-attn) rows are whole and share nothing.
     """
 
-    attention: Annotated[Literal["sdpa", "flash_attention_2"], Placement] = MASKED_ATTENTION
+    attention: Annotated[Attention, Placement] = "tree"
 
     reference: Literal["iteration", "initial"] = "iteration"
     loss: LossSettings = LossSettings()
     guard: GuardSettings = GuardSettings()
     lora: LoraSettings | None = None
     min_pairs: Annotated[int, Placement] = Field(1, ge=1)
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether a forward computes what its rows share once."""
-        return self.attention == MASKED_ATTENTION
 
 
 class RewardTrainingSettings(OptimizationSettings):
@@ -150,6 +153,9 @@ class TrainerPlacement(Settings):
     """Where training runs.
 
     `zero_stage` 0-3; `offload` moves the optimizer state from the GPU to host memory.
+    `checkpoint_dir` is where checkpoints of a training under way go, a path or URI that all workers
+    see, for 12 bytes a weight and more; default: into the run directory. They go when the iteration
+    is done.
     """
 
     workers: Annotated[int, Placement] = Field(1, ge=1)
@@ -158,6 +164,17 @@ class TrainerPlacement(Settings):
     offload: Annotated[bool, Placement] = False
     cpus_per_worker: Annotated[float, Placement] = Field(1.0, gt=0)
     max_failures: Annotated[int, Placement] = Field(3, ge=0)
+    checkpoint_dir: Annotated[str | None, Placement] = Field(None, min_length=1)
+
+    def checkpoints(self, run_dir: str, iteration: int) -> str:
+        """Where the checkpoints of an iteration of a run go; runs may share a `checkpoint_dir`."""
+        if self.checkpoint_dir is None:
+            return f"{run_dir}/iter-{iteration:03}/_train"
+        mark = blake2b(run_dir.encode(), digest_size=4).hexdigest()
+        place = (
+            self.checkpoint_dir if "://" in self.checkpoint_dir else abspath(self.checkpoint_dir)
+        )
+        return f"{place}/{run_dir.rpartition('/')[2]}-{mark}/iter-{iteration:03}"
 
     @model_validator(mode="after")
     def _offload_is_possible(self) -> "TrainerPlacement":

@@ -88,10 +88,14 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Listened(Protocol):
-    """An engine whose library tells of its steps; `listeners` are makers of stat loggers."""
+class LibraryEngine(Protocol):
+    """An engine of vLLM's: `seed` begins its random numbers, `listeners` make its stat loggers.
+
+    Requests have a seed of their own in deterministic pools only. Both are set before `start`.
+    """
 
     listeners: list[Any]
+    seed: int
 
 
 def differ_in_weights_alone(one: EngineSpec, other: EngineSpec) -> bool:

@@ -7,8 +7,10 @@ own: an EngineCore, which has workers or is its own worker. So a dead engine can
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import psutil
@@ -21,7 +23,13 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from sphere_ray.compat import vllm as compat
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.engines.engine import EngineStats
-from sphere_ray.errors import DeadlineExceededError, EngineError, ModelError, RequestError
+from sphere_ray.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    EngineError,
+    ModelError,
+    RequestError,
+)
 
 GIB = 1 << 30
 CPU_BLOCK_SIZE = 32
@@ -33,12 +41,17 @@ Output = TypeVar("Output")
 
 
 def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
-    """Arguments of the vLLM engine of `spec`; `role` adds those of the kind of engine."""
+    """Arguments of the vLLM engine of `spec`; `role` adds those of the kind of engine.
+
+    Raises:
+        ConfigError: `engine_args` has a name that vLLM does not know, or that is decided here.
+    """
     pool, model = spec.pool, spec.model
     on_cpu = pool.gpus == 0
     args: dict[str, Any] = {
         "model": spec.path,
         "revision": model.revision,
+        "seed": 0,  # until `start`
         "dtype": model.dtype,
         "max_model_len": model.max_model_len,
         "generation_config": "vllm",  # requests say how to sample, not the model's directory
@@ -66,7 +79,25 @@ def engine_args(spec: EngineSpec, **role: Any) -> AsyncEngineArgs:
         # prompt must fit into one batch.
         args["enable_chunked_prefill"] = False
         args["max_num_batched_tokens"] = max(pool.max_num_batched_tokens or 0, model.max_model_len)
-    return AsyncEngineArgs(**args, **role)
+    return AsyncEngineArgs(**args, **role, **_further(spec, {*args, *role}))
+
+
+def _further(spec: EngineSpec, decided: Set[str]) -> Mapping[str, Any]:
+    further = spec.model.engine_args
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    for name in further:
+        if name in decided:
+            raise ConfigError(
+                f"engine_args of {spec.name} has {name}, which is decided by the other settings of "
+                "the model and its pool; remove it, and set those"
+            )
+        if name not in known:
+            near = get_close_matches(name, known, n=3) or sorted(known)
+            raise ConfigError(
+                f"engine_args of {spec.name} has {name}, which is no argument of this vLLM; there "
+                f"are {', '.join(near)}"
+            )
+    return further
 
 
 class Counters(StatLoggerBase):
@@ -142,6 +173,7 @@ class VllmEngine:
         """Remember what to start."""
         self.spec = spec
         self._args = args
+        self.seed = 0
         self._counters = Counters()
         self.listeners: list[Any] = [lambda *_: self._counters]
         self._busy = BusyClock()
@@ -157,6 +189,7 @@ class VllmEngine:
     async def start(self) -> None:
         """See `Engine.start`."""
         before = _descendants()
+        self._args.seed = self.seed
         try:
             # In a thread: loading takes a minute, and the loop must go on answering.
             self._llm = await asyncio.to_thread(

@@ -6,6 +6,7 @@ only says what it would do. What is done at once is in `schedule.py`.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -19,33 +20,32 @@ from sphere_ray.evolution.outcome import Outcome, summarise
 from sphere_ray.evolution.schedule import next_turn
 from sphere_ray.grading import check_verifier
 from sphere_ray.method.audit import Audit
+from sphere_ray.pools.roles import model_to_train, roles_of
 from sphere_ray.records import ModelRef
+from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.rollout_summary import corrections
 from sphere_ray.reporting.summary import RunSummary
 from sphere_ray.rollout.audits import load_audit
-from sphere_ray.rollout.roles import base_model, roles_of
 from sphere_ray.runs.directory import SUMMARY, Run, WritableRun, require_usable
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor, Made, Plan, Planner, Step
 from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.evaluation import BenchmarkStep, HeldOutStep
 from sphere_ray.runs.steps.problems import BenchmarkProblemsStep, ProblemsStep
-from sphere_ray.runs.steps.reward_model import (
-    reward_base_dir,
-)
+from sphere_ray.runs.steps.reward_model import reward_base_dir
 from sphere_ray.runs.steps.rollouts import RolloutsStep
-from sphere_ray.trackers.feed import tracking
 
 
 def run(
     settings: RunSettings,
     origin: str | None = None,
-    report: Callable[[Sequence[str]], object] | None = None,
+    report: Callable[[str], object] | None = None,
+    tracking: Callable[[Run], AbstractContextManager[Watcher]] | None = None,
 ) -> RunSummary:
     """Run or continue the loop; returns (and writes) the summary.
 
     `origin` is another run, whose finished steps count as made here (`sphere run --from RUN`).
-    `report` writes a page about the finished run, before trackers are given what it left.
+    `commands.run` gives `report`, which writes a page about the run in a directory, and `tracking`.
 
     Raises:
         SphereError: one sentence for the user; see `sphere_ray.errors`.
@@ -53,8 +53,8 @@ def run(
     start = Run.open(origin) if origin else None
     with (
         WritableRun.create(settings.run_dir, settings) as directory,
-        tracking(directory.path, settings) as trackers,
-        Session(run=directory, trackers=trackers) as at,
+        tracking(directory) if tracking else nullcontext(Watcher()) as watcher,
+        Session(run=directory, watcher=watcher) as at,
     ):
         executor = Executor(at, start)
         outcome = _Loop(settings=settings, steps=executor, session=at).evolve()
@@ -63,8 +63,8 @@ def run(
         summary = summarise(settings, outcome, steps)
         storage.write_json(summary, directory.file(SUMMARY))
         if report is not None:
-            report([directory.path])
-        trackers.finish(summary)
+            report(directory.path)
+        watcher.finish(summary)
         return summary
 
 
@@ -96,7 +96,7 @@ class _Loop:
 
     def evolve(self) -> Outcome:
         """Problems, the base model's answers, iterations, and the final model's answers."""
-        base = base_model(self.settings.engines)
+        base = model_to_train(self.settings.engines)
         audit = self._check_models(base)
         ground = self._ground(base)
         rate = self.settings.training.learning_rate

@@ -172,11 +172,11 @@ class Lessons:
             )
         )
         if this.reward.finished is None:
-            state.reward_model = _planned_model(this.reward, this.number)
+            state.reward_model = _model_of(this.reward, this.number)
             return
         reason = handover(this.reward.path, trained.schedule)["refusal"]
         if reason is None:
-            state.reward_model = this.reward.finished.model
+            state.reward_model = _model_of(this.reward, this.number)
         else:
             self._log(f"iteration {this.number}: the reward source stays ({reason})")
         self._record("handover", iteration=this.number, accepted=reason is None, reason=reason)
@@ -251,12 +251,7 @@ def _collapse(policy: Made) -> str | None:
     return str(storage.read_json(f"{policy.path}/{OUTCOME}")["error"])
 
 
-def _model_of(policy: Made, number: int) -> ModelRef:
-    if policy.finished is None:
-        return _planned_model(policy, number)
-    assert policy.finished.model is not None
-    return policy.finished.model
-
-
-def _planned_model(made: Made, number: int) -> ModelRef:
-    return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=UNKNOWN)
+def _model_of(made: Made, number: int) -> ModelRef:
+    """The model that a step made, or will make."""
+    mark = made.output or UNKNOWN
+    return ModelRef(path=f"{made.path}/{MODEL}", iteration=number + 1, fingerprint=mark)

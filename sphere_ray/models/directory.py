@@ -51,11 +51,18 @@ def copy_others(source_dir: str, target: Path, *, but: Set[str] = frozenset()) -
 
 @contextmanager
 def new_directory(path: str) -> Iterator[Path]:
-    """A directory to fill, which appears under its name when the block ends without an error."""
+    """A directory to fill, which appears under its name when the block ends without an error.
+
+    After an error nothing is left of it.
+    """
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)

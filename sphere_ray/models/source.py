@@ -38,6 +38,8 @@ FINGERPRINT_FILE = "FINGERPRINT"
 REMEMBERED = "fingerprints.json"
 SETTLED_S = 10.0
 _MAX_CONFIG_BYTES = 16 << 20
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Names in a config.json that say that a model is a mixture of experts."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
@@ -107,6 +109,20 @@ def check_directory(directory: Path) -> None:
         )
 
 
+def require_dense(directory: str) -> None:
+    """Check that a model can be trained: all of its weights meet every token.
+
+    Raises:
+        ModelError: it is a mixture of experts.
+    """
+    config = json.loads(read_bounded(Path(directory) / "config.json", _MAX_CONFIG_BYTES))
+    if experts := next((f"{name}: {config[name]}" for name in _EXPERTS if config.get(name)), None):
+        raise ModelError(
+            f"the model in {directory} is a mixture of experts ({experts}), and training has been "
+            "tried with dense models only; name a dense one"
+        )
+
+
 def open_tokenizer(file: Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json, without its chat template.
 
@@ -126,7 +142,7 @@ def model_fingerprint(path: str) -> str:
     bit-equal to the parent's, so samples of them could not tell the two apart. The result is
     remembered for a directory whose files keep their names, sizes and times of change.
     """
-    files = _content_of(Path(path))
+    files = content_files(Path(path))
     state = _state(files)
     place, known = str(Path(path).resolve()), _remembered()
     if known.get(place, {}).get("state") == state:
@@ -144,7 +160,8 @@ def model_fingerprint(path: str) -> str:
     return fingerprint
 
 
-def _content_of(directory: Path) -> list[Path]:
+def content_files(directory: Path) -> list[Path]:
+    """The files that a model consists of, by name."""
     return [
         file
         for file in sorted(directory.iterdir())

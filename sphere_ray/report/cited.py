@@ -16,8 +16,8 @@ _NONE = "\u2013"
 _SMALL = 1e-4
 
 
-def _p_value(value: float) -> str:
-    return f"< {_SMALL:g}" if value < _SMALL else f"= {value:.2g}"
+def _p_value(value: float, equal: str = "") -> str:
+    return f"< {_SMALL:g}" if value < _SMALL else f"{equal}{value:.2g}"
 
 
 STYLES: Mapping[str, Callable[[Any], str]] = {
@@ -32,6 +32,7 @@ STYLES: Mapping[str, Callable[[Any], str]] = {
     "clock": clock_time,
     "rate": lambda value: f"{value:.1e}",
     "p": _p_value,
+    "p =": lambda value: _p_value(value, "= "),
 }
 """How numbers are written, by the name that a page gives."""
 

@@ -1,6 +1,6 @@
 """What a run cost: time, tokens and idle engines by step, engine-hours and GPU-hours."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TypedDict
 
 from sphere_ray.config import RunSettings
@@ -52,6 +52,8 @@ class Cost(TypedDict):
     """The whole run; rates are null over nothing.
 
     Pairs are those to train on. `pairs_per_engine_hour` counts the engines of the rollouts alone.
+    `continued` steps were interrupted: of their engines only the last session is known, so tokens,
+    engine-hours and GPU-hours are too small, and the rates that need them are null.
     """
 
     seconds: float
@@ -63,13 +65,21 @@ class Cost(TypedDict):
     pairs_per_1000_tokens: float | None
     pairs_per_engine_hour: float | None
     pairs_per_gpu_hour: float | None
+    continued: int
     phases: list[PhaseUse]
     engines: list[EngineUse]
     workers: list[WorkerUse]
 
 
-def cost_of(steps: Sequence[FinishedStep], settings: RunSettings) -> Cost:
-    """Add up what the manifests of a run's steps say."""
+def cost_of(
+    steps: Sequence[FinishedStep],
+    settings: RunSettings,
+    continued: Set[tuple[str, int | None]] = frozenset(),
+) -> Cost:
+    """Add up what the manifests of a run's steps say.
+
+    `continued` are name and iteration of the steps that a later session continued.
+    """
     engines = [_engine(step, use, settings) for step in steps for use in step.manifest.report.pools]
     workers = [_workers(step, settings) for step in steps if step.kind in _TRAINS]
     rolled = [each for each in engines if each["step"].endswith("/rollouts")]
@@ -77,6 +87,12 @@ def cost_of(steps: Sequence[FinishedStep], settings: RunSettings) -> Cost:
     tokens = sum(step.manifest.report.tokens for step in steps if step.kind == "rollouts")
     hours = sum(each["engine_hours"] for each in rolled)
     gpu_hours = sum(each["gpu_hours"] for each in (*engines, *workers))
+    parts = [
+        step
+        for step in steps
+        if (step.manifest.report.phase, step.iteration) in continued and step.manifest.report.pools
+    ]
+    known = not any(step.kind == "rollouts" for step in parts)
     return {
         "seconds": sum(step.manifest.report.seconds for step in steps),
         "decoded_tokens": sum(each["tokens"] for each in engines),
@@ -85,8 +101,9 @@ def cost_of(steps: Sequence[FinishedStep], settings: RunSettings) -> Cost:
         "gpu_hours": gpu_hours,
         "pairs": pairs,
         "pairs_per_1000_tokens": 1000 * pairs / tokens if tokens else None,
-        "pairs_per_engine_hour": pairs / hours if hours else None,
-        "pairs_per_gpu_hour": pairs / gpu_hours if gpu_hours else None,
+        "pairs_per_engine_hour": pairs / hours if hours and known else None,
+        "pairs_per_gpu_hour": pairs / gpu_hours if gpu_hours and not parts else None,
+        "continued": len(parts),
         "phases": _phases(steps),
         "engines": engines,
         "workers": workers,

@@ -16,15 +16,13 @@ from sphere_ray.report.rewards import reward_facts
 from sphere_ray.report.settings import changed_settings
 from sphere_ray.reporting.columns import REWARD_COLUMNS
 from sphere_ray.reporting.summary import IterationSummary, RunSummary
-from sphere_ray.runs.directory import FinishedStep, Run
+from sphere_ray.runs.directory import CANDIDATES, FinishedStep, Run, find_step
 
 Facts = dict[str, Any]
 _FINAL = re.compile(r"iter-\d+")
 SPLITS = ("train", "validation", "test")
 MAX_STEPS = 100
 """Optimizer steps of a training that a page shows."""
-_TRAINED = {"policy": "trained", "half_rate": "half_rate"}
-"""Kinds of steps that train a candidate, and its name."""
 _TRAINING = "training.json"
 
 
@@ -45,8 +43,7 @@ def run_facts(run: Run) -> Facts:
             f"{run.path}/summary.json was written by an earlier version of sphere; the same "
             "`sphere run` again counts anew, and reuses all that is finished"
         )
-    by_path = {step.path: step for step in run.variants}
-    steps = [by_path[path] for name in summary["steps"] if (path := run.file(name)) in by_path]
+    steps = run.finished(summary["steps"])
     found = _flips(steps)
     return {
         "summary": summary,
@@ -56,7 +53,7 @@ def run_facts(run: Run) -> Facts:
             "outcome": _outcome(summary),
             "iterations": [_iteration(steps, item) for item in summary["iterations"]],
             "flips": found["counts"],
-            "cost": cost_of(steps, run.settings),
+            "cost": cost_of(steps, run.settings, _continued(run)),
             "steps": [_record(run, step) for step in steps],
             "examples": _examples(steps, summary)
             | {name: found[name] for name in ("gained", "lost")},
@@ -72,16 +69,9 @@ def _outcome(summary: RunSummary) -> str:
     return "gain" if difference > 0 else "loss" if difference < 0 else "equal"
 
 
-def _step(
-    steps: Sequence[FinishedStep], kind: str, iteration: int | None = None, label: str = ""
-) -> FinishedStep | None:
-    wanted = (kind, iteration, label)
-    return next((s for s in steps if (s.kind, s.iteration, s.label) == wanted), None)
-
-
 def _flips(steps: Sequence[FinishedStep]) -> Facts:
     """Test problems that went from right to wrong or back; nothing where no policy was promoted."""
-    problems, base = _step(steps, "problems"), _step(steps, "test", None, "base")
+    problems, base = find_step(steps, "problems"), find_step(steps, "test", None, "base")
     final = [each for each in steps if each.kind == "test" and _FINAL.fullmatch(each.label)]
     if problems is None or base is None or not final:
         return {"counts": None, "gained": None, "lost": None}
@@ -93,7 +83,7 @@ def _about(run: Run, steps: Sequence[FinishedStep]) -> Facts:
     engines, made = settings.engines, [each.created for each in manifests if each.created]
     environment = dict(manifests[-1].versions) if manifests else {}
     connected = [each for each in run.events() if each.get("event") == "connected"]
-    problems = _step(steps, "problems")
+    problems = find_step(steps, "problems")
     return {
         "name": settings.name,
         "run_dir": settings.run_dir,
@@ -128,7 +118,7 @@ def _num_problems(problems: FinishedStep | None, split: str) -> int | None:
 def _iteration(steps: Sequence[FinishedStep], item: IterationSummary) -> Facts:
     """What the files of an iteration say beyond the summary."""
     number = item["iteration"]
-    rollouts = _step(steps, "rollouts", number)
+    rollouts = find_step(steps, "rollouts", number)
     dropped = item["pairs"]["dropped"]
     return {
         "routes": outcome_rows(item["rollout"]["routes"]),
@@ -136,8 +126,9 @@ def _iteration(steps: Sequence[FinishedStep], item: IterationSummary) -> Facts:
         "rewards": None if rollouts is None else reward_facts(rollouts.tables(REWARD_COLUMNS)),
         "trainings": [
             {"candidate": candidate, **_thinned(storage.read_json(f"{step.path}/{_TRAINING}"))}
-            for kind, candidate in _TRAINED.items()
-            if (step := _step(steps, kind, number)) is not None
+            for candidate, kind in CANDIDATES.items()
+            if (step := find_step(steps, kind, number)) is not None
+            and storage.exists(f"{step.path}/{_TRAINING}")
         ],
     }
 
@@ -161,12 +152,18 @@ def _examples(steps: Sequence[FinishedStep], summary: RunSummary) -> Facts:
     found: Facts = {"pair": None, "repaired": None}
     for item in summary["iterations"]:
         number = item["iteration"]
-        rollouts, pairs = (_step(steps, kind, number) for kind in ("rollouts", "pairs"))
+        rollouts, pairs = (find_step(steps, kind, number) for kind in ("rollouts", "pairs"))
         if rollouts is not None and pairs is not None and found["pair"] is None:
             found["pair"] = pair_example(rollouts, pairs)
         if rollouts is not None and item["rollout"]["wrong_to_correct"] and not found["repaired"]:
             found["repaired"] = repaired_example(rollouts)
     return found
+
+
+def _continued(run: Run) -> set[tuple[str, int | None]]:
+    """Names and iterations of the steps that a later session continued."""
+    lines = (each for each in run.events() if each.get("does") == "continue")
+    return {(each["name"], each.get("iteration")) for each in lines}
 
 
 def _moment(created: str) -> str:

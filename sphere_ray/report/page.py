@@ -7,16 +7,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sphere_ray import __version__, storage
+from sphere_ray import storage
 from sphere_ray.errors import RunDirectoryError, UserError
+from sphere_ray.provenance import versions
 from sphere_ray.report import plots
 from sphere_ray.report.cited import Cited
 from sphere_ray.report.facts import Facts, run_facts
 from sphere_ray.report.settings import differing_settings
 from sphere_ray.report.svg import Plot
-from sphere_ray.runs.directory import Run
+from sphere_ray.runs.directory import REPORT, Run
 
-REPORT, COMPARISON = "report.html", "compare.html"
+COMPARISON = "compare.html"
 _METRICS = {
     "step_validity": ("Judged steps that are valid", "percent", "points"),
     "flawed_right": ("Right answers with a broken step", "percent", "points"),
@@ -73,7 +74,7 @@ def render(runs: Sequence[Facts], differing: Sequence[tuple[str, list[str]]] = (
         several=several,
         compared=_compared(runs, names) if several else [],
         metrics=_METRICS,
-        version=__version__,
+        version=versions().get("sphere-ray", ""),
         style=Markup(environment.get_template("style.css").render()),
     )
 
@@ -93,11 +94,13 @@ def _together(runs: Sequence[Facts]) -> dict[str, float] | None:
 
 
 def _names(runs: Sequence[Facts]) -> list[str]:
-    """What tells the runs apart: their names, with the directory where names are equal."""
+    """What tells the runs apart: their names; where these are equal, their directories."""
     names = [str(facts["summary"]["run"]) for facts in runs]
-    if len(set(names)) == len(names):
-        return names
-    return [str(facts["data"]["about"]["run_dir"]).rstrip("/").rpartition("/")[2] for facts in runs]
+    paths = [str(facts["data"]["about"]["run_dir"]).rstrip("/") for facts in runs]
+    for found in (names, [path.rpartition("/")[2] for path in paths]):
+        if len(set(found)) == len(found):
+            return found
+    return paths
 
 
 def _view(whole: Cited, index: int, name: str, several: bool) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from sphere_ray.report.svg import (
     BLUE,
     DASHES,
@@ -23,6 +21,7 @@ from sphere_ray.report.svg import (
     Plot,
     canvas,
     label,
+    labels,
 )
 
 Facts = Mapping[str, Any]
@@ -155,7 +154,6 @@ def reward_depths(facts: Facts, number: int, name: str) -> Plot | None:
     with canvas() as drawn:
         drawn.lines(lines, "step", "mean reward")
         drawn.axes.set_ylim(-0.03, 1.03)
-        drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return drawn.finish(name, "Reward by step", "Mean reward of proposed steps, by stage.")
 
 
@@ -264,15 +262,16 @@ def propagation(facts: Facts, name: str) -> Plot | None:
     with canvas() as drawn:
         drawn.lines(lines, "step", "share of broken steps")
         drawn.axes.set_ylim(-0.03, 1.03)
-        drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return drawn.finish(
             name, "Error propagation", "Broken steps with and without an error before."
         )
 
 
-def time(facts: Facts, name: str) -> Plot:
+def time(facts: Facts, name: str) -> Plot | None:
     """Where the time went."""
     phases = [each for each in facts["data"]["cost"]["phases"] if each["seconds"] >= 1]
+    if not phases:
+        return None
     with canvas(_FRAME_IN + _ROW_IN * len(phases)) as drawn:
         bars = drawn.axes.barh(
             range(len(phases)),
@@ -321,7 +320,7 @@ def gains(runs: Sequence[Facts], names: Sequence[str]) -> Plot:
             test = facts["summary"]["test"]
             drawn.dot(place, test["difference"], test["difference_ci95"], new=True)
         drawn.axes.axvline(0, color=INK, linewidth=0.8)
-        drawn.rows(list(map(label, names)))
+        drawn.rows(labels(names))
         drawn.axes.set_xlabel("gain on test in points, with 95% interval")
         return drawn.finish("all-gains", "Gain", "Final less base pass@1 on test, by run.")
 
@@ -329,10 +328,11 @@ def gains(runs: Sequence[Facts], names: Sequence[str]) -> Plot:
 def curves(runs: Sequence[Facts], names: Sequence[str], key: str, title: str) -> Plot | None:
     """One figure of the first training of each run, over the steps."""
     lines = {}
-    for facts, name in zip(runs, names, strict=True):
+    for facts, name in zip(runs, labels(names), strict=True):
         for item in facts["data"]["iterations"][:1]:
             for each in item["trainings"][:1]:
-                lines[label(name)] = [(s["step"], s[key]) for s in each.get("history", ())]
+                if history := each.get("history"):
+                    lines[name] = [(step["step"], step[key]) for step in history]
     if not lines:
         return None
     with canvas(2.6) as drawn:

@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 BLUE, VERMILION, GREEN, ORANGE = "#0072b2", "#d55e00", "#009e73", "#e69f00"
@@ -128,7 +129,7 @@ class Canvas:
         *,
         markers: bool = True,
     ) -> None:
-        """Draw lines through points, which differ in colour, dashes and markers."""
+        """Draw lines over steps, which differ in colour, dashes and markers."""
         for index, (name, points) in enumerate(lines.items()):
             self.axes.plot(
                 *zip(*points, strict=True),
@@ -137,6 +138,7 @@ class Canvas:
                 marker=MARKERS[index % len(MARKERS)] if markers or len(points) < 2 else None,
                 label=name if len(lines) > 1 else None,
             )
+        self.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.axes.set_xlabel(x)
         self.axes.set_ylabel(y)
 
@@ -155,6 +157,14 @@ def label(text: str) -> str:
     """A strangers' name as a label: printable, and short enough for a phone."""
     line = "".join(each if each.isprintable() else " " for each in text)
     return line if len(line) <= _MAX_LABEL else f"{line[: _MAX_LABEL - 3]}..."
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Labels of names, numbered from 1 where two would look the same."""
+    short = list(map(label, names))
+    if len(set(short)) == len(short):
+        return short
+    return [label(f"{number}: {name}") for number, name in enumerate(names, 1)]
 
 
 @contextmanager

@@ -3,13 +3,27 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from sphere_ray.reporting.progress import Number, PhaseState, Snapshot
+from sphere_ray.reporting.summary import RunSummary
 
 Field = str | Number | bool | None
+
+
+class Watcher:
+    """Is told what happens in a run; this one keeps nothing. Every method returns at once."""
+
+    def on_progress(self, snapshot: Snapshot) -> None:
+        """Take the numbers of a phase."""
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Take a line of events.jsonl."""
+
+    def finish(self, summary: RunSummary) -> None:
+        """Take what the run came to."""
 
 
 class EventLog:
@@ -35,11 +49,11 @@ class EventLog:
     def record(
         self, event: str, *, phase: str | None = None, iteration: int | None = None, **fields: Field
     ) -> None:
-        """Write one event."""
+        """Write one event; any thread may."""
         moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         line = {"time": moment, "event": event, "phase": phase, "iteration": iteration}
         known = {key: value for key, value in line.items() if value is not None}
-        with self._lock:  # two steps may be made at once, and object stores cannot append
+        with self._lock:  # an object store cannot append, so the file is read and written there
             self._append(json.dumps({**known, **fields}, ensure_ascii=False))
         if self._listener is not None:
             self._listener({**known, **fields})

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from sphere_ray.pools.nodes import on_this_node
 from sphere_ray.reporting.progress import PhaseTracker
 
 SHIP_INTERVAL_S = 0.5
@@ -96,7 +97,7 @@ class CounterHub:
     def __init__(self, phase: str) -> None:
         """Start the actor; the dashboard shows the phase that it counts."""
         name = f"counters-{phase}-{uuid.uuid4().hex[:6]}"
-        options = {"name": name, "num_cpus": 0, "max_restarts": -1}
+        options = {"name": name, "num_cpus": 0, "scheduling_strategy": on_this_node()}
         self._actor: Any = ray.remote(_Totals).options(**options).remote()
 
     def sink(self) -> CounterSink:

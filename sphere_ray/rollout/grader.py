@@ -1,5 +1,6 @@
 """One grader pool per node, as a Ray actor; clear cases are decided where they arise."""
 
+import random
 import uuid
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,9 +13,9 @@ from sphere_ray.config.grading import GradingSettings
 from sphere_ray.errors import GraderError
 from sphere_ray.grading.pool import GraderPool, decide, exactly_same
 from sphere_ray.method.ports import Grade
+from sphere_ray.pools.errors import cause_of
+from sphere_ray.pools.nodes import living_nodes
 from sphere_ray.records import Verdict
-from sphere_ray.rollout.errors import cause_of
-from sphere_ray.rollout.nodes import living_nodes
 
 
 class GraderActor:
@@ -44,7 +45,6 @@ class GraderClient:
         """`actors` are grader actors by node id. A user's verifier needs the whole response."""
         self._actors = dict(actors)
         self._verifier = verifier
-        self._nearest: Any = None
 
     async def grade(self, response: str, gold: str) -> Grade:
         """See `Grader.grade`."""
@@ -63,18 +63,22 @@ class GraderClient:
         return equal
 
     async def _ask(self, method: str, *texts: str) -> object:
-        try:
-            return await getattr(self._actor(), method).remote(*texts)
-        except RayActorError as error:
-            raise GraderError(f"the grader of this node is gone: {error}") from error
-        except RayTaskError as error:
-            raise cause_of(error) from error
+        while True:
+            node, actor = self._nearest()
+            try:
+                return await getattr(actor, method).remote(*texts)
+            except RayActorError as error:
+                self._actors.pop(node, None)  # grading is pure: the grader of another node serves
+                if not self._actors:
+                    raise GraderError(f"the graders of all nodes are gone: {error}") from error
+            except RayTaskError as error:
+                raise cause_of(error) from error
 
-    def _actor(self) -> Any:
-        if self._nearest is None:
-            here = ray.get_runtime_context().get_node_id()
-            self._nearest = self._actors.get(here) or next(iter(self._actors.values()))
-        return self._nearest
+    def _nearest(self) -> tuple[str, Any]:
+        """The grader of this node, or one of those there are."""
+        here = ray.get_runtime_context().get_node_id()
+        node = here if here in self._actors else random.choice(list(self._actors))
+        return node, self._actors[node]
 
 
 def start_graders(settings: GradingSettings) -> GraderClient:

@@ -5,7 +5,10 @@ all rows are there, `compact` makes few large ones of them.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any, TypeAlias
 
 import ray.data
@@ -16,8 +19,8 @@ from sphere_ray.compat import ray as compat
 from sphere_ray.config.cluster import RolloutSettings
 from sphere_ray.config.placement import STAGE_CPUS
 from sphere_ray.errors import SphereError
+from sphere_ray.pools.errors import cause_of, sphere_error
 from sphere_ray.rollout.budget import mark
-from sphere_ray.rollout.errors import cause_of, sphere_error
 from sphere_ray.rollout.labelling import label
 from sphere_ray.rollout.pairing import pair
 from sphere_ray.rollout.rescore import Rescore
@@ -39,6 +42,8 @@ Graph: TypeAlias = Callable[[str, str, Assignment], None]
 
 ATTEMPTS = 3
 """Starts of a graph in a row without a row committed in between."""
+PAUSE_S = 20.0
+"""Before the last of them: Ray needs about 15 s to notice that a node is gone."""
 MAX_CALLS = 128
 """Blocks that an actor works on at a time; each has a thread, which comes to hold 0.3 MiB."""
 WRITERS = 2
@@ -101,9 +106,9 @@ def _stream(
     """
     parts = parts_dir(output)
     attempts, committed = 0, -1
-    while True:
+    for start in count():
         try:
-            _run_graph(source, parts, stages, assignment)
+            _run_graph(source, parts, stages, replace(assignment, start=start))
             return
         except RayError as error:
             files = len(storage.data_files(parts))
@@ -111,7 +116,11 @@ def _stream(
             committed = files
             if isinstance(cause_of(error), SphereError) or attempts >= ATTEMPTS:
                 raise sphere_error(error, "stream of problems", parts) from error
-            logger.warning("the stream of problems lost an actor and goes on (%s)", error)
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning(
+                "a stage was lost; the stream starts again without what is done: %s", reason
+            )
+            time.sleep(PAUSE_S if attempts == ATTEMPTS - 1 else 0.0)
 
 
 def _run_graph(

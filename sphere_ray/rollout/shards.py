@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import RayError
 
 from sphere_ray import storage
-from sphere_ray.rollout.errors import sphere_error
-from sphere_ray.rollout.nodes import living_nodes
+from sphere_ray.pools.errors import sphere_error
+from sphere_ray.pools.nodes import living_nodes
 
 TASK_CPUS = 0.1
 """Reading and writing small tables; whole CPUs for them hang a machine with two."""

@@ -22,12 +22,12 @@ from sphere_ray.errors import DeadlineExceededError, RowError
 from sphere_ray.method.evaluate import EvaluationContext, evaluate_problem, failed_row
 from sphere_ray.method.ports import Progress, Scorer
 from sphere_ray.method.sphere import World, enter
+from sphere_ray.pools.client import PoolClient
 from sphere_ray.records import EvaluationRow, Problem, Rollout, StageName
 from sphere_ray.reward.audited import AuditedScorer
 from sphere_ray.reward.sources import Surroundings
-from sphere_ray.rollout.client import PoolClient
+from sphere_ray.reward.tallies import tally_answers, tally_chains
 from sphere_ray.rollout.grader import GraderClient
-from sphere_ray.rollout.tallies import tally_answers, tally_chains
 from sphere_ray.schema import from_table, to_table
 
 ID_COLUMN = "problem_id"
@@ -47,7 +47,8 @@ Row: TypeAlias = Any
 class Assignment:
     """Everything a stage actor is given: the settings, and clients of the pools by role.
 
-    Roles are `policy`, and where an engine plays them `small`, `reward` and `trained`.
+    Roles are `policy`, and where an engine plays them `small`, `reward` and `trained`. A graph that
+    lost an actor starts again: `start` counts these starts.
     """
 
     settings: RunSettings
@@ -55,6 +56,7 @@ class Assignment:
     grader: GraderClient
     progress: Progress
     iteration: int
+    start: int = 0
 
     def world(self) -> World:
         """Return what the method works with."""
@@ -105,6 +107,7 @@ class RowStage(ABC):
         self._timeout_s = assignment.settings.rollout.problem_timeout_s
         self._progress = assignment.progress
         self._last = last
+        self._held = f"held/{assignment.start}/{type(self).__name__}"
         # In Arrow's usual pool each thread that writes tables keeps about 10 MiB for itself.
         pa.set_memory_pool(pa.system_memory_pool())
         self._loop = asyncio.new_event_loop()
@@ -124,6 +127,7 @@ class RowStage(ABC):
         for task in tasks:
             task.add_done_callback(done.put)
         left = len(tasks)
+        self._progress.add(**{self._held: left})
         try:
             while left:
                 ready = [done.get()]
@@ -132,6 +136,7 @@ class RowStage(ABC):
                 while not done.empty():
                     ready.append(done.get())
                 left -= len(ready)
+                self._progress.add(**{self._held: -len(ready)})
                 yield self.write([task.result() for task in ready])
                 if self._last:
                     self._progress.add(problems=len(ready))

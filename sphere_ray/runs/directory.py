@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,9 +27,12 @@ from sphere_ray.runs.manifest import Manifest
 from sphere_ray.schema import from_table
 
 CONFIG, SUMMARY, EVENTS, CURRENT = "config.json", "summary.json", "events.jsonl", "steps.json"
-MANIFEST = "manifest.json"
+REPORT = "report.html"
+MANIFEST, BEGUN, PARTS = "manifest.json", "begun.json", "_parts"
 MODEL = "model"
-_LOCK, _DRIVER = ".lock", ".driver"
+CANDIDATES = {"trained": "policy", "halfway": "halfway", "half_rate": "half_rate"}
+"""The candidates of an iteration, and the kind of the step that makes each."""
+_LOCK, DRIVER = ".lock", ".driver"
 _NAME = re.compile(r"(?:iter-(?P<iteration>\d{3,})/)?(?P<kind>[a-z_]+)(?:/(?P<label>.+))?")
 
 Record = TypeVar("Record")
@@ -167,15 +170,16 @@ class Run:
     @property
     def steps(self) -> list[FinishedStep]:
         """The finished steps of the latest settings, in the order in which they were needed."""
-        current = storage.read_json(self.file(CURRENT)) or []
+        return self.finished(storage.read_json(self.file(CURRENT)) or [])
+
+    def finished(self, directories: Iterable[str]) -> list[FinishedStep]:
+        """The finished steps in these directories of the run, in this order."""
         by_path = {step.path: step for step in self.variants}
-        return [by_path[path] for name in current if (path := self.file(name)) in by_path]
+        return [by_path[path] for name in directories if (path := self.file(name)) in by_path]
 
     def step(self, kind: str, iteration: int | None = None, label: str = "") -> FinishedStep | None:
         """The finished step of this kind, iteration and label; None if there is none (yet)."""
-        wanted = (kind, iteration, label)
-        found = (s for s in self.steps if (s.kind, s.iteration, s.label) == wanted)
-        return next(found, None)
+        return find_step(self.steps, kind, iteration, label)
 
     @property
     def iterations(self) -> list[int]:
@@ -185,8 +189,8 @@ class Run:
     @property
     def models(self) -> list[ModelRef]:
         """Every policy the run trained, in order, promoted or not."""
-        kinds = ("policy", "halfway", "half_rate")
-        return [step.model for step in self.steps if step.kind in kinds and step.model]
+        made = (step.model for step in self.steps if step.kind in CANDIDATES.values())
+        return [model for model in made if model]
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What happened and when: the lines of events.jsonl."""
@@ -219,7 +223,7 @@ class WritableRun(Run):
             require_usable(path, settings)
             storage.make_directory(path)
             if storage.is_local(path):
-                run._lock = storage.lock(path, _LOCK, _DRIVER)
+                run._lock = storage.lock(path, _LOCK, DRIVER)
             _ = run.variants  # an earlier version's are refused before anything is written
             storage.write_json(dump(settings), run.file(CONFIG))
         except RunDirectoryError:
@@ -264,6 +268,14 @@ class WritableRun(Run):
         self.close()
 
 
+def find_step(
+    steps: Iterable[FinishedStep], kind: str, iteration: int | None = None, label: str = ""
+) -> FinishedStep | None:
+    """The first of the steps that is of this kind, iteration and label."""
+    wanted = (kind, iteration, label)
+    return next((s for s in steps if (s.kind, s.iteration, s.label) == wanted), None)
+
+
 def _finished_below(directory: str, levels: int) -> Iterator[FinishedStep]:
     """The finished steps in a directory and below it."""
     for name in storage.children(directory):
@@ -289,7 +301,7 @@ def require_usable(path: str, settings: RunSettings) -> None:
             f"run_dir {path} is no path: models are trained into it and served from it; mount that "
             "storage on every node and give the path of the mount"
         )
-    ours = {_LOCK, _DRIVER}
+    ours = {_LOCK, DRIVER}
     names = [n for n in storage.children(path) if n not in ours and not storage.is_temporary(n)]
     if (names and CONFIG not in names) or os.path.isfile(path):
         raise RunDirectoryError(

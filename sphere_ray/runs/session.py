@@ -17,18 +17,19 @@ from sphere_ray.config import RunSettings
 from sphere_ray.config.engines import EngineSpec
 from sphere_ray.errors import EngineError, ReleaseError
 from sphere_ray.method.ports import Progress
+from sphere_ray.pools.nodes import cluster_size
+from sphere_ray.pools.pools import Pools
+from sphere_ray.pools.roles import Roles
+from sphere_ray.pools.watch import Watch
 from sphere_ray.records import PoolUse
-from sphere_ray.reporting.events import EventLog, Field
+from sphere_ray.reporting.events import EventLog, Field, Watcher
 from sphere_ray.reporting.progress import PhaseTracker, ProgressBoard
+from sphere_ray.reporting.ray_metrics import RunMetrics
+from sphere_ray.reporting.standstill import attended
 from sphere_ray.rollout.cluster import can_train_beside_engines, connected
 from sphere_ray.rollout.grader import GraderClient, start_graders
-from sphere_ray.rollout.nodes import cluster_size
-from sphere_ray.rollout.pools import Pools
-from sphere_ray.rollout.roles import Roles
 from sphere_ray.rollout.stages import Assignment
 from sphere_ray.runs.directory import WritableRun
-from sphere_ray.trackers.feed import Trackers
-from sphere_ray.trackers.ray_metrics import RunMetrics
 from sphere_ray.training.job import TrainingJob
 
 
@@ -40,7 +41,7 @@ class _Shared:
     open: ExitStack = field(default_factory=ExitStack)
     partitions: list["Session"] = field(default_factory=list)
     grader: GraderClient | None = None
-    connected: bool = False
+    watch: Watch | None = None
     stopped: bool = False
 
 
@@ -55,24 +56,24 @@ class Session:
     run: WritableRun
     needs: RunSettings | None = None
     """Settings that say what the cluster must have room for, if that is less than the run's."""
-    trackers: Trackers = field(default_factory=Trackers)
+    watcher: Watcher = field(default_factory=Watcher)
     events: EventLog = field(init=False)
     board: ProgressBoard = field(init=False)
     _pools: Pools | None = None
     _job: TrainingJob | None = None
+    _rolls_out: bool = False
     _shared: _Shared = field(default_factory=_Shared)
 
     def __post_init__(self) -> None:
         """Start to record events."""
-        trackers = self.trackers
-        self.events = EventLog(self.run.append_event, listener=trackers.on_event)
-        self.board = ProgressBoard(listeners=(self.events.on_progress, trackers.on_progress))
+        self.events = EventLog(self.run.append_event, listener=self.watcher.on_event)
+        self.board = ProgressBoard(listeners=(self.events.on_progress, self.watcher.on_progress))
         self._shared.partitions.append(self)
 
     def beside(self) -> "Session":
-        """The same session in another partition of the cluster, with engines of its own."""
+        """The same session in the partition that rolls out, with engines of its own."""
         other = copy.copy(self)
-        other._pools = other._job = None
+        other._pools, other._job, other._rolls_out = None, None, True
         with self._shared.lock:
             self._shared.partitions.append(other)
         return other
@@ -111,10 +112,10 @@ class Session:
         with self._shared.lock:
             if self._shared.stopped:
                 raise EngineError("the run was stopped; run the same command again")
-            if self._shared.connected:
+            if self._shared.watch is not None:
                 return
-            dashboard = self._shared.open.enter_context(connected(self.settings))
-            self._shared.connected = True
+            dashboard = self._shared.open.enter_context(connected(self.settings, self.log))
+            self._shared.watch = self._shared.open.enter_context(attended(self.board, self.events))
             self.board.listen(RunMetrics(self.settings.name).on_progress)
             self.record("connected", dashboard=dashboard or None, cluster=cluster_size())
             if dashboard:
@@ -132,7 +133,13 @@ class Session:
             if self._pools is None:
                 known = (each._pools for each in self._shared.partitions)
                 beside = next((pools for pools in known if pools is not None), None)
-                self._pools = Pools.of(self.settings, beside)
+                overlapped = self.settings.schedule == "overlapped"
+                self._pools = Pools.of(
+                    self.settings,
+                    self._shared.watch,
+                    beside=beside,
+                    evaluates=overlapped and not self._rolls_out,
+                )
         self._pools.ensure(specs)
 
     def assignment(
@@ -202,7 +209,7 @@ class Session:
         self._job = TrainingJob(name, state, self.settings.trainer)
 
     def _training_state(self, iteration: int) -> str:
-        return self.run.file(f"iter-{iteration:03}/_train")
+        return self.settings.trainer.checkpoints(self.run.path, iteration)
 
     def __enter__(self) -> Self:
         """Return the session itself."""

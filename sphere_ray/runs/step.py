@@ -19,11 +19,10 @@ from sphere_ray.provenance import fingerprint
 from sphere_ray.records import ModelRef, PhaseReport, PoolUse, Writer
 from sphere_ray.reporting.progress import PhaseTracker
 from sphere_ray.reporting.stopwatch import SPENT, stopwatch
-from sphere_ray.runs.directory import MANIFEST, FinishedStep, Run, WritableRun
+from sphere_ray.runs.directory import BEGUN, MANIFEST, FinishedStep, Run, WritableRun
 from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.session import Session
 
-BEGUN = "begun.json"
 ID_COLUMN = "problem_id"
 _SHOWN_DIFFERENCES = 8
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from sphere_ray.method.audit import AuditedPairs
 from sphere_ray.records import StageName
+from sphere_ray.reporting.audit_summary import Agreement, AuditSummary
 from sphere_ray.reporting.policy_summary import CandidateSummary, WriterSummary
 from sphere_ray.reporting.progress import clock_time
 from sphere_ray.reporting.reward_summary import RewardSummary, ScoreReport, TrainedRewardSummary
@@ -33,7 +35,8 @@ _PROCESS_ROWS: Mapping[Metric, str] = {
 
 def print_summary(summary: RunSummary, console: Console) -> None:
     """Print the tables of a run: each iteration, the test by family, the time."""
-    parts: list[RenderableType] = [_iteration(item) for item in summary["iterations"]]
+    audit = summary["audit"]
+    parts: list[RenderableType] = [_iteration(item, audit) for item in summary["iterations"]]
     test = summary["test"]
     console.print(Group(*parts, _held_out(test), _process(test["process"])), markup=False)
     print_benchmarks(summary["benchmarks"], console)
@@ -135,7 +138,7 @@ def _gain_cells(found: TunedSummary) -> tuple[str, str]:
     return over_policy, over_default
 
 
-def _iteration(item: IterationSummary) -> Table:
+def _iteration(item: IterationSummary, audit: AuditSummary | None) -> Table:
     rollout, pairs, training = item["rollout"], item["pairs"], item["training"]
     rate = rollout["tokens"] / rollout["seconds"] if rollout["seconds"] else 0.0
     spent = _listed({name: stage["tokens"] for name, stage in rollout["by_stage"].items()})
@@ -163,6 +166,7 @@ def _iteration(item: IterationSummary) -> Table:
             f"{pairs['per_1000_tokens']:.2f} per 1,000 tokens"
         ),
         "dropped": _listed(pairs["dropped"]),
+        **({} if pairs["audit"] is None else {"audit": _audit(pairs["audit"], audit)}),
         "written by": "; ".join(map(_writer, item["writers"])) or "-",
         "training": "none"
         if training is None
@@ -191,6 +195,24 @@ def _writer(found: WriterSummary) -> str:
         f"{found['pairs']:,} of iteration {found['iteration']} by policy {found['policy'][:8]} "
         f"(iteration {found['policy_iteration']}{behind})"
     )
+
+
+def _audit(honoured: AuditedPairs, audit: AuditSummary | None) -> str:
+    """What people's decisions changed in the iteration, and who agrees with all of them."""
+    text = (
+        f"{honoured['accepted']:,} accepted pairs are kept, {honoured['rejected']:,} rejected ones "
+        f"dropped, {honoured['corrected']:,} verdicts corrected"
+    )
+    if audit is None:
+        return text
+    return f"{text}; {_agreed('grader', audit['grader'])}, {_agreed('scorer', audit['scorer'])}"
+
+
+def _agreed(who: str, found: Agreement) -> str:
+    if found["share"] is None or found["ci95"] is None:
+        return f"{who}: nothing to compare"
+    low, high = map(percent, found["ci95"])
+    return f"{who} agrees with {percent(found['share'])}% of {found['n']:,} ({low} to {high})"
 
 
 def _tried(rollout: RolloutSummary) -> str:

@@ -12,11 +12,14 @@ from functools import partial
 from typing import Any
 
 from sphere_ray import storage
-from sphere_ray.config import RunSettings
 from sphere_ray.config.base import dump
 from sphere_ray.config.trackers import TrackerSettings
 from sphere_ray.errors import ConfigError
+from sphere_ray.reporting.events import Watcher
 from sphere_ray.reporting.progress import STEP, PhaseState, Snapshot, details
+from sphere_ray.reporting.standstill import HELD
+from sphere_ray.reporting.summary import RunSummary
+from sphere_ray.runs.directory import REPORT, SUMMARY, Run
 from sphere_ray.trackers import registry
 from sphere_ray.trackers.channel import Channel
 from sphere_ray.trackers.port import Opening, Tracker
@@ -24,7 +27,6 @@ from sphere_ray.trackers.results import lineage, results_of, test_result
 
 STATE = "trackers.json"
 """In the run directory: when the run began, and the id under which each tracker continues it."""
-REPORT, SUMMARY = "report.html", "summary.json"
 INTERVAL_S = 10.0
 """How often the numbers of a phase go out; those of training go out at every step."""
 CLOSE_S, INTERRUPTED_S = 15.0, 2.0
@@ -32,19 +34,19 @@ CLOSE_S, INTERRUPTED_S = 15.0, 2.0
 RESULT = "result"
 
 
-class Trackers:
+class Trackers(Watcher):
     """Listens to a session; every method returns at once, whatever the trackers do."""
 
     def __init__(
         self,
-        directory: str = "",
-        channels: Sequence[Channel] = (),
+        run: Run,
+        channels: Sequence[Channel],
         *,
-        began: float = 0.0,
+        began: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Feed these channels; none by default. `began` is when the run did, by `clock`."""
-        self._directory = directory
+        """Feed these channels. `began` is when the run did, by `clock`."""
+        self._run = run
         self._channels = channels
         self._began = began
         self._clock = clock
@@ -62,7 +64,8 @@ class Trackers:
             return
         if not self._due(place, snapshot):
             return
-        found = {"done": snapshot.done, **snapshot.counts, **snapshot.details}
+        finer = {k: v for k, v in snapshot.details.items() if not k.startswith(f"{HELD}/")}
+        found = {"done": snapshot.done, **snapshot.counts, **finer}
         if snapshot.tokens_per_second is not None:
             found["tokens_per_second"] = snapshot.tokens_per_second
         self._log(place, round(self._clock() - self._began), found)
@@ -72,8 +75,8 @@ class Trackers:
         match event["event"]:
             case "committed":
                 self._worked_on.add(event.get("iteration"))
-                self._put(partial(_keep_results, f"{self._directory}/{event['path']}"))
-                self._put(partial(_keep_lineage, self._directory))
+                self._put(partial(_keep_results, self._run, event["path"]))
+                self._put(partial(_keep_lineage, self._run))
             case "decided":
                 if event["iteration"] in self._worked_on:
                     self._log("decision", event["iteration"], {"promoted": event["promoted"]})
@@ -81,7 +84,7 @@ class Trackers:
                 name = f"decision/iteration-{event['iteration']:03}"
                 self._put(partial(_keep_text, name, f"promoted: {what}"))
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: RunSummary) -> None:
         """Note what the run came to."""
         if self._worked_on:
             self._log(RESULT, 0, test_result(summary))
@@ -90,7 +93,7 @@ class Trackers:
     def close(self, *, ok: bool, seconds: float = CLOSE_S) -> None:
         """Send the report, where there is one, and end the trackers' sessions within `seconds`."""
         for name in (SUMMARY, REPORT):
-            path = f"{self._directory}/{name}"
+            path = self._run.file(name)
             if self._channels and storage.is_local(path) and storage.exists(path):
                 self._put(partial(_keep_file, path))
         for channel in self._channels:
@@ -145,17 +148,14 @@ class Memory:
 
 @contextmanager
 def tracking(
-    directory: str,
-    settings: RunSettings,
-    make: Callable[[TrackerSettings], Tracker] = registry.make,
+    run: Run, make: Callable[[TrackerSettings], Tracker] = registry.make
 ) -> Iterator[Trackers]:
-    """Open the trackers that the settings name, and close them at the end.
-
-    `directory` is the run directory, resolved and writable.
+    """Open the trackers that the settings of a run name, and close them at the end.
 
     Raises:
         ConfigError: a library is not installed, or the run directory is no path.
     """
+    settings, directory = run.settings, run.path
     registry.require_installed(settings.trackers)
     if settings.trackers and not storage.is_local(directory):
         raise ConfigError(
@@ -172,7 +172,7 @@ def tracking(
         )
         start = partial(_started, chosen, make, opening, partial(memory.note, kind))
         channels.append(Channel(kind, start))
-    trackers = Trackers(directory, channels, began=memory.began)
+    trackers = Trackers(run, channels, began=memory.began)
     ok, seconds = False, INTERRUPTED_S
     try:
         yield trackers
@@ -203,10 +203,11 @@ def _keep_file(path: str, tracker: Tracker) -> None:
     tracker.file(path)
 
 
-def _keep_results(directory: str, tracker: Tracker) -> None:
-    tracker.log(*results_of(directory))
+def _keep_results(run: Run, place: str, tracker: Tracker) -> None:
+    for step in run.finished([place]):
+        tracker.log(*results_of(step))
 
 
-def _keep_lineage(directory: str, tracker: Tracker) -> None:
-    if text := lineage(directory):
+def _keep_lineage(run: Run, tracker: Tracker) -> None:
+    if text := lineage(run):
         tracker.text("lineage", text)

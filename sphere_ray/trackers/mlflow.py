@@ -30,7 +30,8 @@ class MlflowTracker(Tracker):
 
     def open(self, run: Opening) -> str:
         """See `Tracker.open`."""
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each table it makes
+        for name in ("alembic", "mlflow.store.db.utils"):  # they tell of each table they make
+            logging.getLogger(name).setLevel(logging.WARNING)
         uri = self._settings.uri or os.environ.get("MLFLOW_TRACKING_URI")
         artifacts = None if uri else f"{run.directory}/mlartifacts"
         self._client = MlflowClient(uri or f"sqlite:///{run.directory}/mlflow.db")

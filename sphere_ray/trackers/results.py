@@ -1,12 +1,14 @@
 """What committed steps came to, read from their directories; and where models come from."""
 
 from collections import Counter
-from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 from sphere_ray import storage
 from sphere_ray.records import PoolUse, Verdict
+from sphere_ray.reporting.summary import RunSummary
+from sphere_ray.runs.directory import FinishedStep, Run
+from sphere_ray.runs.steps import policy, reward_model
 
 Result = tuple[str, int, dict[str, float]]
 """A group, the iteration (0 outside of one), and numbers by name."""
@@ -14,41 +16,38 @@ Result = tuple[str, int, dict[str, float]]
 _ANSWERS = ("verdict", "sample_verdicts", "error")
 
 
-def results_of(directory: str) -> Result:
+def results_of(step: FinishedStep) -> Result:
     """The numbers of a committed step: what its manifest says, its answers, its training."""
-    manifest = storage.read_json(f"{directory}/manifest.json")
-    (iteration, name), report = _split(manifest["step"]), manifest["report"]
+    report = step.manifest.report
     values: dict[str, Any] = {
-        key: report[key] for key in ("rows_in", "rows_out", "seconds", "tokens")
+        key: getattr(report, key) for key in ("rows_in", "rows_out", "seconds", "tokens")
     }
-    values |= {f"dropped/{reason}": count for reason, count in report["dropped"].items()}
-    for use in (PoolUse(**pool) for pool in report["pools"]):
+    values |= {f"dropped/{reason}": count for reason, count in report.dropped.items()}
+    for use in report.pools:
         values |= {f"pools/{use.name}/{key}": value for key, value in _use(use).items()}
-    if name.startswith(("evaluation/", "test/")):
-        values |= _answers(directory)
-    if name.startswith("pairs"):
-        values |= {f"stage/{stage}": count for stage, count in _stages(directory).items()}
-    for file in ("training.json", "outcome.json"):
-        outcome = storage.read_json(f"{directory}/{file}") or {}
+    if step.kind in ("evaluation", "test"):
+        values |= _answers(step)
+    if step.kind == "pairs":
+        values |= {f"stage/{stage}": count for stage, count in _stages(step).items()}
+    for file in (policy.OUTCOME, reward_model.OUTCOME):
+        outcome = storage.read_json(f"{step.path}/{file}") or {}
         values |= {key: value for key, value in outcome.items() if isinstance(value, int | float)}
-    return f"steps/{name}", iteration or 0, {key: float(value) for key, value in values.items()}
+    numbers = {key: float(value) for key, value in values.items()}
+    return f"steps/{report.phase}", step.iteration or 0, numbers
 
 
-def lineage(directory: str) -> str:
+def lineage(run: Run) -> str:
     """A line for every model that a run made: its fingerprint, and what it was made from."""
     lines = []
-    iterations = [name for name in storage.children(directory) if name.startswith("iter-")]
-    places = [f"{it}/{name}" for it in iterations for name in storage.children(f"{directory}/{it}")]
-    for place in places:
-        manifest = storage.read_json(f"{directory}/{place}/manifest.json")
-        if manifest is None or not storage.exists(f"{directory}/{place}/model"):
-            continue
-        made_from = ", ".join(f"{name} {value}" for name, value in manifest["inputs"].items())
-        lines.append(f"- `{place}/model`: {manifest['output']}, from {made_from}")
+    for step in run.variants:
+        if step.model is not None:
+            made_from = ", ".join(f"{name} {value}" for name, value in step.manifest.inputs.items())
+            place = step.model.path.removeprefix(f"{run.path}/")
+            lines.append(f"- `{place}`: {step.model.fingerprint}, from {made_from}")
     return "\n".join(lines)
 
 
-def test_result(summary: Mapping[str, Any]) -> dict[str, float]:
+def test_result(summary: RunSummary) -> dict[str, float]:
     """The base and the final model on the test problems."""
     test = summary["test"]
     low, high = test["difference_ci95"]
@@ -63,24 +62,16 @@ def test_result(summary: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _split(step: str) -> tuple[int | None, str]:
-    """The iteration and the rest of `iter-000/pairs`."""
-    first, _, rest = step.partition("/")
-    if not first.startswith("iter-"):
-        return None, step
-    return int(first.removeprefix("iter-")), rest
-
-
 def _use(use: PoolUse) -> dict[str, float]:
     shares = {"idle": use.idle, "prefix_hits": use.prefix_share}
     known = {name: share for name, share in shares.items() if share is not None}
     return {"generated_tokens": use.generated_tokens, **known}
 
 
-def _answers(directory: str) -> dict[str, float]:
+def _answers(step: FinishedStep) -> dict[str, float]:
     """Greedy accuracy and, with samples, their mean, over the answered problems."""
     greedy, samples = list[bool](), list[float]()
-    for table in storage.tables(directory, _ANSWERS):
+    for table in step.tables(_ANSWERS):
         for row in table.to_pylist():
             if row["error"] is not None:
                 continue
@@ -91,9 +82,7 @@ def _answers(directory: str) -> dict[str, float]:
     return found | ({"mean_at_k": fmean(samples)} if samples else {})
 
 
-def _stages(directory: str) -> Counter[str]:
+def _stages(step: FinishedStep) -> Counter[str]:
     return Counter(
-        stage
-        for table in storage.tables(directory, ["stage"])
-        for stage in table["stage"].to_pylist()
+        stage for table in step.tables(["stage"]) for stage in table["stage"].to_pylist()
     )

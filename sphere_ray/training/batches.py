@@ -1,24 +1,21 @@
-"""Which examples make a step, which worker computes them, and how pairs become tensors.
+"""Which examples make a step, and which worker computes them.
 
 The order depends on the seed and the epoch alone, so every world size sees the same global batches.
-Shape suffixes as in method/preference.py; s is nodes of the prefix tree, m those that are scored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sphere_ray.config.training import OptimizationSettings, TrainerPlacement
 from sphere_ray.errors import ConfigError
-from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.tree import PrefixTree
 
 Indices = NDArray[np.int64]
+
+FORWARD_TOKENS = 8192
+"""Most tokens of a forward of several examples, or two rows of `max_length` if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,26 +26,8 @@ class MicroBatch:
     weights: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tensors:
-    """One forward: the prefix tree of all rows, and where in it each row's completion lies.
-
-    `inputs` are the model's (`PrefixTree.inputs`), and `computed` is the number of nodes. The rows
-    are the chosen completions, then the rejected ones. Logits are needed only at the parents of the
-    m nodes that lie in a completion: `parents_m` predict `scored_ids_1m`. `nodes_nt` are indices
-    into the m nodes, meaningless where `completion_mask_nt` is false.
-    """
-
-    inputs: Mapping[str, Tensor | None]
-    computed: int
-    parents_m: Tensor
-    scored_ids_1m: Tensor
-    nodes_nt: Tensor
-    completion_mask_nt: Tensor
-
-
 def accumulation(settings: OptimizationSettings, placement: TrainerPlacement) -> int:
-    """Forwards of one worker for one optimizer step.
+    """Forwards of one worker for one optimizer step, where no examples are too long for it.
 
     Raises:
         ConfigError: batch_size is not a multiple of micro_batch_size x workers.
@@ -96,56 +75,26 @@ def planned_steps(
 def shard(
     batch: Indices, lengths: Indices, *, rank: int, world: int, settings: OptimizationSettings
 ) -> list[MicroBatch]:
-    """This worker's micro-batches of a global batch; every rank gets the same number.
+    """This worker's micro-batches of a global batch; every rank gets as many, of the same sizes.
 
     Examples of similar length meet in the same forward across ranks (less waiting). A batch that
-    is not full is filled with the shortest example of all, at weight 0.
+    is not full is filled with the shortest example of all, at weight 0. Where `micro_batch_size`
+    examples of some rank could have more tokens than a forward may, there are more forwards of
+    fewer examples, so that one long example takes no more memory than it takes alone.
     """
     micro = settings.micro_batch_size
     ordered = batch[np.lexsort((batch, -lengths[batch]))]
     missing = settings.batch_size - len(ordered)
     filled = np.concatenate([ordered, np.full(missing, np.argmin(lengths))])
     weights = np.concatenate([np.ones(len(ordered)), np.zeros(missing)])
-    rows = range(rank * micro, settings.batch_size, world * micro)
-    return [
-        MicroBatch(
-            indices=tuple(filled[row : row + micro].tolist()),
-            weights=tuple(weights[row : row + micro].tolist()),
-        )
-        for row in rows
-    ]
-
-
-def collate(pairs: Sequence[EncodedPair], device: torch.device, *, shared: bool = True) -> Tensors:
-    """Merge pairs into one forward.
-
-    With `shared`, what prompts and completions have in common is computed once. Otherwise the
-    rows are packed end to end, for variable-length flash attention.
-    """
-    rows = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
-    rows += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
-    tree = PrefixTree.of((chain(prompt, completion) for prompt, completion in rows), shared=shared)
-    completions = [path[len(prompt) :] for path, (prompt, _) in zip(tree.paths, rows, strict=True)]
-    scored = sorted(set(chain.from_iterable(completions)))
-    positions = {node: position for position, node in enumerate(scored)}
-    nodes_nt = torch.zeros(len(rows), max(map(len, completions)), dtype=torch.long)
-    mask_nt = torch.zeros_like(nodes_nt, dtype=torch.bool)
-    for row, nodes in enumerate(completions):
-        nodes_nt[row, : len(nodes)] = torch.tensor([positions[node] for node in nodes])
-        mask_nt[row, : len(nodes)] = True
-    return Tensors(
-        inputs=tree.inputs(device, masked=shared),
-        computed=len(tree.ids_s),
-        parents_m=torch.tensor([tree.parents_s[node] for node in scored], device=device),
-        scored_ids_1m=torch.tensor([[tree.ids_s[node] for node in scored]], device=device),
-        nodes_nt=nodes_nt.to(device),
-        completion_mask_nt=mask_nt.to(device),
-    )
-
-
-def pad_logps(rows: Sequence[Sequence[float]], width: int) -> Tensor:
-    """Per-token log-probs as a float32 tensor [n, t], zero where there is no token."""
-    logps_nt = torch.zeros(len(rows), width)
-    for row, values in enumerate(rows):
-        logps_nt[row, : len(values)] = torch.tensor(values)
-    return logps_nt
+    most = max(FORWARD_TOKENS, 2 * settings.max_length)
+    forwards = []
+    for first in range(0, settings.batch_size, world * micro):
+        size = min(micro, max(1, most // int(lengths[filled[first]])))  # the longest is the first
+        row = first + rank * micro
+        spans = [slice(n, min(n + size, row + micro)) for n in range(row, row + micro, size)]
+        forwards += [
+            MicroBatch(indices=tuple(filled[at].tolist()), weights=tuple(weights[at].tolist()))
+            for at in spans
+        ]
+    return forwards

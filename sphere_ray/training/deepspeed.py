@@ -94,12 +94,14 @@ class ShardedPolicy:
         device: torch.device = self._engine.device
         return device
 
-    def step(self, loss: Tensor, learning_rate: float) -> None:
-        """Backward; at the end of an accumulation also clip and update.
+    def step(self, loss: Tensor, learning_rate: float, *, last: bool) -> None:
+        """Backward; behind the `last` forward of an optimizer step also clip and update.
 
-        Gradients are averaged over workers and accumulation, so a loss that is a sum over this
-        forward's pairs is multiplied by both and divided by the global number of pairs before.
+        Gradients are divided by the workers and by `batches.accumulation`, so a loss that is a sum
+        over this forward's pairs is multiplied by both and divided by the global number of pairs
+        before.
         """
+        self._engine.set_gradient_accumulation_boundary(last)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group[_RATE]
         self._engine.backward(loss)

@@ -1,26 +1,24 @@
 """The task of learning preference pairs: DPO and the losses like it (method/preference.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sphere_ray.method.preference import LossInputs, preference_loss, sequence_logps
+from sphere_ray.models.weights import StoredWeights
 from sphere_ray.training.adapters import merged, with_adapters
-from sphere_ray.training.batches import MicroBatch, collate, pad_logps
+from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
-from sphere_ray.training.keeping import keeping, take_over
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import StepMetrics, TrainRequest, TrainResult
-from sphere_ray.training.policy import (
-    check_prefix_sharing,
-    completion_logps,
-    export,
-    load_model,
-)
+from sphere_ray.training.policy import export, load_model
 from sphere_ray.training.reference_table import ReferenceTable
 from sphere_ray.training.steering import check_collapse
+from sphere_ray.trees.pairs import collate, pad_logps
+from sphere_ray.trees.scoring import PREFIX, TokenScorer, check_prefix_sharing, completion_logps
 
 
 class PreferenceTask(Task[MicroBatch]):
@@ -40,13 +38,13 @@ class PreferenceTask(Task[MicroBatch]):
     def load(self) -> nn.Module:
         """Load the policy, with adapters where they are asked for."""
         whole, lora = load_model(self.request.model_dir, self.settings), self.settings.lora
-        return whole if lora is None else with_adapters(whole, lora, self.request.seed)
+        return TokenScorer(whole if lora is None else with_adapters(whole, lora, self.request.seed))
 
     def check_model(self, policy: ShardedPolicy) -> None:
         """See `Task.check_model`."""
         shortest = self._table.pair(int(self.lengths.argmin()))
-        shared = self.settings.shares_prefixes
-        check_prefix_sharing(policy, shortest, device=policy.device, shared=shared)
+        attention = self.settings.attention
+        check_prefix_sharing(policy, shortest, device=policy.device, attention=attention)
 
     def prepare(self, batch: MicroBatch) -> tuple[MicroBatch, float]:
         """Leave the reading to `forward`: the tensors of a whole step would be large."""
@@ -55,8 +53,7 @@ class PreferenceTask(Task[MicroBatch]):
     def forward(self, policy: ShardedPolicy, batch: MicroBatch) -> dict[str, Any]:
         """See `Task.forward`; the sums are over pairs."""
         pairs = [self._table.pair(index) for index in batch.indices]
-        shared = self.settings.shares_prefixes
-        tensors = collate(pairs, policy.device, shared=shared)
+        tensors = collate(pairs, policy.device, self.settings.attention)
         mask_nt = tensors.completion_mask_nt
         logps_nt = completion_logps(policy, tensors)
         recorded = [self._table.logps(index) for index in batch.indices]
@@ -118,11 +115,10 @@ class PreferenceTask(Task[MicroBatch]):
     def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
         """Write a Hugging Face directory; adapters are merged."""
         source, lora = self.request.model_dir, self.settings.lora
-        model = load_model(source, self.settings)
-        whole = weights if lora is None else merged(model, dict(weights), lora)
-        survival = take_over(model, whole, keeping(self.request))
-        export(model, source, self.request.output_dir)
-        return survival
+        named = ((name.removeprefix(PREFIX), weight) for name, weight in weights)
+        with closing(StoredWeights(source, lambda: load_model(source, self.settings))) as base:
+            whole = named if lora is None else merged(base, dict(named), self.settings)
+            return export(whole, base, self.request)
 
     def result(self, **common: Any) -> TrainResult:
         """See `Task.result`."""

@@ -1,26 +1,11 @@
 """Preference pairs as token ids, which the reference step and the trainer both read."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from sphere_ray.engines.tokens import end_ids, load_tokenizer, prompt_ids, text_ids
 from sphere_ray.records import PreferencePair
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPair:
-    """Token ids of one pair; the two completions follow the same prompt."""
-
-    pair_id: str
-    prompt_ids: Sequence[int]
-    chosen_ids: Sequence[int]
-    rejected_ids: Sequence[int]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of both rows; the prompt counts twice, though it is computed once."""
-        return 2 * len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+from sphere_ray.trees.pairs import EncodedPair
 
 
 class PairEncoder:

@@ -5,12 +5,12 @@ each weight to the nearest would undo it. Here a weight goes to one of its two n
 the nearer the likelier, so that on average nothing is lost (stochastic rounding, arXiv 1502.02551).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sphere_ray.errors import CollapseError
 from sphere_ray.training.messages import LearningRequest
@@ -41,29 +41,39 @@ def rounded(seed: int, name: str, weight: Tensor) -> Tensor:
     return chance.add_(bits).bitwise_and_(-1 << 16).view(torch.float32).to(torch.bfloat16)
 
 
-def take_over(model: nn.Module, weights: Iterable[tuple[str, Tensor]], keep: Keep) -> float:
-    """Put trained weights in the place of those that the model was loaded with, one by one.
+class Update:
+    """Trained weights on their way into a file, and how much of what was learned survives it."""
 
-    Returns the share of the update that survives: the kept update projected on the whole one,
-    <kept - base, trained - base> / |trained - base|^2 over all weights; 1 where nothing changed.
+    def __init__(self, keep: Keep) -> None:
+        """Begin with nothing."""
+        self._keep, self._along, self._squares = keep, 0.0, 0.0
 
-    Raises:
-        CollapseError: it is below `MIN_SURVIVAL`.
-    """
-    parameters = dict(model.named_parameters())
-    along = squares = 0.0
-    for name, weight in weights:
-        parameter = parameters[name]
-        trained, base = weight.cpu(), parameter.detach().float()
-        kept = keep(name, trained)
-        update = trained - base
-        squares += update.square().sum(dtype=torch.float64).item()
-        along += ((kept.float() - base) * update).sum(dtype=torch.float64).item()
-        parameter.data = kept
-    survival = along / squares if squares else 1.0
-    if not survival >= MIN_SURVIVAL:
-        raise CollapseError(
-            f"only {survival:.0%} of what was learned is left in the 16-bit weights that engines "
-            "would load; set engines.policy.dtype: float32, or raise training.learning_rate"
-        )
-    return survival
+    def kept(
+        self, weights: Iterable[tuple[str, Tensor]], base: Callable[[str], Tensor]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """What is written of each float32 weight; `base` gives what training began with."""
+        for name, weight in weights:
+            trained, before = weight.cpu(), base(name).float()
+            kept = self._keep(name, trained)
+            update = trained - before
+            self._squares += update.square().sum(dtype=torch.float64).item()
+            self._along += ((kept.float() - before) * update).sum(dtype=torch.float64).item()
+            yield name, kept
+
+    def survival(self) -> float:
+        """The share of the update that survives: the kept one projected on the whole one.
+
+        That is <kept - base, trained - base> / |trained - base|^2 over all weights so far; 1 where
+        nothing changed.
+
+        Raises:
+            CollapseError: it is below `MIN_SURVIVAL`.
+        """
+        survival = self._along / self._squares if self._squares else 1.0
+        if not survival >= MIN_SURVIVAL:
+            raise CollapseError(
+                f"only {survival:.0%} of what was learned is left in the 16-bit weights that "
+                "engines would load; set engines.policy.dtype: float32, or raise "
+                "training.learning_rate"
+            )
+        return survival

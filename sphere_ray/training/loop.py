@@ -15,7 +15,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sphere_ray.errors import TrainingError
-from sphere_ray.training.batches import Indices, MicroBatch, PlannedStep, planned_steps, shard
+from sphere_ray.training.batches import (
+    Indices,
+    MicroBatch,
+    PlannedStep,
+    accumulation,
+    planned_steps,
+    shard,
+)
 from sphere_ray.training.deepspeed import ShardedPolicy, load_for_training
 from sphere_ray.training.history import keep, restore
 from sphere_ray.training.messages import LearningRequest, LearningResult, OptimizerStep
@@ -139,12 +146,12 @@ def _take_step(
     )
     prepared = [task.prepare(batch) for batch in micro_batches]
     weight = _summed({"weight": sum(each for _, each in prepared)}, policy.device)["weight"] or 1.0
-    # DeepSpeed averages gradients over workers and forwards; the loss is the mean over `weight`.
-    scale = worker.world * len(micro_batches) / weight
+    # DeepSpeed divides gradients by workers and accumulation; the loss is the mean over `weight`.
+    scale = worker.world * accumulation(settings, task.request.placement) / weight
     sums: dict[str, Any] = {}
-    for batch, _ in prepared:
+    for number, (batch, _) in enumerate(prepared, start=1):
         counts = task.forward(policy, batch)
-        policy.step(counts["loss"] * scale, rate)
+        policy.step(counts["loss"] * scale, rate, last=number == len(prepared))
         for name, value in counts.items():
             sums[name] = sums.get(name, 0.0) + torch.as_tensor(value, dtype=torch.float64).detach()
     totals = {**_summed(sums, policy.device), "weight": weight}

@@ -163,7 +163,7 @@ class LearningResult:
     `history` has every step. `resumed_at` is the number of steps taken over from a checkpoint;
     `restarted_because` says why a checkpoint of this model could not be used. `seconds` is wall
     time since the model was last loaded. `update_survival` is the share of the weights' update that
-    is in the written model (`keeping.take_over`).
+    is in the written model (`keeping.Update`).
     """
 
     model_dir: str

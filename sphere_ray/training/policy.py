@@ -1,25 +1,20 @@
-"""The model being trained: load it, score completions with it, write it for vLLM to load.
+"""The model being trained: load it, write it for vLLM to load."""
 
-Nothing here knows how the model is sharded: a sharded model is called like the model itself.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sphere_ray.config.training import OptimizationSettings, TrainingSettings
 from sphere_ray.errors import ModelError
-from sphere_ray.method.preference import token_logps
 from sphere_ray.models.directory import copy_others, new_directory
-from sphere_ray.training.batches import Tensors, collate
-from sphere_ray.training.encoding import EncodedPair
+from sphere_ray.models.source import require_dense
+from sphere_ray.models.weights import StoredWeights, write_weights
+from sphere_ray.training.keeping import Update, keeping
+from sphere_ray.training.messages import TrainRequest
 
 _ATTENTION_DROPOUT = "attention_dropout"
-SHARING_TOLERANCE = 0.1
-"""Nats per token, on average; bfloat16 rounds to about 0.01."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -27,8 +22,10 @@ def load_model(model_dir: str, settings: TrainingSettings) -> PreTrainedModel:
     """Load a causal language model in the training precision, without dropout.
 
     Raises:
-        ModelError: it cannot be loaded, or the package of its attention is not there.
+        ModelError: it cannot be loaded, is a mixture of experts, or the package of its attention
+            is not there.
     """
+    require_dense(model_dir)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=DTYPES[settings.precision], attn_implementation=settings.attention
@@ -51,60 +48,24 @@ def make_ready(model: PreTrainedModel, settings: OptimizationSettings) -> None:
             setattr(module, _ATTENTION_DROPOUT, 0.0)
 
 
-def completion_logps(model: Callable[..., Any], tensors: Tensors) -> Tensor:
-    """Log-prob in nats of every completion token [n, t], float32; meaningless where masked."""
-    output = model(**tensors.inputs, logits_to_keep=tensors.parents_m, use_cache=False)
-    logps_1m = token_logps(output.logits, tensors.scored_ids_1m)
-    return logps_1m[0][tensors.nodes_nt]
+def export(
+    weights: Iterable[tuple[str, Tensor]], base: StoredWeights, request: TrainRequest
+) -> float:
+    """Write trained float32 weights as they come, and all else that the model's directory has.
 
-
-@torch.no_grad()
-def check_prefix_sharing(
-    model: Callable[..., Any], pair: EncodedPair, *, device: torch.device, shared: bool
-) -> None:
-    """Compare a pair's log-probs in one forward with those in a forward for each side.
+    Everything but weights and config.json is copied from the model byte by byte. Returns the share
+    of the update that survives (`keeping.Update`).
 
     Raises:
-        ModelError: they differ by more than rounding; the model's layers do not all follow the
-            attention mask (recurrent ones, or a sliding window shorter than the pair).
+        CollapseError: too little of it would have been left; nothing is written.
     """
-    shared_nt = completion_logps(model, collate([pair], device, shared=shared))
-    differences = []
-    for row, completion in enumerate((pair.chosen_ids, pair.rejected_ids)):
-        ids_1s = torch.tensor([[*pair.prompt_ids, *completion]], device=device)
-        kept = len(completion) + 1
-        logits = model(input_ids=ids_1s, logits_to_keep=kept, use_cache=False).logits
-        alone_t = token_logps(logits[:, :-1], ids_1s[:, -len(completion) :])[0]
-        differences.append((shared_nt[row, : len(completion)] - alone_t).abs().mean().item())
-    require_parity(differences, SHARING_TOLERANCE, "log-probs per token", "training")
-
-
-def require_parity(
-    differences: Sequence[float], tolerance: float, what: str, settings: str
-) -> None:
-    """Check that a forward over shared prefixes gives what plain forwards give.
-
-    It comes after all of them: under ZeRO-3 every worker has to make the same number of forwards.
-
-    Raises:
-        ModelError: a difference is above the tolerance.
-    """
-    if max(differences) > tolerance:
-        raise ModelError(
-            f"this model cannot be trained with shared prefixes: its {what} come out "
-            f"{max(differences):.2g} apart; its layers must follow the attention mask and the "
-            "positions they are given: recurrent ones do not, nor do those with a sliding window "
-            f"shorter than {settings}.max_length under attention: sdpa"
-        )
-
-
-def export(model: PreTrainedModel, source_dir: str, output_dir: str) -> None:
-    """Write a model, its tokenizer and its generation configuration to `output_dir`.
-
-    Everything but weights and config.json is copied from `source_dir` byte by byte.
-    """
-    # The original file is copied below; saving it would fail where it breaks today's rules.
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    with new_directory(output_dir) as directory:
-        model.save_pretrained(directory)
-        copy_others(source_dir, directory, but={"config.json"})
+    update, precision = Update(keeping(request)), DTYPES[request.settings.precision]
+    with new_directory(request.output_dir) as directory:
+        # Training began with what loading made of the stored weights.
+        write_weights(update.kept(weights, lambda name: base[name].to(precision)), directory)
+        survival = update.survival()
+        config = AutoConfig.from_pretrained(request.model_dir)
+        config.dtype = getattr(torch, request.stored_dtype)
+        config.save_pretrained(directory)
+        copy_others(request.model_dir, directory, but={"config.json"})
+    return survival

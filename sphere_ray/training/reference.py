@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 
+from sphere_ray.config.training import Attention
 from sphere_ray.method.gates import IMPLAUSIBLE, is_implausible
 from sphere_ray.records import PreferencePair
 from sphere_ray.schema import from_table
 from sphere_ray.shards import Shards
-from sphere_ray.training.batches import collate
 from sphere_ray.training.deepspeed import load_for_inference
-from sphere_ray.training.encoding import EncodedPair, PairEncoder, encode_pairs
+from sphere_ray.training.encoding import PairEncoder, encode_pairs
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
-from sphere_ray.training.policy import check_prefix_sharing, completion_logps, load_model
+from sphere_ray.training.policy import load_model
 from sphere_ray.training.reference_table import Logps, new_part, part_path
 from sphere_ray.training.workers import Worker
+from sphere_ray.trees.pairs import EncodedPair, collate
+from sphere_ray.trees.scoring import TokenScorer, check_prefix_sharing, completion_logps
 
 WHOLE = "reference.json"
 """Lies beside the parts once all of them are written: a `ReferenceDone`."""
@@ -46,11 +48,12 @@ def compute_reference(request: ReferenceRequest, worker: Worker) -> ReferenceDon
     whole = Path(request.output_dir) / WHOLE
     if all(worker.gather(whole.is_file())):
         return ReferenceDone(**json.loads(whole.read_text(encoding="utf-8")))
-    device, shared = worker.host.device, request.settings.shares_prefixes
-    load = partial(load_model, request.model_dir, request.settings)
-    model = load_for_inference(load, request, device)
-    score = partial(_pair_logps, model, device=device, shared=shared)
-    check = partial(check_prefix_sharing, model, device=device, shared=shared)
+    device, attention = worker.host.device, request.settings.attention
+    scorer = load_for_inference(
+        lambda: TokenScorer(load_model(request.model_dir, request.settings)), request, device
+    )
+    score = partial(_pair_logps, scorer, device=device, attention=attention)
+    check = partial(check_prefix_sharing, scorer, device=device, attention=attention)
     done = write_table(request, worker, score, check)
     if worker.rank == 0:
         new = whole.with_suffix(".partial")
@@ -132,9 +135,13 @@ def _rounds(
 
 @torch.no_grad()
 def _pair_logps(
-    model: Callable[..., Any], pairs: Sequence[EncodedPair], *, device: torch.device, shared: bool
+    scorer: Callable[..., Any],
+    pairs: Sequence[EncodedPair],
+    *,
+    device: torch.device,
+    attention: Attention,
 ) -> list[Logps]:
-    rows = completion_logps(model, collate(pairs, device, shared=shared)).cpu().numpy()
+    rows = completion_logps(scorer, collate(pairs, device, attention)).cpu().numpy()
     return [
         (chosen[: len(pair.chosen_ids)], rejected[: len(pair.rejected_ids)])
         for pair, chosen, rejected in zip(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sphere_ray.training.batches import Indices
-from sphere_ray.training.encoding import EncodedPair
+from sphere_ray.trees.pairs import EncodedPair
 
 # Offsets of 64 bits: a table may hold more than 2^31 token ids.
 _IDS = pa.large_list(pa.int32())

@@ -6,6 +6,7 @@ Shape suffixes: s nodes of the tree, m steps.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,10 +20,10 @@ from sphere_ray.reward.labels import Balance, Target, label_of
 from sphere_ray.schema import from_table
 from sphere_ray.shards import Shards
 from sphere_ray.training.batches import Indices
-from sphere_ray.training.tree import PrefixTree
+from sphere_ray.trees.tree import PrefixTree
 
 TREE_NODES = 8192
-"""Nodes of one tree, about: its attention mask and bias have s x s entries, here 0.3 GB in fp32."""
+"""Nodes of one tree, about: what its forward keeps for the backward pass grows with them."""
 
 # Before they are encoded, only the bytes of steps are known. Mathematics has about three bytes a
 # token; with two, few trees become larger than they should.
@@ -125,7 +126,7 @@ class TreeTensors:
     `computed` is the number of nodes, and `tokens` of those that belong to no filler.
     """
 
-    inputs: Mapping[str, Tensor | None]
+    inputs: Mapping[str, Any]
     nodes_m: Tensor
     right_m: Tensor
     weights_m: Tensor

@@ -10,15 +10,18 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, Qwen2Model
 
-from sphere_ray.config.training import MASKED_ATTENTION, OptimizationSettings
+from sphere_ray.config.training import OptimizationSettings
 from sphere_ray.engines.reward_base import head_tensors, step_tag_head
 from sphere_ray.errors import ModelError
-from sphere_ray.models.source import quietly
+from sphere_ray.models.source import quietly, require_dense
 from sphere_ray.training.policy import DTYPES, make_ready
+from sphere_ray.trees.attention import TREE_ATTENTION
 
 CLASSIFIER = "classifier"
 HEAD = "score."
 """Where the names of a head's weights begin, in the module and in its files."""
+BODY = "model."
+"""Where those of the body's weights begin, in the module."""
 
 
 class StepScorer(nn.Module):
@@ -46,10 +49,11 @@ def load_step_scorer(model_dir: str, shape: str, settings: OptimizationSettings)
     """Load a prepared or trained model of a shape in the training precision, without dropout.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is a mixture of experts.
     """
+    require_dense(model_dir)
     dtype = DTYPES[settings.precision]
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": MASKED_ATTENTION}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": TREE_ATTENTION}
     try:
         with quietly():  # the body alone is loaded here, which transformers would report
             if shape == CLASSIFIER:

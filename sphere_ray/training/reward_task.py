@@ -1,13 +1,13 @@
 """The task of learning labelled steps: a process reward model."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -15,19 +15,21 @@ from sphere_ray.engines.reward_prompt import RewardPrompt
 from sphere_ray.engines.tokens import load_tokenizer
 from sphere_ray.errors import TooFewLabelsError
 from sphere_ray.models.directory import copy_others, new_directory
+from sphere_ray.models.weights import StoredWeights, write_weights
 from sphere_ray.training.batches import MicroBatch
 from sphere_ray.training.deepspeed import ShardedPolicy
-from sphere_ray.training.keeping import keeping, take_over
+from sphere_ray.training.keeping import Update, keeping
 from sphere_ray.training.loop import Task
 from sphere_ray.training.messages import (
     RewardStepMetrics,
     RewardTrainRequest,
     RewardTrainResult,
 )
-from sphere_ray.training.policy import require_parity
+from sphere_ray.training.policy import DTYPES
 from sphere_ray.training.reward_batches import Example, LabelledSteps, TreeTensors, collate_trees
-from sphere_ray.training.reward_model import CLASSIFIER, HEAD, StepScorer, load_step_scorer
+from sphere_ray.training.reward_model import BODY, CLASSIFIER, HEAD, StepScorer, load_step_scorer
 from sphere_ray.training.workers import Worker
+from sphere_ray.trees.scoring import require_parity
 
 SHARING_TOLERANCE = 0.05
 """Of a logit; SmolLM2-135M with an untrained head: 1e-6 in float32, 0.012 in bfloat16."""
@@ -60,6 +62,7 @@ class RewardTask(Task[Prepared]):
         self._steps = LabelledSteps(request.train_path, prompt, self.settings)
         self._held_out = LabelledSteps(request.held_out_path, prompt, self.settings)
         self.lengths = self._steps.lengths
+        self._body = BODY  # where the stored names of the body's weights begin
         if self._steps.problems < self.settings.min_problems:
             raise TooFewLabelsError(
                 f"only {self._steps.problems} problems have steps to train a reward model on "
@@ -68,7 +71,10 @@ class RewardTask(Task[Prepared]):
 
     def load(self) -> StepScorer:
         """Load body and head."""
-        return load_step_scorer(self.request.model_dir, self.request.trained.shape, self.settings)
+        model = load_step_scorer(self.request.model_dir, self.request.trained.shape, self.settings)
+        if self.request.trained.shape == CLASSIFIER:
+            self._body = f"{model.model.base_model_prefix}."
+        return model
 
     @torch.no_grad()
     def check_model(self, policy: ShardedPolicy) -> None:
@@ -125,18 +131,19 @@ class RewardTask(Task[Prepared]):
 
     def export(self, weights: Iterator[tuple[str, Tensor]]) -> float:
         """Write weights under the names of the shape; the other files stay as they are."""
-        model = self.load()
-        survival = take_over(model, weights, keeping(self.request))
-        of_classifier = self.request.trained.shape == CLASSIFIER
-        prefix = f"{model.model.base_model_prefix}." if of_classifier else "model."
-        named = {
-            f"{prefix}{name.removeprefix('model.')}" if name.startswith("model.") else name: tensor
-            for name, tensor in model.state_dict().items()
-        }
-        with new_directory(self.request.output_dir) as directory:
-            save_torch_state_dict(named, directory)
-            copy_others(self.request.model_dir, directory)
-        return survival
+        source, update = self.request.model_dir, Update(keeping(self.request))
+        precision = DTYPES[self.settings.precision]
+        stored = (
+            (self._body + name.removeprefix(BODY) if name.startswith(BODY) else name, weight)
+            for name, weight in weights
+        )
+        with (
+            closing(StoredWeights(source, self.load)) as base,
+            new_directory(self.request.output_dir) as directory,
+        ):
+            write_weights(update.kept(stored, lambda name: base[name].to(precision)), directory)
+            copy_others(source, directory)
+            return update.survival()
 
     def result(self, **common: Any) -> RewardTrainResult:
         """See `Task.result`; the first epoch has counted once what was dropped."""

@@ -2,7 +2,8 @@
 
 TRL computes its reference log-probs beforehand, as we do. Tokens are those of both rows of each
 pair, without padding. Prints `dpo_vs_trl` (tokens/s) and `dpo_memory` (peak resident memory of a
-worker), the worse of one and two workers.
+worker), the worse of one and two workers. With `--tokens 2048` each side is so long, both train
+with gradient checkpointing for two steps, and the keys are `dpo_vs_trl_2048` and so on.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,43 @@ from tests.benchmarks.report import emit, rounded
 from tests.training.local_workers import run_requests
 
 MODEL = "embedded:smollm2-135m-instruct"
-PAIRS, BATCH, MICRO, EPOCHS, RATE, SEED = 16, 4, 2, 2, 1e-4, 0
+RATE, SEED = 1e-4, 0
 CURVE_TOLERANCE, LEARNT = 1e-3, 0.5
 WORKERS = (1, 2)
 
 
-def write_pairs(model: str, folder: Path) -> None:
+@dataclass(frozen=True)
+class Setup:
+    """How much is trained on; `tokens` a side, or as many as a solution has (0)."""
+
+    tokens: int
+
+    pairs = property(lambda self: 4 if self.tokens else 16)
+    batch = property(lambda self: 2 if self.tokens else 4)
+    epochs = property(lambda self: 1 if self.tokens else 2)
+    max_length = property(lambda self: 2 * self.tokens or 2048)
+    micro = 2
+
+    def side(self, tokenizer: Any, solutions: Sequence[str]) -> str:
+        """The first solution, and others behind it until it is long enough."""
+        text = solutions[0]
+        for more in cycle(solutions[1:]):
+            if len(tokenizer(text)["input_ids"]) >= self.tokens:
+                return f"{text}{tokenizer.eos_token}"
+            text += f"\n\n{more}"
+        raise AssertionError
+
+
+def write_pairs(model: str, folder: Path, setup: Setup) -> None:
     """Worked solutions of GSM8K against those of another problem, for ours and for TRL."""
     tokenizer = AutoTokenizer.from_pretrained(model)
-    found = rows(DATA / "gsm8k" / "train_1500.jsonl")[: PAIRS + 1]
+    every = rows(DATA / "gsm8k" / "train_1500.jsonl")
+    solutions = [row["answer"] for row in every]
+    found = every[: setup.pairs + 1]
     pairs, lines = [], []
-    for number, (row, other) in enumerate(pairwise(found)):
+    for number, (row, _) in enumerate(pairwise(found)):
         messages = [{"role": "user", "content": row["question"]}]
-        chosen, rejected = (each["answer"] + tokenizer.eos_token for each in (row, other))
+        chosen, rejected = (setup.side(tokenizer, solutions[n:]) for n in (number, number + 1))
         pairs.append(
             PreferencePair(
                 pair_id=f"{number:04}",
@@ -63,22 +89,23 @@ def write_pairs(model: str, folder: Path) -> None:
     (folder / "pairs").mkdir()
     pq.write_table(to_table(pairs, PreferencePair), folder / "pairs" / "part-00000.parquet")
     # TRL takes rows in order: the same global batches as ours, in as many epochs.
-    settings = TrainingSettings(batch_size=BATCH, epochs=EPOCHS)
-    batches = [step.examples for step in planned_steps(PAIRS, settings, seed=SEED)]
+    settings = TrainingSettings(batch_size=setup.batch, epochs=setup.epochs)
+    batches = [step.examples for step in planned_steps(setup.pairs, settings, seed=SEED)]
     text = "".join(f"{json.dumps(lines[index])}\n" for batch in batches for index in batch)
     (folder / "pairs.jsonl").write_text(text, "utf-8")
 
 
-def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
+def ours(model: str, folder: Path, workers: int, setup: Setup) -> dict[str, Any]:
     """Reference and training by our workers; the group is that of a test, without Ray."""
     settings = TrainingSettings(
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        micro_batch_size=MICRO,
+        epochs=setup.epochs,
+        batch_size=setup.batch,
+        micro_batch_size=setup.micro,
         learning_rate=RATE,
         warmup_ratio=0.0,
         schedule="constant",
-        max_length=2048,
+        max_length=setup.max_length,
+        gradient_checkpointing=setup.tokens > 0,
         precision="fp32",
         checkpoint_every=10**6,
     )
@@ -111,7 +138,7 @@ def ours(model: str, folder: Path, workers: int) -> dict[str, Any]:
     }
 
 
-def trl(model: str, folder: Path, workers: int) -> dict[str, Any]:
+def trl(model: str, folder: Path, workers: int, setup: Setup) -> dict[str, Any]:
     """The same by `tests.benchmarks.dpo_trl`, one process a worker."""
     place = folder / f"trl-{workers}"
     place.mkdir()
@@ -124,12 +151,9 @@ def trl(model: str, folder: Path, workers: int) -> dict[str, Any]:
     if workers > 1:
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
+    command = [sys.executable, "-m", "tests.benchmarks.dpo_trl", model, str(folder), str(place)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.dpo_trl", model, str(folder), str(place)],
-            env=environment | rank,
-        )
-        for rank in ranks
+        subprocess.Popen([*command, str(setup.tokens)], env=environment | rank) for rank in ranks
     ]
     codes = [process.wait() for process in processes]
     if any(codes):
@@ -141,11 +165,11 @@ def trl(model: str, folder: Path, workers: int) -> dict[str, Any]:
 SIDES = {"ours": ours, "trl": trl}
 
 
-def measured(side: str, model: str, folder: Path, workers: int) -> dict[str, Any]:
+def measured(side: str, model: str, folder: Path, workers: int, setup: Setup) -> dict[str, Any]:
     """One side in a process of its own, whose children's peak memory is known."""
     command = [sys.executable, "-m", __spec__.name]
     done = subprocess.run(
-        [*command, "--one", side, model, str(folder), str(workers)],
+        [*command, "--tokens", str(setup.tokens), "--one", side, model, str(folder), str(workers)],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -154,10 +178,10 @@ def measured(side: str, model: str, folder: Path, workers: int) -> dict[str, Any
     return result
 
 
-def compared(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def compared(mine: dict[str, Any], theirs: dict[str, Any], *, learnt: float) -> dict[str, Any]:
     """Figures of one number of workers; the first step warms up and is left out of the rates."""
     apart = float(np.max(np.abs(np.subtract(mine["losses"], theirs["losses"]))))
-    if apart > CURVE_TOLERANCE or min(mine["losses"]) > LEARNT:
+    if apart > CURVE_TOLERANCE or min(mine["losses"]) > learnt:
         raise SystemExit(f"the loss curves differ: {mine['losses']} and {theirs['losses']}")
     rates = [sum(mine["tokens"][1:]) / sum(each["seconds"][1:]) for each in (mine, theirs)]
     return {
@@ -175,10 +199,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=4, metavar=("SIDE", "MODEL", "FOLDER", "WORKERS"))
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
+    parser.add_argument("--tokens", type=int, default=0, help="a side, instead of one solution")
     chosen = parser.parse_args()
+    setup = Setup(chosen.tokens)
     if chosen.one:
         side, model, folder, workers = chosen.one
-        result = SIDES[side](model, Path(folder), int(workers))
+        result = SIDES[side](model, Path(folder), int(workers), setup)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
         print(json.dumps(result | {"peak_mib": peak}))  # noqa: T201
         return
@@ -186,17 +212,18 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory(prefix="dpo-") as name:
         folder = Path(name)
-        write_pairs(model, folder)
+        write_pairs(model, folder, setup)
         for workers in chosen.workers:
             found[workers] = compared(
-                *(measured(side, model, folder, workers) for side in ("ours", "trl"))
+                *(measured(side, model, folder, workers, setup) for side in ("ours", "trl")),
+                learnt=1.0 if setup.tokens else LEARNT,
             )
-    emit_both(list(found.values()), found)
+    emit_both(list(found.values()), found, f"_{setup.tokens}" if setup.tokens else "")
 
 
-def emit_both(values: Sequence[dict[str, Any]], found: dict[int, Any]) -> None:
-    emit("dpo_vs_trl", min(each["ratio"] for each in values), by_workers=found)
-    emit("dpo_memory", max(each["memory"] for each in values))
+def emit_both(values: Sequence[dict[str, Any]], found: dict[int, Any], suffix: str) -> None:
+    emit(f"dpo_vs_trl{suffix}", min(each["ratio"] for each in values), by_workers=found)
+    emit(f"dpo_memory{suffix}", max(each["memory"] for each in values))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from sphere_ray.config.training import TrainingSettings
-from tests.benchmarks.dpo import BATCH, MICRO, RATE
+from tests.benchmarks.dpo import RATE, Setup
 
 
 class Clock(TrainerCallback):
@@ -36,7 +36,7 @@ class Clock(TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
 
-def main(model: str, folder: Path, place: Path) -> None:
+def main(model: str, folder: Path, place: Path, setup: Setup) -> None:
     workers = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     clock = Clock()
@@ -48,16 +48,16 @@ def main(model: str, folder: Path, place: Path) -> None:
             adam_beta2=TrainingSettings().adam_beta2,
             bf16=False,
             model_init_kwargs={"dtype": "float32"},
-            per_device_train_batch_size=MICRO,
-            gradient_accumulation_steps=BATCH // MICRO // workers,
+            per_device_train_batch_size=setup.micro,
+            gradient_accumulation_steps=setup.batch // setup.micro // workers,
             num_train_epochs=1,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             weight_decay=0.0,
             max_grad_norm=1.0,
-            max_length=2048,
+            max_length=setup.max_length,
             precompute_ref_log_probs=True,
-            gradient_checkpointing=False,
+            gradient_checkpointing=setup.tokens > 0,
             train_sampling_strategy="sequential",
             logging_steps=1,
             save_strategy="no",
@@ -82,4 +82,4 @@ def main(model: str, folder: Path, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Setup(int(sys.argv[4])))

@@ -40,11 +40,11 @@ from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor
 from sphere_ray.runs.steps.rollouts import RolloutsStep
 from sphere_ray.training.batches import planned_steps, shard
-from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.messages import ReferenceRequest
 from sphere_ray.training.reference import write_table
 from sphere_ray.training.reference_table import Logps, ReferenceTable
 from sphere_ray.training.workers import Host, Worker
+from sphere_ray.trees.pairs import EncodedPair
 from tests.benchmarks.million import SAMPLES, SimulatedProblems, peaks, settings
 from tests.benchmarks.report import emit, rounded
 

@@ -35,10 +35,10 @@ from sphere_ray.config.run import RunSettings
 from sphere_ray.engines.engine import engine_environment
 from sphere_ray.grading import grade
 from sphere_ray.method.prompts import question_messages
+from sphere_ray.pools.pools import ADMITTED, Pools
+from sphere_ray.pools.roles import base_model, policy_spec
 from sphere_ray.problems.ingest import ingest
 from sphere_ray.records import ModelRef, Problem, Rollout
-from sphere_ray.rollout.pools import ADMITTED, Pools
-from sphere_ray.rollout.roles import base_model, policy_spec
 from sphere_ray.runs.directory import WritableRun
 from sphere_ray.runs.session import Session
 from sphere_ray.runs.step import Executor

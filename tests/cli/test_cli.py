@@ -9,15 +9,16 @@ from sphere_ray.interruption import Interrupted
 
 
 @pytest.fixture
-def evolve(monkeypatch):
+def command(monkeypatch):
     """Stands where the composition root is; tests set its `run`."""
-    module = ModuleType("sphere_ray.evolution.evolve")
+    module = ModuleType("sphere_ray.commands.run")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.results_in = str
     return module
 
 
 def raises(error):
-    def run(settings, origin, report=None):
+    def run(settings, origin):
         raise error
 
     return run
@@ -30,21 +31,21 @@ def raises(error):
         (EngineError("the policy pool is gone"), 1),
     ],
 )
-def test_an_expected_error_is_one_line_and_its_exit_code(sphere, evolve, config, error, code):
-    evolve.run = raises(error)
+def test_an_expected_error_is_one_line_and_its_exit_code(sphere, command, config, error, code):
+    command.run = raises(error)
     assert sphere("run", str(config)) == (code, "", f"error: {error}\n")
 
 
-def test_debug_adds_the_traceback(sphere, evolve, config):
-    evolve.run = raises(EngineError("the policy pool is gone"))
+def test_debug_adds_the_traceback(sphere, command, config):
+    command.run = raises(EngineError("the policy pool is gone"))
     code, _, err = sphere("--debug", "run", str(config))
     assert code == 1
     assert "Traceback" in err
     assert err.endswith("error: the policy pool is gone\n")
 
 
-def test_an_unexpected_error_keeps_its_traceback(sphere, evolve, config):
-    evolve.run = raises(ZeroDivisionError())
+def test_an_unexpected_error_keeps_its_traceback(sphere, command, config):
+    command.run = raises(ZeroDivisionError())
     code, _, err = sphere("run", str(config))
     assert code == 1
     assert err.startswith("Traceback")
@@ -54,22 +55,22 @@ def test_an_unexpected_error_keeps_its_traceback(sphere, evolve, config):
 @pytest.mark.parametrize(
     ("ending", "code"), [(KeyboardInterrupt(), 130), (Interrupted(15), 143), (SystemExit(0), 130)]
 )
-def test_a_stopped_run_says_how_to_continue(sphere, evolve, config, ending, code):
-    evolve.run = raises(ending)
+def test_a_stopped_run_says_how_to_continue(sphere, command, config, ending, code):
+    command.run = raises(ending)
     got, _, err = sphere("run", str(config))
     assert got == code
     assert "run the same command again" in err
     assert "Traceback" not in err
 
 
-def test_overrides_reach_the_run(sphere, evolve, config):
+def test_overrides_reach_the_run(sphere, command, config):
     seen = []
 
     def run(*given):
         seen.extend(given)
         raise EngineError("enough")
 
-    evolve.run = run
+    command.run = run
     overrides = ("--set", "iterations=3", "--set", "method.pairs.level=step")
     sphere("run", str(config), "--from", "other", *overrides)
     assert (seen[0].iterations, seen[0].method.pairs.level) == (3, "step")

@@ -15,13 +15,14 @@ SECRET = "s3cr3t"
 
 
 @pytest.fixture
-def evolve(monkeypatch):
+def command(monkeypatch):
     """Stands where the composition root is; tests set its `run`."""
-    module: Any = ModuleType("sphere_ray.evolution.evolve")
+    module: Any = ModuleType("sphere_ray.commands.run")
+    module.results_in = str
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     step = SimpleNamespace(place="problems")
     plan = SimpleNamespace(step=step, path="run/problems", state="make", reason="not made yet")
-    module.plan = lambda settings, origin: [plan]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("sphere_ray.commands.plan.planned_steps", lambda settings, origin: [plan])
     return module
 
 
@@ -75,7 +76,7 @@ def test_a_deep_override(sphere, config):
     told(sphere, "run", str(config), "--set", ".".join(["a"] * 5000) + "=1")
 
 
-def test_settings_are_shown_without_secrets(sphere, config, evolve):
+def test_settings_are_shown_without_secrets(sphere, config, command):
     source = f"file:https://user:{SECRET}@host/p.jsonl?token={SECRET}"
     chosen = ("--set", f"problems.train.source={source}")
     code, out, err = sphere("run", str(config), "--dry-run", *chosen)
@@ -84,17 +85,17 @@ def test_settings_are_shown_without_secrets(sphere, config, evolve):
     assert SECRET not in out + err
     assert SECRET not in told(sphere, "run", str(config), *chosen, "--set", "seed=x")
     for debug in ((), ("--debug",)):
-        evolve.run = lambda settings, origin, report: fail(settings.problems.train.source)
+        command.run = lambda settings, origin: fail(settings.problems.train.source)
         code, out, err = sphere(*debug, "run", str(config), *chosen)
         assert code == 2
         assert SECRET not in out + err
 
 
-def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config, evolve):
-    def run(settings, origin, report=None):
+def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config, command):
+    def run(settings, origin):
         raise OSError(errno.ENOSPC, "No space left on device", "/data/run/part.parquet")
 
-    evolve.run = run
+    command.run = run
     code, out, err = sphere("run", str(config))
     assert (code, out) == (1, "")
     assert err == (
@@ -106,11 +107,11 @@ def test_a_full_disk_is_one_sentence_and_a_failure_of_the_system(sphere, config,
     assert "Traceback" in err
 
 
-def test_a_mistake_of_ours_is_a_traceback_without_secrets(sphere, config, evolve):
-    def run(settings, origin, report=None):
+def test_a_mistake_of_ours_is_a_traceback_without_secrets(sphere, config, command):
+    def run(settings, origin):
         raise KeyError(f"https://user:{SECRET}@host/p?token={SECRET}")
 
-    evolve.run = run
+    command.run = run
     code, out, err = sphere("run", str(config))
     assert (code, out) == (1, "")
     assert "Traceback" in err

@@ -11,16 +11,16 @@ WITH_A_RUN_THAT_WAITS = textwrap.dedent(
     import signal, sys
     from types import ModuleType
 
-    def run(settings, origin, report=None):
+    def run(settings, origin):
         try:
             print("running", flush=True)
             signal.pause()
         finally:
             print("cleaned up", flush=True)
 
-    evolve = ModuleType("sphere_ray.evolution.evolve")
-    evolve.run = run
-    sys.modules[evolve.__name__] = evolve
+    command = ModuleType("sphere_ray.commands.run")
+    command.run, command.results_in = run, str
+    sys.modules[command.__name__] = command
     from jobs.run import main
     main()
     """

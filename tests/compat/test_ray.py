@@ -6,10 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 from ray.data._internal.planner import plan_udf_map_op as planner
-from ray.exceptions import RayTaskError
 
 from sphere_ray.compat import names, ray
-from sphere_ray.errors import EngineError, SphereError
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +46,6 @@ def test_another_ray_plans_as_it_likes_and_the_user_is_told(
         pass
     (record,) = caplog.records
     assert record.getMessage().endswith("install ray==2.60.0")
-
-
-def test_our_error_is_found_inside_rays_wrapper() -> None:
-    ours = EngineError("gone")
-    wrapped = RayTaskError("work", "traceback", ours).as_instanceof_cause()
-    assert isinstance(wrapped, EngineError)
-    assert ray.cause_of(wrapped, SphereError) is ours
-    assert ray.cause_of(RayTaskError("work", "traceback", KeyError("x")), SphereError) is None
 
 
 def test_streams_that_are_planned_at_once_leave_the_plan_as_it_was() -> None:

@@ -134,6 +134,8 @@ def test_a_schedule_without_effect_is_refused(config: Path) -> None:
     trained = f"engines.scorer={{kind: rollout_value, trained: {shaped}}}"
     assert "engines.scorer.trained has no effect" in complaint(config, *two, trained)
     assert "must be a whole number" in complaint(config, *two, "trainer.cpus_per_worker=0.5")
+    grows = ("engines.policy_pool.gpus=1", "engines.policy_pool.replicas={min: 1, max: 2}")
+    assert "the policy pool would grow" in complaint(config, *two, *grows)
 
 
 def test_missing_keys_are_named_and_counted(config: Path, minimal: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from sphere_ray.config import RunSettings, precision
 from sphere_ray.config.precision import flags_have_bfloat16, native_bfloat16
+from sphere_ray.config.training import shares_prefixes
 
 PRM = {"kind": "process_reward", "model": {"path": "p"}, "pool": {"gpus": 1}}
 TRAINED = {"pool": {"kv_cache_gib": 1}}
@@ -94,7 +95,7 @@ def test_flash_attention_needs_its_hardware() -> None:
     flash = {"attention": "flash_attention_2", "batch_size": 4}
     served = served_in("bfloat16")
     on_gpu = settings(training=flash, trainer={"use_gpu": True}, engines=served)
-    assert not on_gpu.training.shares_prefixes
+    assert not shares_prefixes(on_gpu.training.attention)
     with pytest.raises(ValueError, match=r"needs trainer\.use_gpu: true"):
         settings(training=flash | {"precision": "bf16"}, engines=served)
     with pytest.raises(ValueError, match="precision: bf16"):

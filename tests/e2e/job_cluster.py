@@ -44,19 +44,31 @@ def job_cluster():
         *("--include-dashboard=true", "--object-store-memory=500000000"),
         "--disable-usage-stats",
     ]
-    head = Driver(command, folder / "head.log")
     address = f"http://127.0.0.1:{dashboard}"
     os.environ["RAY_API_SERVER_ADDRESS"] = address
+    head = None
     try:
-        head.until(lambda: answers(address))
+        head = started(command, folder / "head.log", address)
         yield address
     finally:
-        processes = head.descendants()
-        head.end()
-        psutil.wait_procs(processes, timeout=30)
+        if head is not None:
+            processes = head.descendants()
+            head.end()
+            psutil.wait_procs(processes, timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def started(command, log, address):
+    """A head that stays: on a busy machine Ray gives its own node up after half a minute."""
+    for _ in range(3):
+        head = Driver(command, log)
+        with suppress(AssertionError):
+            head.until(lambda: "runtime started" in log.read_text() and answers(address))
+            return head
+        head.end()
+    raise AssertionError(log.read_text())
 
 
 def jobs_at(address):

@@ -195,6 +195,17 @@ def test_a_dry_run_of_a_finished_run_makes_nothing(run_dir):
     assert contents(run_dir) == files
 
 
+def test_a_plan_of_a_finished_run_has_nothing_to_do(run_dir):
+    command = smoke(run_dir, *OVERRIDES, *OWN_RAY)
+    command[1] = "plan"
+    done = finish(command)
+    assert done.code == 0, done.err
+    rows = [line.split() for line in done.out.splitlines()]
+    states = {row[0]: row[-1] for row in rows if row and row[-1] in STATES}
+    assert states["iter-000/rollouts"] == "reuse"
+    assert set(states.values()) == {"reuse"}
+
+
 def test_another_rate_is_planned_to_train_again_over_the_same_rollouts(run_dir):
     files = contents(run_dir, "**/*")
     steps = plan(run_dir, "training.learning_rate=0.5")

@@ -14,11 +14,13 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from sphere_ray.compat.vllm_scheduler import PromptSharingScheduler
 from sphere_ray.config import RunSettings, load_config
+from sphere_ray.config.base import identity
 from sphere_ray.config.engines import EngineSpec
-from sphere_ray.config.models import ModelSettings
+from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.engines import sources
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args
+from sphere_ray.errors import ConfigError
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import roles
 from sphere_ray.training.deepspeed import build_config
@@ -152,3 +154,39 @@ def _deepspeed(
     monkeypatch.setattr("deepspeed.comm.get_world_size", lambda *_: workers)
     monkeypatch.setattr("deepspeed.comm.get_rank", lambda *_: 0)
     return DeepSpeedConfig(dict(document))
+
+
+FURTHER = {
+    "quantization": "fp8",
+    "kv_cache_dtype": "fp8",
+    "speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3},
+}
+
+
+def spec_with(further: Mapping[str, Any]) -> EngineSpec:
+    model = ModelSettings(path="tiny:llama", dtype="bfloat16", engine_args=further)
+    pool = PoolSettings(kv_cache_gib=1)
+    return EngineSpec(kind="vllm_generator", name="policy", path="model", model=model, pool=pool)
+
+
+def test_further_arguments_reach_vllm_and_decide_what_comes_out() -> None:
+    spec = spec_with(FURTHER)
+    args = generator_args(spec)
+    assert {name: getattr(args, name) for name in FURTHER} == FURTHER
+    assert hash(spec) == hash(spec_with(FURTHER))
+    assert spec != spec_with({})
+    assert identity(model=spec.model)["model.engine_args.quantization"] == "fp8"
+    assert "model.engine_args" not in identity(model=spec_with({}).model)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("quantisation", "no argument of this vLLM; there are quantization"),
+        ("max_model_len", "decided by the other settings"),
+        ("runner", "decided by the other settings"),
+    ],
+)
+def test_arguments_that_vllm_does_not_know_or_we_decide_are_refused(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        generator_args(spec_with({name: 1}))

@@ -347,3 +347,22 @@ async def test_equal_seeds_give_equal_samples_and_a_killed_engine_is_reported(
             await engine.check()
     finally:
         await engine.close()
+
+
+@pytest.mark.slow  # three engines
+async def test_an_engine_with_another_seed_draws_other_samples(
+    generator_spec: Callable[..., EngineSpec],
+) -> None:
+    async def samples(seed: int) -> list[str]:
+        engine = build_engine(generator_spec())
+        assert isinstance(engine, VllmGenerator)
+        engine.seed = seed
+        await engine.start()
+        try:
+            return [each.text for each in await engine.generate(ask(n=8, max_tokens=20))]
+        finally:
+            await engine.close()
+
+    first = await samples(1)
+    assert await samples(1) == first
+    assert await samples(2) != first

@@ -10,7 +10,7 @@ from tests.evolution.script import BASE, Script, settings_of
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
+    monkeypatch.setattr(evolve, "model_to_train", lambda engines: BASE)
     monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
 
     def attempt(script: Script, **changes: Any) -> list[Iteration]:

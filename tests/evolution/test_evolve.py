@@ -157,7 +157,7 @@ def test_a_run_directory_must_be_a_path_where_models_are_trained() -> None:
 def test_a_plan_of_a_new_run_lists_every_step_of_every_iteration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evolve, "base_model", lambda engines: BASE)
+    monkeypatch.setattr(evolve, "model_to_train", lambda engines: BASE)
     monkeypatch.setattr(evolve, "roles_of", lambda engines, policy: None)
     planner = Planner(Run(str(tmp_path / "run")))
     settings = settings_of(iterations=2, engines=trained())

@@ -22,6 +22,7 @@ from sphere_ray.models.source import (
     REMEMBERED,
     model_fingerprint,
     models_dir,
+    require_dense,
     resolve_model,
 )
 
@@ -290,3 +291,12 @@ def test_the_embedded_model_answers(tmp_path: Path) -> None:
     output = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]
     assert "Paris" in tokenizer.decode(output)
     assert output[-1] in model.generation_config.eos_token_id
+
+
+def test_a_mixture_of_experts_is_no_model_to_train(directory: Path) -> None:
+    require_dense(str(directory))
+    (directory / "config.json").write_text(json.dumps({"num_experts": 64, "hidden_size": 8}))
+    with pytest.raises(ModelError, match=r"mixture of experts \(num_experts: 64\).*dense"):
+        require_dense(str(directory))
+    (directory / "config.json").write_text(json.dumps({"num_experts": 0}))
+    require_dense(str(directory))

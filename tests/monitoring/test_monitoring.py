@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from sphere_ray.trackers.ray_metrics import series
+from sphere_ray.reporting.ray_metrics import series
 from tests.monitoring.scrape import present
 from tests.monitoring.series import MONITORING, board, named, rules
 

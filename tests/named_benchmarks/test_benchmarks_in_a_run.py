@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 from tests.named_benchmarks.conftest import Endpoint, says
@@ -24,7 +26,15 @@ def sphere(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def address() -> Iterator[str]:
+    """A cluster that all commands join: each would start its own, which takes most of its time."""
+    context = ray.init(num_cpus=2, object_store_memory=500_000_000, include_dashboard=False)
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, address: str) -> Path:
     """Files of problems for each split and set; one training problem is gsm8k's, too."""
     folder, first = tmp_path_factory.mktemp("simulated"), 0
     for name, size in SIZES.items():
@@ -52,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "grading": {"workers": 1},
         "training": {"min_pairs": 10**6},
         "evaluation": {"benchmarks": ["gsm8k", "aime24"], "benchmark_dir": str(folder)},
-        "ray": {"address": "local", "num_cpus": 2, "object_store_gib": 0.5, "dashboard": False},
+        "ray": {"address": address},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     return folder

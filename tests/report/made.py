@@ -38,6 +38,7 @@ from sphere_ray.runs.manifest import Manifest
 from sphere_ray.runs.step import Made
 from sphere_ray.schema import to_table
 from tests.method.fakes import wander, world
+from tests.report.summaries import audit, benchmark
 
 HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_{1}$ 'a' \u202e\u0007"
 FAMILIES = ("ages", "fares & <b>tips</b>", "$x_")
@@ -130,7 +131,12 @@ class _Writer:
         steps = [made.finished for made in self.made if made.finished is not None]
         self.run.note_current([step.path for step in steps], all_of_them=True)
         summary: dict[str, Any] = dict(summarise(self.run.settings, outcome, steps))
-        summary["benchmarks"] = {"gsm8k": _benchmark(0.2, 0.3), "aime24": _benchmark(0.1, 0.1)}
+        summary["benchmarks"] = {
+            "gsm8k": benchmark(self.draw, 0.2, 0.3),
+            "aime24": benchmark(self.draw, 0.1, 0.1, samples=4),
+        }
+        summary["audit"] = audit(("a", "b", "c"))
+        summary["iterations"][1]["pairs"]["audit"] = {"accepted": 3, "rejected": 2, "corrected": 1}
         storage.write_json(summary, self.run.file(SUMMARY))
         assert storage.exists(self.run.file(CURRENT))
 
@@ -371,18 +377,3 @@ def _dropped(pair: PreferencePair, reason: str) -> Dropped:
         rejected_chain=pair.rejected_chain,
         reason=reason,
     )
-
-
-def _benchmark(before: float, after: float) -> dict[str, Any]:
-    def score(value: float) -> dict[str, Any]:
-        return {"n": 200, "pass@1": value, "ci95": [value - 0.05, value + 0.05], "mean@k": None}
-
-    change = {
-        "of": "pass@1",
-        "n": 200,
-        "difference": after - before,
-        "ci95": [after - before - 0.06, after - before + 0.06],
-        "p_value": 0.03,
-    }
-    models = {"base": score(before), "final": score(after)}
-    return {"problems": 200, "models": models, "changes": {"final": change}}

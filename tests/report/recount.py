@@ -127,6 +127,7 @@ def cost(config: dict[str, Any], manifests: dict[str, Any]) -> dict[str, Any]:
         "worker_hours": sum(each["worker_hours"] for each in workers),
         "gpu_hours": gpu_hours,
         "pairs": pairs,
+        "continued": 0,
         "pairs_per_1000_tokens": pairs / tokens * 1000,
         "pairs_per_engine_hour": pairs / rolled,
         "pairs_per_gpu_hour": pairs / gpu_hours if gpu_hours else None,

@@ -72,9 +72,9 @@ def assert_shown(text, value, style):
     if style == "clock":
         parts = [int(part) for part in plain.split(":")]
         assert sum(part * 60**place for place, part in enumerate(reversed(parts))) == round(value)
-    elif style == "p":
+    elif style in ("p", "p ="):
         assert (plain == "< 0.0001") == (value < 0.0001)
-        assert plain[0] == "<" or float(plain[2:]) == pytest.approx(value, rel=0.06)
+        assert plain[0] == "<" or float(plain.lstrip("= ")) == pytest.approx(value, rel=0.06)
     elif style == "rate":
         assert float(plain) == pytest.approx(value, rel=0.06)
     else:
@@ -140,7 +140,13 @@ def test_every_figure_that_a_summary_holds_for_people_is_shown(shown):
                 assert any(re.sub(r"\s+", " ", found).strip() == row for found in page.rows)
         for side in ("base", "final", "difference"):
             assert f"{at}/summary/test/process/{side}/step_validity/value" in said
-        assert f"{at}/summary/benchmarks/gsm8k/changes/final/p_value" in said
+        for name in ("gsm8k/changes/final/p_value", "aime24/models/final/mean_ci95/1"):
+            assert f"{at}/summary/benchmarks/{name}" in said
+        audit = ["accepted", "rejected", "verdicts", "comments", "ties"]
+        audit += [f"{who}/{of}" for who in ("grader", "scorer") for of in ("n", "agreed", "ci95/0")]
+        assert {f"{at}/summary/audit/{name}" for name in audit} <= said
+        honoured = f"{at}/summary/iterations/1/pairs/audit"
+        assert {f"{honoured}/{name}" for name in ("accepted", "rejected", "corrected")} <= said
 
 
 def test_examples_are_taken_from_the_files(made, shown):

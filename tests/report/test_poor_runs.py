@@ -1,9 +1,14 @@
 """Runs in which little happened have a report too."""
 
+import copy
+import json
+from pathlib import Path
+
 import pytest
 
 from sphere_ray.report.facts import run_facts
 from sphere_ray.report.page import render
+from sphere_ray.report.svg import labels
 from sphere_ray.runs.directory import Run
 from tests.report.made import write_run
 from tests.report.reading import Page
@@ -19,6 +24,7 @@ def test_a_run_that_promoted_nothing_says_so(facts):
     data["outcome"], data["flips"] = "kept", None
     data["examples"] = dict.fromkeys(data["examples"])
     del summary["benchmarks"]
+    summary["audit"] = None
     for side in ("base", "final"):
         summary["test"][side] |= {"by_family": {}, "macro_average": None}
     for item, found in zip(summary["iterations"], data["iterations"], strict=True):
@@ -35,6 +41,34 @@ def test_a_run_that_promoted_nothing_says_so(facts):
     assert "engine-hours (no GPU)" in said
     texts = [each.text for each in page.cited]
     assert texts.count("3 pairs are fewer than training.min_pairs (16)") == 2
+
+
+def test_of_a_step_that_was_continued_no_rate_is_known(facts, tmp_path):
+    run = Run.open(str(tmp_path / "run"))
+    assert facts["data"]["cost"]["pairs_per_engine_hour"]
+    event = {"event": "step", "name": "rollouts", "iteration": 1, "does": "continue"}
+    with Path(run.file("events.jsonl")).open("a") as file:
+        file.write(f"{json.dumps(event)}\n")
+    cost = run_facts(run)["data"]["cost"]
+    assert cost["continued"] == 1
+    assert cost["pairs_per_engine_hour"] is cost["pairs_per_gpu_hour"] is None
+    assert cost["pairs_per_1000_tokens"] == facts["data"]["cost"]["pairs_per_1000_tokens"]
+    page = Page.of(render([run_facts(run)]))
+    assert any("were interrupted and continued" in said for said in page.said)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_directories(facts):
+    runs = [copy.deepcopy(facts) for _ in range(2)]
+    for number, each in enumerate(runs):
+        each["data"]["about"]["run_dir"] = f"/runs/{number}/seed"
+    assert {"/runs/0/seed", "/runs/1/seed"} <= set(Page.of(render(runs)).said)
+
+
+def test_long_names_that_begin_alike_have_labels_of_their_own():
+    assert labels(["short", "other"]) == ["short", "other"]
+    found = labels([f"a-proof-of-the-method-without-diversity-seed-{n}" for n in range(3)])
+    assert len(set(found)) == 3
+    assert max(map(len, found)) <= len(labels(["x" * 99])[0])
 
 
 @pytest.mark.parametrize(

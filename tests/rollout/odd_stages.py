@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,17 @@ from sphere_ray.errors import EngineError, RowError
 from sphere_ray.records import Problem
 from sphere_ray.rollout.stages import RowStage
 from sphere_ray.schema import from_table, to_table
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the odd stages read of an assignment."""
+
+    settings: Any
+    progress: Any
+    marker: str
+    gather: int
+    start: int = 0
 
 
 class Dying(RowStage):

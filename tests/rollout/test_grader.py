@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from sphere_ray.config.grading import GradingSettings
-from sphere_ray.errors import ConfigError
+from sphere_ray.errors import ConfigError, GraderError
 from sphere_ray.records import Verdict
-from sphere_ray.rollout.grader import start_graders
+from sphere_ray.rollout.grader import GraderActor, GraderClient, start_graders
 
 pytestmark = [pytest.mark.ray]
 
@@ -35,6 +35,18 @@ async def test_a_verifier_sees_the_whole_response() -> None:
     graders = start_graders(with_verifier("letter"))
     grade = await graders.grade(r"\boxed{5} apples are option B", "B")
     assert (grade.verdict, grade.answer) == (Verdict.CORRECT, "5")
+
+
+async def test_the_grader_of_another_node_serves_where_one_is_lost() -> None:
+    start = ray.remote(GraderActor)
+    lost, other = (start.remote(GradingSettings(workers=1)) for _ in range(2))
+    ray.kill(lost)
+    graders = GraderClient({"lost": lost, "other": other})
+    for _ in range(8):
+        assert await graders.same("(x+1)^2", "x^2+2x+1")
+    ray.kill(other)
+    with pytest.raises(GraderError, match="the graders of all nodes are gone"):
+        await graders.same("(x+1)^2", "x^2+2x+1")
 
 
 def test_a_verifier_that_cannot_be_used_is_a_configuration_error() -> None:

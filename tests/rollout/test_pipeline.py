@@ -33,7 +33,7 @@ from sphere_ray.records import (
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.stages import RowStage, rollout_table
 from sphere_ray.schema import from_table, to_table
-from tests.rollout.odd_stages import Dying, Gathering, Nothing
+from tests.rollout.odd_stages import Dying, Gathering, Given, Nothing
 from tests.simulated_problems import simulated_problem
 
 pytestmark = [pytest.mark.ray]
@@ -215,7 +215,7 @@ def streamed(
     source.mkdir()
     pq.write_table(to_table(problems, Problem), source / "part-00000.parquet")
     rollout_settings = RolloutSettings(problem_timeout_s=30, **settings)
-    assignment: Any = SimpleNamespace(
+    assignment: Any = Given(
         settings=SimpleNamespace(rollout=rollout_settings),
         progress=Nothing(),
         marker=str(tmp_path / "died"),

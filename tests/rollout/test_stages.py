@@ -17,8 +17,8 @@ from sphere_ray.engines.simulated import SimulatedGenerator
 from sphere_ray.engines.sources import source_of
 from sphere_ray.errors import ConfigError, EngineError, RequestError, RowError
 from sphere_ray.grading import GraderPool
+from sphere_ray.pools.roles import policy_spec, roles_of
 from sphere_ray.records import ModelRef, Problem, StageName
-from sphere_ray.rollout.roles import policy_spec, roles_of
 from sphere_ray.rollout.stages import STAGES, Assignment, RowStage, rollouts_of
 from sphere_ray.schema import to_table
 from tests.simulated_problems import simulated_problem
@@ -42,7 +42,7 @@ class Echo(RowStage):
         self.counts = Counts()
         rollout = SimpleNamespace(problem_timeout_s=timeout_s)
         assignment: Any = SimpleNamespace(
-            settings=SimpleNamespace(rollout=rollout), progress=self.counts
+            settings=SimpleNamespace(rollout=rollout), progress=self.counts, start=0
         )
         super().__init__(assignment, last=last)
         self.gate, self.cancelled = threading.Event(), threading.Event()
@@ -87,20 +87,30 @@ def test_a_row_leaves_when_it_is_done_and_waits_for_no_other() -> None:
     stage.gate.set()
     assert names(next(tables)) == ["slow"]
     assert list(tables) == []
-    assert stage.counts == {"problems": 3}
+    assert stage.counts == {"problems": 3, "held/0/Echo": 0}
 
 
 def test_only_the_last_stage_counts_problems() -> None:
     stage = Echo(last=False)
     assert [names(table) for table in stage(block("a", "b"))] == [["a", "b"]]
-    assert not stage.counts
+    assert "problems" not in stage.counts
+
+
+def test_a_stage_counts_what_it_has_in_hand() -> None:
+    stage = Echo()
+    rows = iter(stage(block("slow", "a", "b")))
+    assert sorted(names(next(rows))) == ["a", "b"]
+    assert stage.counts["held/0/Echo"] == 1
+    stage.gate.set()
+    list(rows)
+    assert stage.counts["held/0/Echo"] == 0
 
 
 def test_a_failed_row_is_a_row_and_a_late_one_too() -> None:
     stage = Echo(timeout_s=0.05)
     rows = [name for table in stage(block("refused", "late", "a")) for name in names(table)]
     assert sorted(rows) == ["a", "late: not finished within 0.05 s", "refused: no"]
-    assert stage.counts == {"errors": 2, "problems": 3}
+    assert stage.counts == {"errors": 2, "problems": 3, "held/0/Echo": 0}
 
 
 def test_an_error_of_the_run_ends_the_block_and_cancels_its_other_rows() -> None:

@@ -14,8 +14,8 @@ from sphere_ray.config.models import ModelSettings, PoolSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.evolution.evolve import plan
 from sphere_ray.method.audit import NOTHING, Audit
+from sphere_ray.pools.roles import Roles
 from sphere_ray.records import ModelRef
-from sphere_ray.rollout.roles import Roles
 from sphere_ray.runs.step import Made, Step
 from sphere_ray.runs.steps.evaluation import EvaluationStep
 from sphere_ray.runs.steps.pairs import PairsStep

@@ -64,6 +64,15 @@ SUMMARY = {
     "run": "laptop",
     "steps": [],
     "base": {"path": "m", "fingerprint": "f"},
+    "audit": {
+        "accepted": 4,
+        "rejected": 2,
+        "verdicts": 12,
+        "comments": 0,
+        "grader": {"n": 12, "agreed": 11, "share": 11 / 12, "ci95": [0.646, 0.985]},
+        "scorer": {"n": 0, "agreed": 0, "share": None, "ci95": None},
+        "ties": 0,
+    },
     "iterations": [
         {
             "iteration": 0,
@@ -105,6 +114,7 @@ SUMMARY = {
                 "per_1000_tokens": 0.52,
                 "per_hour": {"diversity": 324.0},
                 "dropped": {"too_long": 13},
+                "audit": {"accepted": 4, "rejected": 2, "corrected": 1},
             },
             "writers": [WRITER, {**WRITER, "iteration": 1, "lag": 1, "pairs": 1027}],
             "training": {
@@ -186,6 +196,7 @@ SUMMARY = {
                 "per_1000_tokens": 0.0,
                 "per_hour": {},
                 "dropped": {},
+                "audit": None,
             },
             "writers": [],
             "training": None,
@@ -225,7 +236,7 @@ SUMMARY = {
 
 @pytest.fixture
 def console():
-    return Console(file=io.StringIO(), width=200, color_system=None)
+    return Console(file=io.StringIO(), width=240, color_system=None)
 
 
 def lines(console):
@@ -289,6 +300,14 @@ def test_every_figure_of_a_run_is_shown(console):
     line_with(console, "first broken step", "1.25", "-0.25 (-0.50 to +0.00)")
     line_with(console, "broken steps after one %", " - ")
     line_with(console, "rollouts", "1:30", "75.0")
+
+
+def test_what_people_decided_is_one_row(console):
+    print_summary(SUMMARY, console)
+    changed = "4 accepted pairs are kept, 2 rejected ones dropped, 1 verdicts corrected"
+    row = line_with(console, "audit", changed)
+    assert "grader agrees with 91.7% of 12 (64.6 to 98.5), scorer: nothing to compare" in row
+    assert sum("accepted pairs" in line for line in lines(console)) == 1
 
 
 def test_two_models(console):

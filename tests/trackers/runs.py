@@ -117,6 +117,12 @@ def settings_with(run_dir: Path, *trackers: Any) -> RunSettings:
     return settings(run_dir=str(run_dir), trackers=list(trackers), problems=problems)
 
 
+def opened(chosen: RunSettings) -> WritableRun:
+    """The directory of a run that is about to begin."""
+    Path(chosen.run_dir).mkdir(exist_ok=True)
+    return WritableRun(chosen.run_dir, chosen)
+
+
 def run(
     chosen: RunSettings,
     make: Callable[[Any], Tracker] = registry.make,
@@ -127,8 +133,8 @@ def run(
     """Run so many iterations; those of an earlier session are reused."""
     with ExitStack() as stack:
         directory = stack.enter_context(WritableRun.create(chosen.run_dir, chosen))
-        trackers = stack.enter_context(tracking(directory.path, chosen, make))
-        session = stack.enter_context(Session(run=directory, trackers=trackers))
+        trackers = stack.enter_context(tracking(directory, make))
+        session = stack.enter_context(Session(run=directory, watcher=trackers))
         executor = Executor(session)
         executor.make(Answers(label="base"))
         for number in range(iterations):

@@ -12,11 +12,12 @@ import pytest
 
 from sphere_ray.errors import ConfigError
 from sphere_ray.reporting.progress import PhaseState, Snapshot
+from sphere_ray.runs.directory import Run, WritableRun
 from sphere_ray.trackers import feed, registry
 from sphere_ray.trackers.channel import Channel
 from sphere_ray.trackers.feed import Trackers
 from sphere_ray.trackers.port import Opening
-from tests.trackers.runs import SECRET, run, settings_with
+from tests.trackers.runs import SECRET, opened, run, settings_with
 from tests.trackers.test_channel import Fake
 
 
@@ -90,7 +91,7 @@ def test_a_later_session_continues_the_run_and_repeats_nothing(tmp_path: Path) -
 
 def test_the_session_of_a_run_that_fails_is_closed_as_failed(tmp_path: Path) -> None:
     library, chosen = Library(), settings_with(tmp_path / "r", "mlflow")
-    with pytest.raises(ZeroDivisionError), feed.tracking(str(tmp_path), chosen, lambda _: library):
+    with pytest.raises(ZeroDivisionError), feed.tracking(opened(chosen), lambda _: library):
         raise ZeroDivisionError
     assert library.kept == [False]
 
@@ -126,7 +127,7 @@ def test_one_that_hangs_delays_the_end_by_its_patience_alone(
 def test_counters_go_out_at_intervals_and_at_the_end() -> None:
     fake = Fake()
     channel = Channel("fake", lambda: fake)
-    trackers = Trackers("/nowhere", [channel], began=100.0, clock=lambda: 130.4)
+    trackers = Trackers(Run("/nowhere"), [channel], began=100.0, clock=lambda: 130.4)
     for seconds in range(31):
         trackers.on_progress(
             Snapshot(
@@ -170,7 +171,7 @@ def test_a_run_directory_that_is_no_path_is_refused(tmp_path: Path) -> None:
     chosen = settings_with(tmp_path, "tensorboard")
     with (
         pytest.raises(ConfigError, match=r"memory://r is no path; mount"),
-        feed.tracking("memory://r", chosen),
+        feed.tracking(WritableRun("memory://r", chosen)),
     ):
         pass
 

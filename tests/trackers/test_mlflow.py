@@ -20,6 +20,7 @@ from tests.trackers.runs import (
     TRAINED,
     by_step,
     kept_id,
+    opened,
     secrets_below,
     settings_with,
     twice,
@@ -87,7 +88,7 @@ def mlflow_server(directory: Path) -> Iterator[tuple[str, subprocess.Popen[bytes
 def killed_in_mid_run(server: subprocess.Popen[bytes], chosen: RunSettings) -> None:
     """Kill the server of a run; what is said afterwards is lost, and nothing else."""
     directory = Path(chosen.run_dir)
-    with feed.tracking(str(directory), chosen) as trackers:
+    with feed.tracking(opened(chosen)) as trackers:
         while not (directory / feed.STATE).exists():
             assert server.poll() is None
         server.kill()

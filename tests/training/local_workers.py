@@ -36,7 +36,7 @@ def host_of(request: Request) -> Host:
         dist.barrier()
 
     return Host(
-        device=torch.device("cpu"),
+        device=torch.device("cuda" if request.placement.use_gpu else "cpu"),
         report=lambda message: None,
         latest_checkpoint=latest_checkpoint,
         new_checkpoint=new_checkpoint,
@@ -45,14 +45,14 @@ def host_of(request: Request) -> Host:
 
 def run_requests(requests: Sequence[Request], scratch: Path, *, seconds: float = 300) -> list[Any]:
     """Run requests one after another in one group of workers; the first worker's outcomes."""
-    (world,) = {request.placement.workers for request in requests}
+    ((world, on_gpu),) = {(each.placement.workers, each.placement.use_gpu) for each in requests}
     scratch.mkdir(parents=True)
     (scratch / "requests").write_bytes(pickle.dumps(list(requests)))
     environment = os.environ | {
         "WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
-        "DS_ACCELERATOR": "cpu",
+        "DS_ACCELERATOR": "cuda" if on_gpu else "cpu",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
@@ -76,9 +76,11 @@ def run_requests(requests: Sequence[Request], scratch: Path, *, seconds: float =
 
 def _main(scratch: Path) -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=world)
+    requests = pickle.loads((scratch / "requests").read_bytes())
+    backend = "nccl" if requests[0].placement.use_gpu else "gloo"
+    dist.init_process_group(backend, f"file://{scratch}/rendezvous", rank=rank, world_size=world)
     outcomes = []
-    for request in pickle.loads((scratch / "requests").read_bytes()):
+    for request in requests:
         outcomes.append(answer(request, host_of(request)))
         left = [type(each) for each in gc.get_objects() if isinstance(each, PreTrainedModel)]
         assert not left, f"{left} stay in memory after {request}"

@@ -2,23 +2,18 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.errors import ConfigError
 from sphere_ray.training.batches import (
+    FORWARD_TOKENS,
     MicroBatch,
     accumulation,
-    collate,
-    pad_logps,
     planned_steps,
     shard,
 )
-from sphere_ray.training.encoding import EncodedPair
-
-CPU = torch.device("cpu")
 
 
 def settings_for(micro: int, per_rank: int, world: int) -> TrainingSettings:
@@ -87,6 +82,31 @@ def test_an_epoch_has_every_pair_once_and_epochs_differ(
         assert step.examples.tolist() == again.examples.tolist()
 
 
+@given(
+    lengths=st.lists(st.integers(2, 6000), min_size=1, max_size=24),
+    micro=st.sampled_from([1, 2, 3, 4]),
+    max_length=st.integers(2, 6000),
+    world=st.sampled_from([1, 2]),
+)
+def test_long_examples_are_computed_apart(
+    lengths: list[int], micro: int, max_length: int, world: int
+) -> None:
+    most = max(FORWARD_TOKENS, 2 * max_length)
+    tokens = np.array(lengths)
+    settings = TrainingSettings(micro_batch_size=micro, batch_size=24, max_length=max_length)
+    shards = [
+        shard(np.arange(len(lengths)), tokens, rank=rank, world=world, settings=settings)
+        for rank in range(world)
+    ]
+    for forwards in zip(*shards, strict=True):  # under ZeRO-3 a forward is collective
+        assert len({len(forward.indices) for forward in forwards}) == 1
+        for forward in forwards:
+            assert tokens[list(forward.indices)].sum() <= most or len(forward.indices) == 1
+    assert sorted(index for each in shards for index in weighted(each)) == list(range(len(lengths)))
+    if max(lengths) * micro <= most:
+        assert {len(forward.indices) for each in shards for forward in each} == {micro}
+
+
 def test_fillers_are_the_shortest_pair() -> None:
     lengths = np.array([9, 4, 7])
     settings = settings_for(micro=4, per_rank=1, world=1)
@@ -109,36 +129,3 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     settings = TrainingSettings(batch_size=8, micro_batch_size=3)
     with pytest.raises(ConfigError, match=r"batch_size \(8\)"):
         accumulation(settings, TrainerPlacement(workers=2))
-
-
-def test_collate_computes_each_distinct_prefix_once() -> None:
-    pairs = [
-        EncodedPair(pair_id="a", prompt_ids=(5, 6, 7), chosen_ids=(1,), rejected_ids=(2, 3)),
-        EncodedPair(pair_id="b", prompt_ids=(5, 8), chosen_ids=(4, 4, 4), rejected_ids=(4, 9)),
-    ]
-    tensors = collate(pairs, CPU)
-    assert sorted(tensors.inputs["input_ids"][0].tolist()) == [1, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9]
-    assert tensors.completion_mask_nt.sum(dim=1).tolist() == [1, 3, 2, 2]
-    ids = [
-        tensors.scored_ids_1m[0][nodes][mask].tolist()
-        for nodes, mask in zip(tensors.nodes_nt, tensors.completion_mask_nt, strict=True)
-    ]
-    assert ids == [[1], [4, 4, 4], [2, 3], [4, 9]]
-    parents = tensors.parents_m[tensors.nodes_nt[:, 0]]
-    assert tensors.inputs["input_ids"][0][parents].tolist() == [7, 8, 7, 8]
-
-
-def test_unshared_rows_are_whole_and_begin_anew() -> None:
-    pairs = [
-        EncodedPair(pair_id="a", prompt_ids=(5, 6), chosen_ids=(1,), rejected_ids=(1, 3)),
-        EncodedPair(pair_id="b", prompt_ids=(5,), chosen_ids=(4,), rejected_ids=(4,)),
-    ]
-    tensors = collate(pairs, CPU, shared=False)
-    assert tensors.inputs["attention_mask"] is None
-    assert tensors.inputs["input_ids"].tolist() == [[5, 6, 1, 5, 4, 5, 6, 1, 3, 5, 4]]
-    assert tensors.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3, 0, 1]]
-    assert tensors.parents_m.tolist() == [1, 3, 6, 7, 9]
-
-
-def test_logps_are_padded_with_zeros() -> None:
-    assert pad_logps([[-1.0], [-2.0, -3.0]], 3).tolist() == [[-1.0, 0.0, 0.0], [-2.0, -3.0, 0.0]]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from sphere_ray.errors import CollapseError
-from sphere_ray.training.keeping import rounded, take_over
+from sphere_ray.training.keeping import Keep, Update, rounded
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
@@ -49,17 +49,6 @@ def test_seed_and_name_draw_apart() -> None:
         assert 0.2 < (drawn[one] == drawn[other]).float().mean() < 0.9
 
 
-class Tied(nn.Module):
-    """Two layers, of which one has the weights of the other."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.first = nn.Linear(*reversed(weight.shape), bias=False)
-        self.first.weight.data = weight
-        self.second = nn.Linear(*reversed(weight.shape), bias=False)
-        self.second.weight = self.first.weight
-
-
 def small_update() -> tuple[Tensor, Tensor]:
     """Weights as bfloat16 holds them, and an update of about an eighth of their spacing."""
     generator = torch.Generator().manual_seed(0)
@@ -71,21 +60,24 @@ def nearest(_: str, weight: Tensor) -> Tensor:
     return weight.to(torch.bfloat16)
 
 
+def written(base: Tensor, trained: Tensor, keep: Keep) -> tuple[Tensor, float]:
+    """What is kept of one weight, and the share of its update."""
+    update = Update(keep)
+    ((name, kept),) = update.kept([("weight", trained)], {"weight": base}.__getitem__)
+    assert name == "weight"
+    return kept, update.survival()
+
+
 def test_rounding_to_the_nearest_loses_the_update_and_is_refused() -> None:
-    base, trained = small_update()
     with pytest.raises(CollapseError, match=r"only (1\d|2\d)% of what was learned.*dtype: float32"):
-        take_over(Tied(base), [("first.weight", trained)], nearest)
+        written(*small_update(), nearest)
 
 
 def test_stochastic_rounding_keeps_it() -> None:
     base, trained = small_update()
-    model = Tied(base)
-    share = take_over(
-        model, [("first.weight", trained)], lambda name, weight: rounded(0, name, weight)
-    )
-    assert model.second.weight is model.first.weight
-    assert model.second.weight.dtype == torch.bfloat16
-    kept, update = (side.double() - base.double() for side in (model.first.weight.data, trained))
+    weight, share = written(base, trained, lambda name, weight: rounded(0, name, weight))
+    assert weight.dtype == torch.bfloat16
+    kept, update = (side.double() - base.double() for side in (weight, trained))
     expected = torch.dot(kept.flatten(), update.flatten()) / update.norm() ** 2
     assert share == pytest.approx(expected.item(), rel=1e-5)
     assert share == pytest.approx(1, abs=0.03)
@@ -93,13 +85,13 @@ def test_stochastic_rounding_keeps_it() -> None:
 
 def test_float32_keeps_all_and_no_update_loses_none() -> None:
     base, trained = small_update()
-    model = Tied(base)
-    assert take_over(model, [("first.weight", trained)], lambda _, weight: weight) == 1
-    assert torch.equal(model.first.weight, trained)
-    assert take_over(Tied(base), [("first.weight", base.float())], nearest) == 1
+    kept, share = written(base, trained, lambda _, weight: weight)
+    assert share == 1
+    assert torch.equal(kept, trained)
+    assert written(base, base.float(), nearest)[1] == 1
 
 
 def test_weights_that_are_not_numbers_are_refused() -> None:
     base, trained = small_update()
     with pytest.raises(CollapseError):
-        take_over(Tied(base), [("first.weight", trained * torch.nan)], nearest)
+        written(base, trained * torch.nan, nearest)

@@ -9,11 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from sphere_ray.config.models import StoredDtype
 from sphere_ray.config.training import LoraSettings, TrainerPlacement, TrainingSettings
+from sphere_ray.models.directory import copy_others
 from sphere_ray.models.tiny import make_llama
-from sphere_ray.training.batches import collate
 from sphere_ray.training.messages import ReferenceRequest, Request, TrainRequest
-from sphere_ray.training.policy import completion_logps, export, load_model
+from sphere_ray.training.policy import load_model
 from sphere_ray.training.reference_table import ReferenceTable
+from sphere_ray.trees.pairs import collate
+from sphere_ray.trees.scoring import TokenScorer, completion_logps
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
@@ -38,7 +40,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     root: Path = tmp_path_factory.mktemp("kept")
     (root / "whole").mkdir()
     make_llama(root / "whole")
-    export(load_model(str(root / "whole"), BF16), str(root / "whole"), str(root / "model"))
+    load_model(str(root / "whole"), BF16).save_pretrained(root / "model")
+    copy_others(str(root / "whole"), root / "model", but={"config.json"})
     pairs = write_pairs(root / "pairs", PAIRS)
 
     def training(
@@ -90,9 +93,10 @@ def survival(base: torch.Tensor, trained: torch.Tensor, kept: torch.Tensor) -> f
 def margins(model: Any, root: Path) -> torch.Tensor:
     """By how much a model prefers the chosen side of each pair, in nats."""
     table = ReferenceTable(str(root / "reference"))
-    tensors = collate([table.pair(index) for index in range(PAIRS)], torch.device("cpu"))
+    pairs = [table.pair(index) for index in range(PAIRS)]
+    tensors = collate(pairs, torch.device("cpu"), "sdpa")
     with torch.no_grad():
-        logps = completion_logps(model, tensors) * tensors.completion_mask_nt
+        logps = completion_logps(TokenScorer(model), tensors) * tensors.completion_mask_nt
     chosen, rejected = logps.sum(dim=1).chunk(2)
     return chosen - rejected
 

@@ -1,15 +1,18 @@
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sphere_ray.config.training import TrainingSettings
+from sphere_ray.config.training import Attention, TrainerPlacement, TrainingSettings
 from sphere_ray.models.tiny import make_llama
-from sphere_ray.training.batches import collate
-from sphere_ray.training.encoding import EncodedPair
-from sphere_ray.training.policy import check_prefix_sharing, completion_logps, export, load_model
+from sphere_ray.models.weights import StoredWeights
+from sphere_ray.training.messages import TrainRequest
+from sphere_ray.training.policy import export, load_model
+from sphere_ray.trees.pairs import EncodedPair, collate
+from sphere_ray.trees.scoring import TokenScorer, check_prefix_sharing, completion_logps
 
 FOREIGN = (
     *("tf_model.h5", "flax_model.msgpack", "model.onnx", "model.onnx_data", "rust_model.ot"),
@@ -34,12 +37,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gradients_and_logps(
-    model: Any, device: torch.device, *, shared: bool
+    model: Any, device: torch.device, attention: Attention
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of the completions alone, and the gradient of their sum at the first weights."""
-    tensors = collate(PAIRS, device, shared=shared)
+    tensors = collate(PAIRS, device, attention)
     model.zero_grad()
-    logps = completion_logps(model, tensors)[tensors.completion_mask_nt]
+    logps = completion_logps(TokenScorer(model), tensors)[tensors.completion_mask_nt]
     logps.sum().backward()
     return next(model.parameters()).grad.clone(), logps.detach()
 
@@ -48,8 +51,10 @@ def test_whole_rows_without_a_mask_are_computed_as_the_prefix_tree(model_dir: Pa
     """The interface of flash attention: transformers reads where rows begin off the positions."""
     model = load_model(str(model_dir), TrainingSettings(precision="fp32"))
     cpu = torch.device("cpu")
-    check_prefix_sharing(model, PAIRS[0], device=cpu, shared=False)
-    packed, tree = (gradients_and_logps(model, cpu, shared=shared) for shared in (False, True))
+    scorer = TokenScorer(model)
+    check_prefix_sharing(scorer, PAIRS[0], device=cpu, attention="flash_attention_2")
+    packed = gradients_and_logps(model, cpu, "flash_attention_2")
+    tree = gradients_and_logps(model, cpu, "tree")
     for one, other in zip(packed, tree, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
@@ -60,9 +65,10 @@ def test_flash_attention_computes_the_same(model_dir: Path) -> None:
     cuda = torch.device("cuda")
     bf16 = TrainingSettings(precision="bf16", gradient_checkpointing=True)
     found = []
-    for attention, shared in (("flash_attention_2", False), ("sdpa", True)):
+    attentions: tuple[Attention, ...] = ("flash_attention_2", "sdpa")
+    for attention in attentions:
         model = load_model(str(model_dir), bf16.model_copy(update={"attention": attention}))
-        found.append(gradients_and_logps(model.to(cuda).train(), cuda, shared=shared))
+        found.append(gradients_and_logps(model.to(cuda).train(), cuda, attention))
     (packed_gradients, packed), (tree_gradients, tree) = found
     torch.testing.assert_close(packed, tree, atol=0.1, rtol=0)
     close = torch.nn.functional.cosine_similarity(
@@ -84,8 +90,22 @@ def test_weights_of_the_base_in_other_formats_are_not_copied(
     for name in FOREIGN:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("{}")
-    export(model, str(source), str(tmp_path / "made"))
-    made = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*")}
-    assert made == ours
+    trained = [(name, weight.detach() + 1) for name, weight in model.named_parameters()]
+    request = TrainRequest(
+        model_dir=str(source),
+        reference_path="",
+        output_dir=str(tmp_path / "made"),
+        seed=0,
+        learning_rate=1.0,
+        settings=TrainingSettings(precision="fp32"),
+        placement=TrainerPlacement(),
+    )
+    with closing(StoredWeights(str(source), lambda: model)) as base:
+        assert export(trained, base, request) == pytest.approx(1)
+    files = {str(file.relative_to(tmp_path / "made")) for file in (tmp_path / "made").rglob("*")}
+    assert files == ours
     assert (tmp_path / "made" / "model.safetensors").stat().st_size > 100_000
     assert (tmp_path / "made" / "config.json").read_text() != "{}"
+    made = load_model(str(tmp_path / "made"), TrainingSettings(precision="fp32"))
+    for name, weight in made.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name) + 1), name

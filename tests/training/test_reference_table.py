@@ -15,10 +15,10 @@ import torch
 from sphere_ray.config.training import TrainerPlacement, TrainingSettings
 from sphere_ray.models.tiny import make_llama
 from sphere_ray.training import reference
-from sphere_ray.training.encoding import EncodedPair
 from sphere_ray.training.messages import ReferenceDone, ReferenceProgress, ReferenceRequest
 from sphere_ray.training.reference_table import SCHEMA, Logps, ReferenceTable, new_part, part_path
 from sphere_ray.training.workers import Host, Worker
+from sphere_ray.trees.pairs import EncodedPair
 from tests.training.pairs import write_pairs
 
 LISTS = [field for field in SCHEMA if field.name.endswith(("_ids", "_logps"))]

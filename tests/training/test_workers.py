@@ -24,7 +24,7 @@ from sphere_ray.config.training import (
 from sphere_ray.errors import CollapseError, ModelError
 from sphere_ray.models.tiny import make_llama
 from sphere_ray.training.adapters import with_adapters
-from sphere_ray.training.batches import collate, planned_steps
+from sphere_ray.training.batches import planned_steps
 from sphere_ray.training.messages import (
     LearningResult,
     ReferenceDone,
@@ -32,9 +32,11 @@ from sphere_ray.training.messages import (
     Request,
     TrainRequest,
 )
-from sphere_ray.training.policy import completion_logps, load_model
+from sphere_ray.training.policy import load_model
 from sphere_ray.training.reference_table import ReferenceTable
 from sphere_ray.training.steering import learning_rate
+from sphere_ray.trees.pairs import collate
+from sphere_ray.trees.scoring import TokenScorer, completion_logps
 from tests.training.local_workers import run_requests
 from tests.training.pairs import write_pairs
 
@@ -336,7 +338,8 @@ def test_vllm_scores_the_result_like_the_trainer(
     theirs = json.loads((tmp_path / "logps").read_text())
     tensors = collate(pairs, CPU)
     with torch.no_grad():
-        logps = completion_logps(load_model(str(root / name), settings).eval(), tensors)
+        scorer = TokenScorer(load_model(str(root / name), settings)).eval()
+        logps = completion_logps(scorer, tensors)
     differences = [
         abs(ours - other)
         for row, mask, expected in zip(logps, tensors.completion_mask_nt, theirs, strict=True)

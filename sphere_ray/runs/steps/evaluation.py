@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from sphere_ray.config.base import identity
 from sphere_ray.config.identities import generation_identity, verifier_input
+from sphere_ray.pools.roles import Roles, policy_spec
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.roles import Roles, policy_spec
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.streaming import StreamedStep
 

@@ -1,6 +1,6 @@
 """The reward model step: train a process reward model on recorded rollouts, and judge it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,12 +13,12 @@ from sphere_ray.engines.reward_shape import require_layers, require_step_tags
 from sphere_ray.errors import CollapseError, RunDirectoryError, TooFewLabelsError
 from sphere_ray.method.audit import NOTHING, Audit
 from sphere_ray.models.source import model_fingerprint, quietly, resolve_model
-from sphere_ray.records import LabelledStep, ModelRef
+from sphere_ray.records import ModelRef
 from sphere_ray.reporting.reward_summary import TrainedRewardSummary
 from sphere_ray.reward.quality import handover_refusal
 from sphere_ray.rollout import pipeline
 from sphere_ray.rollout.labelling import HELD_OUT, TRAIN, LabelCounts, judged
-from sphere_ray.runs.directory import MODEL, FinishedStep
+from sphere_ray.runs.directory import MODEL
 from sphere_ray.runs.step import Made, Result, Step, Work
 from sphere_ray.training.messages import RewardTrainRequest
 
@@ -160,11 +160,6 @@ def reward_base_dir(trained: TrainedScorerSettings, policy: ModelRef) -> str:
     return path
 
 
-def labelled(step: FinishedStep, side: str) -> Iterable[LabelledStep]:
-    """Stream the labels of a finished reward model step; `side` is `train` or `held_out`."""
-    return step.rows(LabelledStep, below=side)
-
-
 def _require_both_sides(counts: LabelCounts) -> None:
     """Raise TooFewLabelsError if every problem fell on the same side of the split."""
     if not counts.train or not counts.held_out:
@@ -173,12 +168,5 @@ def _require_both_sides(counts: LabelCounts) -> None:
 
 
 def _untrained(labels: int, refusal: str) -> dict[str, Any]:
-    return {
-        "problems": 0,
-        "labels": labels,
-        "steps": 0,
-        "loss_first": None,
-        "loss_last": None,
-        "held_out": None,
-        "refusal": refusal,
-    }
+    unknown = dict.fromkeys(("loss_first", "loss_last", "held_out"))
+    return {"problems": 0, "labels": labels, "steps": 0, **unknown, "refusal": refusal}

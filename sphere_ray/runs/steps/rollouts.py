@@ -8,10 +8,10 @@ from sphere_ray.config.base import identity
 from sphere_ray.config.identities import generation_identity, verifier_input
 from sphere_ray.config.scorers import PythonRewardSettings
 from sphere_ray.models.source import model_fingerprint
+from sphere_ray.pools.roles import Roles, roles_of
 from sphere_ray.provenance import module_hash
 from sphere_ray.records import ModelRef
 from sphere_ray.rollout import pipeline
-from sphere_ray.rollout.roles import Roles, roles_of
 from sphere_ray.runs.step import Made
 from sphere_ray.runs.steps.budget import BudgetStep
 from sphere_ray.runs.steps.streaming import StreamedStep

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 from sphere_ray import storage
 from sphere_ray.config import RunSettings
 from sphere_ray.errors import EngineError
+from sphere_ray.pools.roles import Roles
 from sphere_ray.records import PoolUse
 from sphere_ray.reporting.metrics import follow
 from sphere_ray.rollout.pipeline import Graph, compact, parts_dir
-from sphere_ray.rollout.roles import Roles
+from sphere_ray.runs.directory import PARTS
 from sphere_ray.runs.step import Result, Step, Work
 
 
@@ -40,7 +41,7 @@ class StreamedStep(Step):
     """
 
     resumable: ClassVar[bool] = True
-    leftovers: ClassVar[tuple[str, ...]] = ("_parts",)
+    leftovers: ClassVar[tuple[str, ...]] = (PARTS,)
     tokens_column: ClassVar[str] = "tokens"
 
     settings: RunSettings
