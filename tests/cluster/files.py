@@ -17,8 +17,9 @@ def load(path: str) -> dict[str, Any]:
 
 
 def texts() -> dict[str, str]:
-    """Every file of cluster/ by its path from the root."""
-    files = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file()]
+    """Every text of cluster/ by its path from the root."""
+    found = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
+    files = [path for path in found if path.suffix != ".png"]
     return {str(path.relative_to(ROOT)): path.read_text() for path in files}
 
 

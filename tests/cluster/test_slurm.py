@@ -127,8 +127,9 @@ def requeued(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def without_ray(slurm):
+def without_ray(slurm, monkeypatch):
     """The same without Ray and without a run: what is left is the script."""
+    monkeypatch.setenv("SLURM_SUBMIT_DIR", str(slurm))  # the checkout may have a .venv, which wins
     install(slurm, ray=RAY, python=PYTHON)
     (slurm / ".ray").mkdir()
     (slurm / ".ray" / "auth_token").write_text("token")

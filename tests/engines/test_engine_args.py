@@ -21,8 +21,8 @@ from sphere_ray.engines import sources
 from sphere_ray.engines.process_reward import scorer_args
 from sphere_ray.engines.vllm_generator import generator_args
 from sphere_ray.errors import ConfigError
+from sphere_ray.pools import roles
 from sphere_ray.records import ModelRef
-from sphere_ray.rollout import roles
 from sphere_ray.training.deepspeed import build_config
 
 FILES = sorted(Path(__file__).parents[2].glob("jobs/configs/*.yaml"))

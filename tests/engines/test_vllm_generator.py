@@ -235,12 +235,9 @@ async def greedy_ids(engine: VllmGenerator) -> list[tuple[int, ...]]:
     return [candidate.token_ids for (candidate,) in found]
 
 
+@pytest.mark.slow  # every day tests/e2e/test_smoke.py evaluates a policy that was reloaded
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("llama", id="tied head", marks=pytest.mark.slow),
-        pytest.param("qwen2", id="untied head"),
-    ],
+    "name", [pytest.param("llama", id="tied head"), pytest.param("qwen2", id="untied head")]
 )
 async def test_after_every_reload_an_engine_answers_as_a_fresh_one(
     generator_spec: Callable[..., EngineSpec], tmp_path: Path, name: str

@@ -73,8 +73,8 @@ def survives(pool: GraderPool, canary: Path, each: int) -> None:
     assert pool.grade_blocking(r"\boxed{(x+1)^2}", "$x^2+2x+1$").verdict is Verdict.CORRECT
 
 
-def test_a_hundred_hostile_answers(metered: GraderPool, tmp_path: Path) -> None:
-    survives(metered, tmp_path / "canary", 7)
+def test_some_hostile_answers_of_each_kind(metered: GraderPool, tmp_path: Path) -> None:
+    survives(metered, tmp_path / "canary", 4)
 
 
 @pytest.mark.slow

@@ -148,6 +148,7 @@ def test_a_model_and_an_endpoint_answer_the_same_questions(
     assert changes["svamp", "big (endpoint)"][0] == "mean@k"
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_by_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     done = sphere(

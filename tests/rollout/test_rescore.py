@@ -81,6 +81,7 @@ def rescored(scorer: Longest, *rollouts: Rollout) -> list[ScoreRow]:
     )
     assignment: Any = SimpleNamespace(
         settings=settings,
+        start=0,
         scorer=lambda: scorer,
         progress=SimpleNamespace(add=lambda **_: None),
     )
