@@ -5,7 +5,7 @@ only says what it would do. What is done at once is in `schedule.py`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -96,9 +96,10 @@ class _Loop:
 
     def evolve(self) -> Outcome:
         """Problems, the base model's answers, iterations, and the final model's answers."""
+        references = names_of(self.settings.evaluation.benchmarks)
         base = model_to_train(self.settings.engines)
         audit = self._check_models(base)
-        ground = self._ground(base)
+        ground = self._ground(base, references)
         rate = self.settings.training.learning_rate
         state = State(policy=Contestant(model=base), learning_rate=rate)
         lessons = Lessons(
@@ -154,7 +155,7 @@ class _Loop:
             if self.session is not None:
                 self.session.log(text)
 
-    def _ground(self, base: ModelRef) -> Ground:
+    def _ground(self, base: ModelRef, references: Mapping[str, str]) -> Ground:
         settings = self.settings
         benchmarks = {
             name: self._make(
@@ -162,7 +163,7 @@ class _Loop:
                     label=f"{name}/problems", settings=settings, reference=reference
                 )
             )
-            for name, reference in names_of(settings.evaluation.benchmarks).items()
+            for name, reference in references.items()
         }
         held_out = tuple(benchmarks.values())
         problems = self._make(ProblemsStep(settings=settings, policy=base, held_out=held_out))
